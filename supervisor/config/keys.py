@@ -1,0 +1,156 @@
+"""Every table and key of supervisor.toml: the form of each, and the field of `core/limits.py` that it fills.
+
+The keys that act are derived from the fields (`stall_after_s` is `stall_after`, a duration; `margin_bytes` is `margin`, a size). `LATER` lists the keys of
+the contract that this release knows but does not act on yet: they are checked, accepted and reported, so that one file serves this release and the next.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Literal, get_args, get_origin
+
+from msgspec import Struct, structs
+
+from supervisor.config import forms
+from supervisor.config.forms import Form
+from supervisor.core.limits import GpuLimits, JobLimits, MemoryLimits, Retries, SupervisorLimits, Watchdog, WorkerSpec
+
+
+class Leaf(Struct, frozen=True):
+    """One key. `owner` is the Struct whose `field` it fills; None for a key that this release does not act on."""
+
+    form: Form
+    owner: type[Struct] | None = None
+    field: str = ""
+
+
+class Table(Struct, frozen=True):
+    """One table. `owner` is the Struct that it becomes; a named table is [workers.NAME]: its keys are those of each NAME."""
+
+    keys: Mapping[str, "Leaf | Table"]
+    owner: type[Struct] | None = None
+    field: str = ""
+    named: bool = False
+
+
+_NOT_YET: Final[Mapping[tuple[type[Struct], str], tuple[str, ...]]] = {
+    (GpuLimits, "backend"): ("nvml",),
+    (GpuLimits, "sharing"): ("budget",),
+    (JobLimits, "backend"): ("celery",),
+    (WorkerSpec, "progress"): ("notify", "output", "file:"),
+}
+"""Words of the contract that this release refuses, because to accept them would be to pretend."""
+
+_SPECIAL: Final[Mapping[tuple[type[Struct], str], Form]] = {
+    (SupervisorLimits, "state_dir"): forms.PATH,
+    (SupervisorLimits, "log_dir"): forms.PATH,
+    (WorkerSpec, "command"): forms.COMMAND,
+    (WorkerSpec, "env"): forms.ENVIRONMENT,
+    (WorkerSpec, "cwd"): forms.PLACE,
+    (WorkerSpec, "umask"): forms.UMASK,
+    (WorkerSpec, "priority"): forms.PRIORITY,
+}
+
+_WATCHDOG_LATER: Final = {"recycle_after": forms.DURATION, "recycle_wait": forms.DURATION}
+
+LATER: Final[Mapping[str, Mapping[str, Form]]] = {
+    "supervisor": {"on_crash": forms.choice(("adopt", "kill")), "disk_floor": forms.SIZE},
+    "api": {
+        "bind": forms.TEXT,
+        "socket": forms.TEXT,
+        "token_file": forms.TEXT,
+        "max_upload": forms.SIZE,
+        "allowed_roots": forms.TEXTS,
+    },
+    "watchdog": _WATCHDOG_LATER,
+    "memory": {
+        "check_every": forms.DURATION,
+        "worker_soft": forms.SIZE,
+        "worker_limit": forms.SIZE,
+        "warn_below": forms.SIZE,
+        "emergency_below": forms.SIZE,
+        "hard_floor": forms.SIZE,
+    },
+    "gpu": {
+        "lock_timeout": forms.DURATION,
+        "lease_ttl": forms.DURATION,
+        "max_hold": forms.DURATION,
+        "age_step": forms.DURATION,
+        "load_timeout": forms.DURATION,
+    },
+    "jobs": {"keep_finished": forms.DURATION},
+    "notify": {"command": forms.TEXTS},
+    "workers": _WATCHDOG_LATER | {"user": forms.TEXT, "stop_signal": forms.TEXT, "after": forms.TEXTS},
+    "schedules": {"cron": forms.TEXT, "job": forms.OPTIONS},
+}
+"""Keys of the contract that this release accepts with a warning."""
+
+_TEXT_OPTIONS: Final = frozenset({"SAM2_MODEL_SIZE", "SAM2_DEVICE"})
+OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "JOB_BACKEND": ("jobs", "backend"),
+    "JOB_MAX_WORKERS": ("jobs", "max_running"),
+    "JOB_CLEANUP_AGE": ("jobs", "keep_finished"),
+}
+"""Environment names from before Warden, for keys. JOB_CLEANUP_AGE is in seconds."""
+
+OPTION_NAMES: Final[Mapping[str, tuple[str, Form]]] = {
+    name: (name.removeprefix("SAM2_").lower(), forms.TEXT if name in _TEXT_OPTIONS else forms.FLAG_OR_VALUE)
+    for name in ("SAM2_MODEL_SIZE", "SAM2_DEVICE", "SAM2_QUANTIZE", "SAM2_MEMORY_BANK_SIZE", "SAM2_DISABLE_POSTPROC")
+}
+"""Environment names from before Warden, for options of every worker that serves sam.*"""
+
+
+def key_of(field: str) -> str:
+    """Return the key that fills a field: "stall_after_s" -> "stall_after"."""
+    for unit in ("_s", "_bytes"):
+        if field.endswith(unit):
+            return field.removesuffix(unit)
+    return field
+
+
+def form_of(owner: type[Struct], field: str, kind: object) -> Form:
+    """Return the form of a field, from its unit, its type and the few that are special."""
+    if (owner, field) in _SPECIAL:
+        return _SPECIAL[owner, field]
+    if field.endswith("_s"):
+        return forms.DURATION
+    if field.endswith("_bytes"):
+        return forms.SIZE
+    if get_origin(kind) is Literal:
+        return forms.choice(get_args(kind), _NOT_YET.get((owner, field), ()))
+    plain: dict[object, Form] = {str: forms.TEXT, int: forms.COUNT, bool: forms.SWITCH, tuple: forms.TEXTS}
+    return plain.get(get_origin(kind) or kind, forms.OPTIONS)
+
+
+def _keys(owner: type[Struct]) -> dict[str, Leaf | Table]:
+    """Return the keys that a Struct's fields make."""
+    keys: dict[str, Leaf | Table] = {}
+    for field in structs.fields(owner):
+        if field.type is Watchdog:
+            keys |= _keys(Watchdog)
+        elif field.type is Retries:
+            keys[field.name] = Table(_keys(Retries), Retries, field.name)
+        else:
+            keys[key_of(field.name)] = Leaf(form_of(owner, field.name, field.type), owner, field.name)
+    return keys
+
+
+def _root() -> dict[str, Table]:
+    """Return every table of the file."""
+    owners: dict[str, type[Struct]] = {
+        "supervisor": SupervisorLimits,
+        "watchdog": Watchdog,
+        "memory": MemoryLimits,
+        "gpu": GpuLimits,
+        "jobs": JobLimits,
+        "workers": WorkerSpec,
+    }
+    root = {}
+    for name in dict.fromkeys((*owners, *LATER)):
+        owner = owners.get(name)
+        later = {key: Leaf(form) for key, form in LATER.get(name, {}).items()}
+        acting = _keys(owner) if owner else {}
+        # A key that has got its field acts, whatever LATER still says.
+        root[name] = Table(later | acting, owner, name, named=name in {"workers", "schedules"})
+    return root
+
+
+ROOT: Final = _root()

@@ -1,0 +1,42 @@
+"""Limits written as the file writes them, for `config show`, for messages, and for the test that compares the shipped file with the code."""
+
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct
+
+from supervisor.config import forms
+from supervisor.config.keys import key_of
+from supervisor.core.limits import Limits
+from supervisor.units import format_duration, spell_size
+
+
+def spell_field(field: str, value: object) -> str:
+    """Return a field's value as TOML: ("stall_after_s", 600.0) -> '"10m"'."""
+    if isinstance(value, float) and field.endswith("_s"):
+        return f'"{format_duration(value)}"'
+    if isinstance(value, int) and field.endswith("_bytes"):
+        return f'"{spell_size(value)}"'
+    return forms.spell(value, shown=1_000_000)
+
+
+def spelled(limits: Limits) -> dict[str, str]:
+    """Return every effective key and its value as TOML, in the order of the file: {"watchdog.stall_after": '"10m"', ...}."""
+    keys: dict[str, str] = {}
+    for table in limits.__struct_fields__:
+        value = getattr(limits, table)
+        if isinstance(value, Mapping):
+            for name, spec in value.items():
+                keys |= _spelled(f"{table}.{name}", spec)
+        else:
+            keys |= _spelled(table, value)
+    return keys
+
+
+def _spelled(prefix: str, values: Struct) -> Iterator[tuple[str, str]]:
+    """Yield the keys of one Struct; those of a worker's watchdog stand among its own."""
+    for field in values.__struct_fields__:
+        value = getattr(values, field)
+        if isinstance(value, Struct):
+            yield from _spelled(prefix if field == "watchdog" else f"{prefix}.{field}", value)
+        else:
+            yield f"{prefix}.{key_of(field)}", spell_field(field, value)

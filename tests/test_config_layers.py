@@ -1,0 +1,378 @@
+"""Who sets what: the file, the environment and the command line; and where the file is looked for."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from supervisor.config import LATER, Loaded, fill, find, load, missing_programs, spelled
+from supervisor.config.source import key_lines
+from supervisor.core.limits import GIB, Limits, Retries
+from supervisor.errors import ConfigError
+
+FILE = """\
+schema_version = 1
+[watchdog]
+stall_after = "5m"
+silent_after = "20s"
+[workers.sam]
+command = ["{python}", "-m", "sam"]
+serves = ["sam.segment"]
+gpu = "4GiB"
+stall_after = "7m"
+options = { device = "auto", "image.size" = 1024 }
+[workers.my-yolo]
+command = ["bin/yolo"]
+serves = ["yolo.train"]
+cwd = "data"
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return a good file."""
+    path = tmp_path / "supervisor.toml"
+    path.write_text(FILE)
+    return path
+
+
+def problems(path: Path, environ: dict[str, str], overrides: dict[str, str] | None = None) -> list[str]:
+    """Return what is wrong."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ, overrides or {})
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_a_file_with_its_version_alone_gives_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "supervisor.toml"
+    path.write_text("schema_version = 1")
+
+    loaded = load(path, {})
+
+    assert spelled(loaded.limits) == spelled(Limits()) | {"supervisor.state_dir": f'"{tmp_path}/var"', "supervisor.log_dir": f'"{tmp_path}/logs"'}
+    assert set(loaded.origins.values()) == {"default"}
+    assert loaded.warnings == ()
+
+
+def test_a_worker_has_the_watchdog_of_all_with_its_own_keys_replaced(path: Path) -> None:
+    limits = load(path, {}).limits
+
+    assert limits.workers["sam"].watchdog.stall_after_s == 420.0
+    assert limits.workers["sam"].watchdog.silent_after_s == 20.0
+    assert limits.workers["my-yolo"].watchdog == limits.watchdog
+    assert limits.workers["sam"].gpu_bytes == 4 * GIB
+    assert limits.workers["sam"].command == ("{python}", "-m", "sam")
+    assert limits.workers["sam"].options == {"device": "auto", "image.size": 1024}
+
+
+def test_relative_paths_are_relative_to_the_file(path: Path) -> None:
+    limits = load(path, {}).limits
+
+    assert limits.supervisor.state_dir == str(path.parent / "var")
+    assert limits.supervisor.log_dir == str(path.parent / "logs")
+    assert limits.workers["my-yolo"].command == (str(path.parent / "bin/yolo"),)
+    assert limits.workers["my-yolo"].cwd == str(path.parent / "data")
+    assert limits.workers["sam"].cwd == "{state_dir}"
+
+
+def test_each_key_says_who_set_it(path: Path) -> None:
+    environ = {"WARDEN_WATCHDOG__SILENT_AFTER": "9s", "JOB_MAX_WORKERS": "3"}
+
+    origins = load(path, environ, {"gpu.margin": "1GiB"}).origins
+
+    assert origins["watchdog.stall_after"] == "file:3"
+    assert origins["watchdog.silent_after"] == "environment WARDEN_WATCHDOG__SILENT_AFTER"
+    assert origins["workers.sam.stall_after"] == "file:9"
+    assert origins["workers.sam.silent_after"] == "environment WARDEN_WATCHDOG__SILENT_AFTER"
+    assert origins["workers.my-yolo.stall_after"] == "file:3"
+    assert origins["jobs.max_running"] == "environment JOB_MAX_WORKERS"
+    assert origins["jobs.retries.crash"] == "default"
+    assert origins["gpu.margin"] == "flag"
+
+
+@pytest.mark.parametrize(
+    ("environ", "overrides", "seconds"),
+    [
+        ({}, {}, 300.0),
+        ({"WARDEN_WATCHDOG__STALL_AFTER": "6m"}, {}, 360.0),
+        ({"WARDEN_WATCHDOG__STALL_AFTER": "6m"}, {"watchdog.stall_after": "8m"}, 480.0),
+    ],
+)
+def test_a_flag_beats_the_environment_which_beats_the_file(path: Path, environ: dict[str, str], overrides: dict[str, str], seconds: float) -> None:
+    assert load(path, environ, overrides).limits.watchdog.stall_after_s == seconds
+
+
+def test_the_environment_sets_keys_of_every_type(path: Path) -> None:
+    environ = {
+        "WARDEN_WORKERS__SAM__GPU": "2GiB",
+        "WARDEN_WORKERS__MY_YOLO__RESIDENT": "0",
+        "WARDEN_WORKERS__MY_YOLO__PRIORITY": "3",
+        "WARDEN_WORKERS__SAM__COMMAND": '["other", "-v"]',
+        "WARDEN_WORKERS__SAM__ENV__OMP_NUM_THREADS": "2",
+        "WARDEN_WORKERS__SAM__OPTIONS__DEVICE": "cpu",
+        "WARDEN_WORKERS__SAM__OPTIONS__IMAGE_SIZE": "512",
+        "WARDEN_JOBS__RETRIES__CRASH": "5",
+        "WARDEN_CONFIG": "ignored here",
+        "WARDEN_TOKEN": "ignored here",
+    }
+
+    limits = load(path, environ).limits
+
+    assert limits.workers["sam"].gpu_bytes == 2 * GIB
+    assert limits.workers["my-yolo"].resident is False
+    assert limits.workers["my-yolo"].priority == 3
+    assert limits.workers["sam"].command == ("other", "-v")
+    assert limits.workers["sam"].env == {"OMP_NUM_THREADS": "2"}
+    assert limits.workers["sam"].options == {"device": "cpu", "image.size": 1024, "image_size": 512}
+    assert limits.jobs.retries == Retries(crash=5)
+
+
+def test_the_names_from_before_stand_below_the_new_ones(path: Path) -> None:
+    environ = {
+        "JOB_BACKEND": "memory",
+        "JOB_MAX_WORKERS": "4",
+        "WARDEN_JOBS__MAX_RUNNING": "5",
+        "SAM2_MODEL_SIZE": "tiny",
+        "SAM2_DEVICE": "cuda:0",
+        "SAM2_QUANTIZE": "int8",
+        "SAM2_MEMORY_BANK_SIZE": "7",
+        "SAM2_DISABLE_POSTPROC": "1",
+        "WARDEN_WORKERS__SAM__OPTIONS__DEVICE": "cpu",
+    }
+
+    limits = load(path, environ).limits
+
+    assert limits.jobs.backend == "memory"
+    assert limits.jobs.max_running == 5
+    assert limits.workers["sam"].options == {
+        "device": "cpu",
+        "image.size": 1024,
+        "model_size": "tiny",
+        "quantize": "int8",
+        "memory_bank_size": 7,
+        "disable_postproc": True,
+    }
+    assert limits.workers["my-yolo"].options == {}
+
+
+def test_an_old_name_that_is_empty_is_not_set(path: Path) -> None:
+    assert load(path, {"JOB_BACKEND": "", "SAM2_DEVICE": ""}).limits == load(path, {}).limits
+
+
+BAD_NAMES = {
+    "value": (
+        {"WARDEN_WATCHDOG__STALL_AFTER": "600"},
+        'environment WARDEN_WATCHDOG__STALL_AFTER: watchdog.stall_after = "600" must be a duration with its unit, such as "90s", "10m" or "1h30m"',
+    ),
+    "old value": ({"JOB_MAX_WORKERS": "many"}, 'environment JOB_MAX_WORKERS: jobs.max_running = "many" must be a whole number, such as 2, found a string'),
+    "later word": (
+        {"JOB_BACKEND": "celery"},
+        'environment JOB_BACKEND: jobs.backend = "celery" is not offered by this release yet: it offers "memory" or "sqlite"',
+    ),
+    "table": ({"WARDEN_WATCHDGO__STALL_AFTER": "1m"}, 'environment WARDEN_WATCHDGO__STALL_AFTER: "WATCHDGO" names nothing; did you mean "WATCHDOG"?'),
+    "key": ({"WARDEN_GPU__MARGN": "1GiB"}, 'environment WARDEN_GPU__MARGN: "MARGN" names nothing; did you mean "MARGIN"?'),
+    "worker": ({"WARDEN_WORKERS__SAN__GPU": "1GiB"}, 'environment WARDEN_WORKERS__SAN__GPU: "SAN" names nothing; did you mean "SAM"?'),
+    "below a key": (
+        {"WARDEN_GPU__MARGIN__MORE": "1GiB"},
+        "environment WARDEN_GPU__MARGIN__MORE: gpu.margin has no keys of its own, found MORE below it",
+    ),
+    "a rule": (
+        {"WARDEN_WORKERS__SAM__GPU": "99GiB"},
+        ('environment WARDEN_WORKERS__SAM__GPU: workers.sam.gpu = "99GiB" plus gpu.margin is more than gpu.host_budget, so it could never be granted'),
+    ),
+}
+
+
+@pytest.mark.parametrize(("environ", "sentence"), BAD_NAMES.values(), ids=BAD_NAMES)
+def test_a_bad_variable_is_named(path: Path, environ: dict[str, str], sentence: str) -> None:
+    assert problems(path, environ) == [sentence]
+
+
+def test_a_bad_flag_is_named(path: Path) -> None:
+    overrides = {"gpu.margn": "1", "gpu": "1", "gpu.backend": "nvml"}
+
+    assert problems(path, {}, overrides) == [
+        'command line: "margn" names nothing; did you mean "margin"?',
+        (
+            "command line: gpu is a table: name one of its keys, lock_timeout, lease_ttl, max_hold, age_step, load_timeout, "
+            "backend, host_budget, sharing, margin, vacate_timeout, poll_max"
+        ),
+        'command line: gpu.backend = "nvml" is not offered by this release yet: it offers "auto", "host" or "none"',
+    ]
+
+
+def test_a_wrong_value_in_the_file_is_said_even_where_the_environment_hides_it(path: Path) -> None:
+    path.write_text(FILE.replace('"20s"', "20"))
+
+    assert len(problems(path, {"WARDEN_WATCHDOG__SILENT_AFTER": "9s"})) == 1
+
+
+def later_sample(key: str) -> str:
+    """Return a value that a later key takes."""
+    samples = {"on_crash": '"kill"', "allowed_roots": '["/data"]', "command": '["mail"]', "after": '["yolo"]', "job": '{ kind = "yolo.train" }'}
+    texts = {"bind": '"off"', "socket": '""', "token_file": '""', "user": '""', "stop_signal": '"INT"', "cron": '"0 3 * * *"'}
+    sizes = dict.fromkeys(("disk_floor", "max_upload", "worker_soft", "worker_limit", "warn_below", "emergency_below", "hard_floor"), '"1GiB"')
+    return (samples | texts | sizes).get(key, '"5m"')
+
+
+@pytest.mark.parametrize(("table", "key"), [(table, key) for table, keys in LATER.items() for key in keys])
+def test_a_key_of_a_later_release_is_a_warning_and_never_silent(tmp_path: Path, table: str, key: str) -> None:
+    header = {"workers": "workers.sam", "schedules": "schedules.nightly"}.get(table, table)
+    command = 'command = ["sam"]\n' if table == "workers" else ""
+    path = tmp_path / "supervisor.toml"
+    path.write_text(f"schema_version = 1\n[{header}]\n{key} = {later_sample(key)}\n{command}")
+
+    loaded = load(path, {})
+
+    assert [str(warning) for warning in loaded.warnings] == [f"supervisor.toml:3: {header}.{key}: known, but this release does not act on it yet"]
+
+
+def test_a_later_key_from_the_environment_is_a_warning_that_names_the_variable(path: Path) -> None:
+    loaded: Loaded = load(path, {"JOB_CLEANUP_AGE": "3600"})
+
+    assert [str(warning) for warning in loaded.warnings] == ["environment JOB_CLEANUP_AGE: jobs.keep_finished: known, but this release does not act on it yet"]
+
+
+def test_the_digest_is_that_of_the_bytes(path: Path) -> None:
+    before = load(path, {})
+    path.write_text(FILE + "# a comment\n")
+
+    after = load(path, {})
+
+    assert before.limits == after.limits
+    assert before.digest != after.digest
+    assert len(after.digest) == 64
+    assert after.path == path
+
+
+def test_each_key_and_item_has_its_line() -> None:
+    text = """\
+a.b = '''x = 1
+[not.a.table]
+''''
+c = \"\"\"
+d = 2\"\"\" # e = 3
+f = [ # [
+  "]", { g = 1 },
+  [2, 3],
+]
+[t . 'u v']
+w = 2026-01-01 10:00:00
+x = { y.z = 1.5, q = [ 1 ] }
+[[list]]
+k = 1
+[[list]]
+k = 2
+"""
+
+    assert key_lines(text) == {
+        ("a",): 1,
+        ("a", "b"): 1,
+        ("c",): 4,
+        ("f",): 6,
+        ("f", "0"): 7,
+        ("f", "1"): 7,
+        ("f", "1", "g"): 7,
+        ("f", "2"): 8,
+        ("f", "2", "0"): 8,
+        ("f", "2", "1"): 8,
+        ("t",): 10,
+        ("t", "u v"): 10,
+        ("t", "u v", "w"): 11,
+        ("t", "u v", "x"): 12,
+        ("t", "u v", "x", "y"): 12,
+        ("t", "u v", "x", "y", "z"): 12,
+        ("t", "u v", "x", "q"): 12,
+        ("t", "u v", "x", "q", "0"): 12,
+        ("list",): 15,
+        ("list", "0"): 13,
+        ("list", "0", "k"): 14,
+        ("list", "1"): 15,
+        ("list", "1", "k"): 16,
+    }
+
+
+def test_placeholders_are_filled_in_once() -> None:
+    text = fill('{python} {"a": {config_dir}} {name} {state_dir}', python="py", config_dir="/etc", state_dir="/{name}", name="sam-0")
+
+    assert text == 'py {"a": /etc} sam-0 /{name}'
+
+
+def test_a_placeholder_that_nobody_knows_is_not_filled_in() -> None:
+    with pytest.raises(ConfigError, match=r"unknown placeholder \{pyton\}: did you mean \{python\}\?"):
+        fill("{pyton}", python="py", config_dir="/etc", state_dir="/var", name="sam-0")
+
+
+def test_the_file_is_found_in_the_order_of_the_contract(tmp_path: Path) -> None:
+    places = [tmp_path / "given.toml", tmp_path / "env.toml", tmp_path / "supervisor.toml", tmp_path / "xdg/warden/supervisor.toml"]
+    (tmp_path / "xdg/warden").mkdir(parents=True)
+    for place in places:
+        place.touch()
+    environ = {"WARDEN_CONFIG": "env.toml", "XDG_CONFIG_HOME": str(tmp_path / "xdg")}
+
+    assert find("given.toml", environ, tmp_path) == places[0]
+    assert find(None, environ, tmp_path) == places[1]
+    del environ["WARDEN_CONFIG"]
+    assert find(None, environ, tmp_path) == places[2]
+    places[2].unlink()
+    assert find(None, environ, tmp_path) == places[3]
+
+
+def test_a_file_that_is_nowhere_names_every_place_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        find(None, {"HOME": "/nowhere"}, tmp_path)
+
+    assert str(caught.value) == (
+        f"configuration: there is no supervisor.toml; looked at --config (not given), $WARDEN_CONFIG (not set), {tmp_path}/supervisor.toml, "
+        "/nowhere/.config/warden/supervisor.toml, /etc/warden/supervisor.toml: write one, or name one with --config"
+    )
+
+
+@pytest.mark.parametrize(("explicit", "environ", "name"), [("x.toml", {}, "--config"), (None, {"WARDEN_CONFIG": "x.toml"}, "$WARDEN_CONFIG")])
+def test_a_named_file_that_is_missing_is_never_replaced_by_another(tmp_path: Path, explicit: str | None, environ: dict[str, str], name: str) -> None:
+    (tmp_path / "supervisor.toml").touch()
+
+    with pytest.raises(ConfigError) as caught:
+        find(explicit, environ, tmp_path)
+
+    assert str(caught.value) == f"{name}: {tmp_path}/x.toml: there is no such file; name the right one, or leave {name} out to have it looked for"
+
+
+def test_a_program_that_is_not_there_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "plain.txt").touch()
+    path = tmp_path / "supervisor.toml"
+    path.write_text("""\
+schema_version = 1
+[workers.good]
+command = ["{python}", "-c", "1"]
+[workers.shell]
+command = ["sh"]
+[workers.nowhere]
+command = ["no-such-program-here"]
+[workers.path]
+command = ["bin/none"]
+[workers.text]
+command = ["./plain.txt"]
+[workers.elsewhere]
+command = ["sh"]
+env = { PATH = "{config_dir}" }
+""")
+
+    loaded = load(path, {"WARDEN_WORKERS__PATH__COMMAND": '["/none/{name}"]'})
+    found = [str(problem) for problem in missing_programs(loaded, {"PATH": "/usr/bin:/bin"}, python=sys.executable)]
+
+    assert found == [
+        (
+            'supervisor.toml:7: workers.nowhere.command names the program "no-such-program-here", which is on no folder of PATH: '
+            "install it, or write its whole path"
+        ),
+        (
+            'environment WARDEN_WORKERS__PATH__COMMAND: workers.path.command names the program "/none/path", which does not exist: '
+            "install it, or correct the path"
+        ),
+        (
+            f'supervisor.toml:11: workers.text.command names the program "{tmp_path}/plain.txt", which is no program that may be run: '
+            "check what it is, and its permissions"
+        ),
+        'supervisor.toml:13: workers.elsewhere.command names the program "sh", which is on no folder of PATH: install it, or write its whole path',
+    ]

@@ -1,0 +1,1 @@
+"""What Warden decides. Pure: no clock, no input or output, no randomness, no logging."""

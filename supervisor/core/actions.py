@@ -1,0 +1,159 @@
+"""What can be done about it. The runtime performs actions; each that can fail comes back as an event."""
+
+from collections.abc import Mapping
+
+from msgspec import Struct, field
+
+from supervisor.core.limits import JSONValue
+from supervisor.core.model import DeviceId, Fleet, Job, JobId, WorkerName
+
+
+class Action(Struct, frozen=True, kw_only=True, tag=True):
+    """The root of all actions."""
+
+
+class ForWorker(Action, frozen=True, kw_only=True):
+    """Something done to one generation of a worker."""
+
+    worker: WorkerName
+    generation: int
+
+
+class Spawn(ForWorker, frozen=True, kw_only=True):
+    """Start the process. Comes back as WorkerSpawned or SpawnFailed, later as WorkerExited."""
+
+    device: DeviceId | None = None
+
+
+class Terminate(ForWorker, frozen=True, kw_only=True):
+    """SIGTERM, then SIGCONT, to the whole group."""
+
+
+class Kill(ForWorker, frozen=True, kw_only=True):
+    """SIGKILL to the whole tree."""
+
+
+class ProveGone(ForWorker, frozen=True, kw_only=True):
+    """End what the leader left behind and prove that nothing is left. Comes back as TreeGone or TreeStuck."""
+
+    within_s: float
+
+
+class GatherEvidence(ForWorker, frozen=True, kw_only=True):
+    """See what a worker is stuck in. Comes back as EvidenceGathered within three seconds."""
+
+
+class SendDrain(ForWorker, frozen=True, kw_only=True):
+    """Ask to finish what is at hand and leave."""
+
+
+class SendWelcome(ForWorker, frozen=True, kw_only=True):
+    """Answer a hello."""
+
+
+class SendJob(ForWorker, frozen=True, kw_only=True):
+    """Measure the worker's level (LevelMeasured), then hand it the job."""
+
+    job: JobId
+    attempt: int
+    kind: str
+    params: JSONValue
+
+
+class SendCancel(ForWorker, frozen=True, kw_only=True):
+    """Measure what the worker holds (LevelMeasured), and ask it to stop working on the job."""
+
+    job: JobId
+    attempt: int
+
+
+class SendStored(ForWorker, frozen=True, kw_only=True):
+    """Tell the worker that its report (accepted, result or failed) is on disk."""
+
+    job: JobId
+    attempt: int
+    what: str
+
+
+class MeasureRelease(ForWorker, frozen=True, kw_only=True):
+    """Read the worker's tree until it is back at the level, or not in time. Comes back as ReleaseMeasured."""
+
+    job: JobId
+    at_most_bytes: int
+
+
+class MeasureDevice(Action, frozen=True, kw_only=True):
+    """Read the device after a pause. Comes back as DeviceMeasured."""
+
+    device: DeviceId
+    after_s: float = 0.0
+
+
+class MeasureMemory(Action, frozen=True, kw_only=True):
+    """Read every worker's tree. Comes back as MemoryMeasured."""
+
+
+class SaveJob(Action, frozen=True, kw_only=True):
+    """Write the job; once it is on disk, do what waits for that. Comes back as SaveFailed each time that it cannot."""
+
+    job: Job
+    then: tuple["AnyAction", ...] = ()
+    refuse_to: str = ""  # a request that is refused when the write fails; without one the write is tried again until it succeeds
+
+
+class Reply(Action, frozen=True, kw_only=True):
+    """Answer a request: with what it asked for, or with a refusal (error is a code, message the sentence)."""
+
+    request: str
+    job: JobId | None = None
+    error: str = ""
+    message: str = ""
+
+
+class Announce(Action, frozen=True, kw_only=True):
+    """Say what became true, in the logs and to whoever listens. The event names and levels are in `announcements`."""
+
+    event: str
+    worker: WorkerName | None = None
+    job: JobId | None = None
+    reason: str = ""
+    fields: Mapping[str, JSONValue] = field(default_factory=dict)
+
+
+class WakeAt(Action, frozen=True, kw_only=True):
+    """Tick at this instant: something falls due before the next regular tick."""
+
+    at_s: float
+
+
+class Leave(Action, frozen=True, kw_only=True):
+    """End the supervisor: nothing of ours is left."""
+
+
+AnyAction = (
+    Spawn
+    | Terminate
+    | Kill
+    | ProveGone
+    | GatherEvidence
+    | SendDrain
+    | SendWelcome
+    | SendJob
+    | SendCancel
+    | SendStored
+    | MeasureRelease
+    | MeasureDevice
+    | MeasureMemory
+    | SaveJob
+    | Reply
+    | Announce
+    | WakeAt
+    | Leave
+)
+
+
+class Decision(Struct, frozen=True):
+    """The fleet after an event, and what to do."""
+
+    fleet: Fleet
+    actions: tuple[AnyAction, ...] = ()

@@ -1,0 +1,229 @@
+"""The one place where Warden decides: an event comes in, the new fleet and the actions come out. Pure, so that every run can be replayed."""
+
+from collections.abc import Mapping
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from supervisor.core import generations, handover, work
+from supervisor.core.actions import Decision, MeasureDevice, MeasureMemory, Reply, SendWelcome
+from supervisor.core.events import (
+    AnyEvent,
+    BeatHeard,
+    CancelRequested,
+    DeviceMeasured,
+    EvidenceGathered,
+    FleetEvent,
+    HelloHeard,
+    JobAccepted,
+    JobEnded,
+    JobFinished,
+    JobSubmitted,
+    LevelMeasured,
+    MemoryMeasured,
+    NoteHeard,
+    OfWorker,
+    ReadyHeard,
+    ReleaseMeasured,
+    SaveFailed,
+    ShutdownRequested,
+    SpawnFailed,
+    SupervisorStarted,
+    Tick,
+    TreeGone,
+    TreeStuck,
+    WantedChanged,
+    WorkerEvent,
+    WorkerExited,
+    WorkerSpawned,
+)
+from supervisor.core.health import judge
+from supervisor.core.lag import forgive
+from supervisor.core.limits import Limits
+from supervisor.core.model import Cause, Device, Fleet, JobId, JobStatus, LeaseState, Process, Wanted, Worker, WorkerName, WorkerState
+from supervisor.core.settle import settle
+from supervisor.core.turn import Turn
+
+
+def first_fleet(limits: Limits, devices: tuple[Device, ...], *, fence: int = 0, generations: Mapping[str, int] | None = None) -> Fleet:
+    """Return the fleet before the first event: every worker down. Replicas are named sam-0, sam-1.
+
+    fence: the last one ever given out; generations: the last of each worker, so that none is ever used twice.
+    """
+    last = generations or {}
+    workers = {
+        name: Worker(name=name, model=model, wanted=Wanted.UP if spec.autostart else Wanted.DOWN, generation=last.get(name, 0))
+        for model, spec in limits.workers.items()
+        for name in (WorkerName(f"{model}-{i}") for i in range(spec.replicas))
+    }
+    return Fleet(workers=workers, devices={device.id: device for device in devices}, fence=fence)
+
+
+def decide(fleet: Fleet, event: AnyEvent, limits: Limits, now_s: float) -> Decision:
+    """Return the fleet after the event, and what to do. now_s: monotonic seconds, read once for this turn."""
+    turn = Turn(fleet, limits, now_s)
+    if isinstance(event, OfWorker):
+        worker = fleet.workers.get(event.worker)
+        if worker is None or worker.generation != event.generation:
+            turn.fleet = replace(fleet, dropped=fleet.dropped + 1)
+            return turn.end()
+        if _of_worker(turn, worker, event):
+            settle(turn)
+        return turn.end()
+    if _of_fleet(turn, event):
+        settle(turn)
+    return turn.end()
+
+
+def _of_worker(turn: Turn, worker: Worker, event: WorkerEvent) -> bool:  # noqa: C901, PLR0912  # one row per event
+    """Take in an event about one worker. Return whether policies need to look again: a beat touches one worker only."""
+    match event:
+        case BeatHeard():
+            work.beat(turn, worker, event)
+            return False
+        case LevelMeasured():
+            work.level_measured(turn, event)
+            return False
+        case NoteHeard():
+            turn.put_worker(replace(worker, last_error=event.text) if event.level == "error" else worker)
+            turn.announce("worker_note", worker=worker.name, reason=event.text)
+            return False
+        case HelloHeard():
+            if worker.process is not None:
+                process: Process = replace(worker.process, hello_at_s=turn.now_s, beat_at_s=turn.now_s)
+                turn.put_worker(replace(worker, process=process))
+            turn.act(SendWelcome(worker=worker.name, generation=worker.generation))
+            return False
+        case WorkerSpawned():
+            generations.spawned(turn, worker, event)
+        case SpawnFailed():
+            generations.spawn_failed(turn, worker, event)
+        case WorkerExited():
+            generations.exited(turn, worker, event)
+        case TreeGone():
+            generations.gone(turn, worker, event)
+        case TreeStuck():
+            generations.stuck_reported(turn, worker, event)
+        case EvidenceGathered():
+            generations.evidence_gathered(turn, worker, event)
+        case ReadyHeard():
+            generations.ready(turn, worker, event.note)
+        case JobAccepted():
+            work.accepted(turn, worker, event)
+        case JobFinished():
+            work.finished(turn, worker, event)
+        case JobEnded():
+            work.ended(turn, worker, event)
+        case ReleaseMeasured():
+            work.released(turn, worker, event)
+        case _:
+            assert_never(event)
+    return True
+
+
+def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901  # one row per event
+    """Take in an event about the whole fleet. Return whether policies need to look again."""
+    match event:
+        case Tick():
+            _tick(turn, event)
+        case SupervisorStarted():
+            turn.fleet = replace(turn.fleet, wall_offset_s=event.wall_s - turn.now_s)
+            for worker in tuple(turn.fleet.workers.values()):
+                turn.put_worker(replace(worker, since_s=turn.now_s))
+            work.recovered(turn, event)
+        case DeviceMeasured():
+            handover.measured(turn, event)
+        case MemoryMeasured():
+            _memory(turn, event)
+            return False
+        case JobSubmitted():
+            work.submitted(turn, event)
+        case CancelRequested():
+            work.cancel(turn, event)
+        case WantedChanged():
+            _wanted(turn, event)
+        case ShutdownRequested():
+            turn.fleet = replace(turn.fleet, stopping_since_s=turn.fleet.stopping_since_s or turn.now_s, stopping_now=event.at_once or turn.fleet.stopping_now)
+            turn.announce("supervisor_stopping", reason="at once" if event.at_once else f"within {turn.limits.supervisor.shutdown_grace_s:g} s")
+            turn.act(Reply(request=event.request))
+            turn.wake_in(turn.limits.supervisor.shutdown_grace_s)
+        case SaveFailed():
+            work.save_failed(turn, event)
+        case _:
+            assert_never(event)
+    return True
+
+
+def _tick(turn: Turn, event: Tick) -> None:
+    """Time passed: judge the workers' clocks, go down the ladders, refuse what was not proved."""
+    turn.fleet = replace(turn.fleet, wall_offset_s=event.wall_s - turn.now_s)
+    if event.lag_s > 0:
+        forgive(turn, event.lag_s)
+    for name in tuple(turn.fleet.workers):
+        worker = turn.fleet.workers[name]
+        at_work = worker.stop is None or (worker.state is WorkerState.DRAINING and worker.jobs)  # one that drains may stall over its last job
+        verdict = judge(worker, turn.fleet.jobs, turn.spec(worker), turn.now_s) if at_work else None
+        if verdict is not None:
+            generations.condemn(turn, worker, verdict)
+        else:
+            generations.climb_down(turn, worker)
+    if turn.fleet.stopping_since_s is None:
+        handover.expire(turn)
+    if turn.now_s - turn.fleet.health_said_at_s >= turn.limits.supervisor.health_every_s:
+        turn.fleet = replace(turn.fleet, health_said_at_s=turn.now_s)
+        _say_health(turn)
+
+
+def _say_health(turn: Turn) -> None:
+    """One line for each worker that runs: silence in the log means trouble."""
+    for worker in turn.fleet.workers.values():
+        process = worker.process
+        if process is None or process.pid is None:
+            continue
+        fields = {"state": worker.state, "pid": process.pid, "age_s": turn.now_s - process.spawned_at_s}
+        moved = [job.progress_at_s for job in (turn.fleet.jobs.get(name) for name in worker.jobs) if job is not None and job.progress_at_s is not None]
+        readings = {
+            "mem_bytes": worker.memory_bytes,
+            "beat_s": turn.now_s - process.beat_at_s if process.beat_at_s is not None else None,
+            "progress_s": turn.now_s - min(moved) if moved else None,
+        }
+        known = {name: value for name, value in readings.items() if value is not None}
+        turn.announce("worker_healthy", worker=worker.name, job=worker.jobs[0] if worker.jobs else None, fields={**fields, **known})
+
+
+def _memory(turn: Turn, event: MemoryMeasured) -> None:
+    """Keep the readings; one of a worker whose process is gone already says nothing."""
+    read = {name: event.workers[name] for name, worker in turn.fleet.workers.items() if worker.process is not None and name in event.workers}
+    workers = {name: replace(worker, memory_bytes=read[name]) if name in read else worker for name, worker in turn.fleet.workers.items()}
+    turn.fleet = replace(turn.fleet, available_bytes=event.available_bytes, workers=workers)
+
+
+def look(fleet: Fleet) -> tuple[MeasureMemory | MeasureDevice, ...]:
+    """Return the readings that are due each look_every: every tree, and every device that nobody polls just now."""
+    cooling = {lease.device for lease in fleet.leases.values() if lease.state is LeaseState.COOLING}
+    proving = {device.id for device in fleet.devices.values() if device.handover is not None and device.handover.gone_at_s is not None}
+    quiet = (device for device in fleet.devices.values() if device.id not in cooling | proving)
+    return (MeasureMemory(), *(MeasureDevice(device=device.id) for device in quiet))
+
+
+def _wanted(turn: Turn, event: WantedChanged) -> None:
+    """Do what the operator wants of these workers."""
+    for name in event.workers:
+        worker = turn.fleet.workers[name]
+        wanted = Wanted(event.wanted)
+        fresh = wanted is Wanted.UP and worker.wanted is Wanted.DOWN
+        worker = turn.put_worker(replace(worker, wanted=wanted, retry_at_s=turn.now_s if fresh or event.restart else worker.retry_at_s))
+        if event.restart and worker.stop is None:
+            generations.order_leave(turn, worker, Cause.OPERATOR, "restart asked for by the operator")
+        if wanted is Wanted.DOWN:
+            for job in worker.jobs:
+                _hand_back(turn, job)
+            handover.withdraw(turn, name)
+    turn.act(Reply(request=event.request))
+
+
+def _hand_back(turn: Turn, name: JobId) -> None:
+    """A job that waits for a worker which the operator wants down waits in the queue again."""
+    job = turn.fleet.jobs.get(name)
+    if job is not None and job.status is JobStatus.PREPARING and job.sent_at_s is None:
+        work.hand_back(turn, job, "the operator wants its worker down")

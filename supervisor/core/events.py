@@ -1,0 +1,223 @@
+"""What can happen. Every event comes through the one inbox; the outcome of an action is an event too."""
+
+from collections.abc import Mapping
+
+from msgspec import Struct, field
+
+from supervisor.core.limits import JSONValue
+from supervisor.core.model import DeviceId, DeviceSample, Evidence, Exit, Job, JobId, WorkerName
+
+
+class Event(Struct, frozen=True, kw_only=True, tag=True):
+    """The root of all events."""
+
+
+class Tick(Event, frozen=True, kw_only=True):
+    """Time passed. lag_s: how much later than asked this one came, because the supervisor itself was held up."""
+
+    wall_s: float
+    lag_s: float = 0.0
+
+
+class SupervisorStarted(Event, frozen=True, kw_only=True):
+    """The first event: what an earlier supervisor left in the store."""
+
+    wall_s: float
+    jobs: tuple[Job, ...] = ()
+
+
+class OfWorker(Event, frozen=True, kw_only=True):
+    """Something about one generation of a worker; an old generation's is dropped."""
+
+    worker: WorkerName
+    generation: int
+
+
+class WorkerSpawned(OfWorker, frozen=True, kw_only=True):
+    """The process runs its own program now."""
+
+    pid: int
+
+
+class SpawnFailed(OfWorker, frozen=True, kw_only=True):
+    """There is no process, and this is why."""
+
+    detail: str
+
+
+class WorkerExited(OfWorker, frozen=True, kw_only=True):
+    """The leader was reaped."""
+
+    exit: Exit
+
+
+class TreeGone(OfWorker, frozen=True, kw_only=True):
+    """No process of that generation is left. swept: how many the leader had left behind; log_tail: what it wrote last."""
+
+    swept: int = 0
+    log_tail: tuple[str, ...] = ()
+
+
+class TreeStuck(OfWorker, frozen=True, kw_only=True):
+    """Some processes of that generation do not die."""
+
+    pids: tuple[int, ...]
+
+
+class EvidenceGathered(OfWorker, frozen=True, kw_only=True):
+    """What could be seen of a worker that is about to be killed."""
+
+    evidence: Evidence
+
+
+class HelloHeard(OfWorker, frozen=True, kw_only=True):
+    """The process is up; its model is not loaded yet."""
+
+
+class ReadyHeard(OfWorker, frozen=True, kw_only=True):
+    """The model is loaded."""
+
+    note: str = ""
+
+
+class NoteHeard(OfWorker, frozen=True, kw_only=True):
+    """The worker says something for the log."""
+
+    level: str
+    text: str
+
+
+class JobProgress(Struct, frozen=True, kw_only=True):
+    """Where one job is."""
+
+    job: JobId
+    attempt: int
+    phase: str = ""
+    done: float = 0.0
+    total: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    critical: str = ""
+
+
+class BeatHeard(OfWorker, frozen=True, kw_only=True):
+    """The process lives, and its jobs are there."""
+
+    jobs: tuple[JobProgress, ...] = ()
+    device_bytes: int | None = None
+
+
+class JobAccepted(OfWorker, frozen=True, kw_only=True):
+    """The work on a job begins."""
+
+    job: JobId
+    attempt: int
+
+
+class JobFinished(OfWorker, frozen=True, kw_only=True):
+    """A job has its result."""
+
+    job: JobId
+    attempt: int
+    value: JSONValue = None
+
+
+class JobEnded(OfWorker, frozen=True, kw_only=True):
+    """A job's work ended without a result. reason is the worker's word."""
+
+    job: JobId
+    attempt: int
+    reason: str
+    error: str = ""
+    stack: str = ""
+
+
+class LevelMeasured(OfWorker, frozen=True, kw_only=True):
+    """What a worker's tree holds just before a job's work begins (moment: before) or as its cancel is sent (moment: cancel)."""
+
+    job: JobId
+    moment: str
+    used_bytes: int
+
+
+class ReleaseMeasured(OfWorker, frozen=True, kw_only=True):
+    """What a worker's tree holds after a cancelled job's work ended. proved: it is back at the level before the job."""
+
+    job: JobId
+    used_bytes: int
+    proved: bool
+
+
+class DeviceMeasured(Event, frozen=True, kw_only=True):
+    """A device was read, or could not be (sample is None, error says why)."""
+
+    device: DeviceId
+    sample: DeviceSample | None
+    error: str = ""
+
+
+class MemoryMeasured(Event, frozen=True, kw_only=True):
+    """The memory of every worker's tree, and what the machine has available."""
+
+    workers: Mapping[WorkerName, int]
+    available_bytes: int
+
+
+class Request(Event, frozen=True, kw_only=True):
+    """A person or program asks; `request` is where the answer goes."""
+
+    request: str
+
+
+class JobSubmitted(Request, frozen=True, kw_only=True):
+    """A new job, complete but for its place in the queue."""
+
+    job: Job
+
+
+class CancelRequested(Request, frozen=True, kw_only=True):
+    """Somebody wants a job to end."""
+
+    job: JobId
+
+
+class WantedChanged(Request, frozen=True, kw_only=True):
+    """The operator wants these workers up, down, or (restart) in a fresh process."""
+
+    workers: tuple[WorkerName, ...]
+    wanted: str
+    restart: bool = False
+
+
+class ShutdownRequested(Request, frozen=True, kw_only=True):
+    """Warden itself should end. at_once: without waiting for work to be saved."""
+
+    at_once: bool = False
+
+
+class SaveFailed(Event, frozen=True, kw_only=True):
+    """A job could not be written to the store. refuse_to: the request that hears so; empty when the write is tried again."""
+
+    job: JobId
+    error: str
+    refuse_to: str = ""
+
+
+WorkerEvent = (
+    WorkerSpawned
+    | SpawnFailed
+    | WorkerExited
+    | TreeGone
+    | TreeStuck
+    | EvidenceGathered
+    | HelloHeard
+    | ReadyHeard
+    | NoteHeard
+    | BeatHeard
+    | JobAccepted
+    | JobFinished
+    | JobEnded
+    | LevelMeasured
+    | ReleaseMeasured
+)
+FleetEvent = Tick | SupervisorStarted | DeviceMeasured | MemoryMeasured | JobSubmitted | CancelRequested | WantedChanged | ShutdownRequested | SaveFailed
+AnyEvent = WorkerEvent | FleetEvent

@@ -1,0 +1,93 @@
+"""Who gets a device next, and who must leave for it. Pure: it may be asked any number of times."""
+
+from msgspec import Struct
+
+from supervisor.core.limits import Limits
+from supervisor.core.model import Device, DeviceState, Fleet, Handover, Lease, LeaseState, Wanted, Worker, WorkerState
+from supervisor.units import format_size
+
+
+class Begin(Struct, frozen=True):
+    """A hand-over may begin: these holders leave (some are on their way already)."""
+
+    leaving: tuple[Lease, ...]
+
+
+class Blocked(Struct, frozen=True):
+    """It may not, and this sentence says who is in the way."""
+
+    sentence: str
+
+
+_ON_ITS_WAY_OUT = frozenset({WorkerState.DRAINING, WorkerState.STOPPING, WorkerState.EXITED, WorkerState.DOWN, WorkerState.BACKOFF, WorkerState.QUARANTINED})
+
+
+def leases_on(fleet: Fleet, device: Device) -> tuple[Lease, ...]:
+    """Return the leases that stand between this device and a newcomer."""
+    return tuple(lease for lease in fleet.leases.values() if lease.device == device.id and lease.state not in (LeaseState.FREE, LeaseState.WAITING))
+
+
+def may_begin(fleet: Fleet, device: Device, *, weak: bool) -> Begin | Blocked:
+    """Return whether the device may be handed to a newcomer now.
+
+    An idle holder leaves for anyone who waits; a busy one finishes first. A weak claim (a resident that wants to be back, with no job) sends nobody away.
+    """
+    holders = leases_on(fleet, device)
+    stuck = [lease.worker for lease in holders if fleet.workers[lease.worker].state is WorkerState.UNKILLABLE]
+    if device.state is not DeviceState.OK or stuck:
+        return Blocked(f"{device.id} is {device.state}" + (f": {', '.join(stuck)} cannot be killed" if stuck else ""))
+    if device.handover is not None:
+        return Blocked(f"{device.id} is being handed to {device.handover.worker}")
+    for lease in holders:
+        holder = fleet.workers[lease.worker]
+        if holder.state in _ON_ITS_WAY_OUT and not holder.jobs:
+            continue
+        if not holder.idle:
+            work = f" is busy with {', '.join(holder.jobs)}" if holder.jobs else f" is {holder.state}"
+            return Blocked(f"{holder.name} holds {device.id} and{work}")
+        if weak:
+            return Blocked(f"{holder.name} holds {device.id}")
+    return Begin(holders)
+
+
+def wants_back(worker: Worker, limits: Limits, now_s: float) -> bool:
+    """Return whether a resident without a lease should be up again, if nobody waits for the device."""
+    spec = limits.workers[worker.model]
+    return spec.resident and worker.wanted is Wanted.UP and startable(worker, now_s)
+
+
+def startable(worker: Worker, now_s: float) -> bool:
+    """Return whether a new generation may start now."""
+    match worker.state:
+        case WorkerState.DOWN:
+            return True
+        case WorkerState.BACKOFF | WorkerState.QUARANTINED:
+            return now_s >= worker.retry_at_s
+        case _:
+            return False
+
+
+def device_for(fleet: Fleet, need_bytes: int, margin_bytes: int) -> Device | None:
+    """Return the device with the best fit: the smallest total that can ever hold the need."""
+    fitting = [device for device in fleet.devices.values() if device.total_bytes >= need_bytes + margin_bytes]
+    return min(fitting, key=lambda device: (device.total_bytes, device.id), default=None)
+
+
+def refusal(fleet: Fleet, device: Device, handover: Handover, margin_bytes: int, now_s: float) -> str:
+    """Return why a hand-over that was not proved in time is refused: who holds what, in which state, since when."""
+    need = f"{format_size(handover.need_bytes)} + {format_size(margin_bytes)} margin"
+    sample = device.sample
+    if sample is None:
+        free, used, strangers = f"free memory unknown ({device.proof or 'not read yet'})", {}, []
+    else:
+        free = f"{format_size(sample.free_bytes)} of {format_size(device.total_bytes)} free"
+        used = {holding.worker: holding.used_bytes for holding in sample.holdings}
+        strangers = [holding for holding in sample.holdings if holding.worker is None]
+    parts = [f"{handover.worker} needs {need} on {device.id}, {free}, not proved in {now_s - handover.ordered_at_s:.0f} s"]
+    for lease in leases_on(fleet, device):
+        holder = fleet.workers[lease.worker]
+        pid = f" (pid {holder.process.pid})" if holder.process and holder.process.pid else ""
+        held = format_size(used[lease.worker]) if lease.worker in used else "?"
+        parts.append(f"{holder.name}{pid} holds {held}, {holder.state} for {now_s - holder.since_s:.0f} s")
+    parts += [f"pid {holding.pid}, not ours, uses {format_size(holding.used_bytes)}" for holding in strangers]
+    return "; ".join(parts)

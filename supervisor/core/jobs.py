@@ -1,0 +1,147 @@
+"""The job's states, its place in the queue, and what becomes of it when its worker ends."""
+
+import math
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Final
+
+from msgspec.structs import replace
+
+from supervisor.core.lifecycle import IllegalTransition
+from supervisor.core.limits import JobLimits
+from supervisor.core.model import TERMINAL, Cause, Failure, Job, JobStatus, Reason
+
+
+class Step(StrEnum):
+    """What can happen to a job."""
+
+    ASSIGN = "assign"
+    BEGIN = "begin"
+    RETURN = "return"
+    FINISH = "finish"
+    FAIL = "fail"
+    CANCEL = "cancel"
+    CANCELLED = "cancelled"
+    PAUSE = "pause"
+    PAUSED = "paused"
+    RESUME = "resume"
+
+
+_J, _P = JobStatus, Step
+
+JOB: Final[dict[JobStatus, dict[Step, JobStatus]]] = {
+    _J.QUEUED: {_P.ASSIGN: _J.PREPARING, _P.CANCELLED: _J.CANCELLED, _P.FAIL: _J.FAILED},
+    _J.PREPARING: {
+        _P.BEGIN: _J.RUNNING,
+        _P.RETURN: _J.QUEUED,
+        _P.FINISH: _J.COMPLETED,
+        _P.FAIL: _J.FAILED,
+        _P.CANCEL: _J.CANCELLING,
+        _P.CANCELLED: _J.CANCELLED,
+    },
+    _J.RUNNING: {_P.FINISH: _J.COMPLETED, _P.FAIL: _J.FAILED, _P.RETURN: _J.QUEUED, _P.CANCEL: _J.CANCELLING, _P.PAUSE: _J.PAUSING},
+    _J.PAUSING: {_P.PAUSED: _J.PAUSED, _P.FINISH: _J.COMPLETED, _P.FAIL: _J.FAILED, _P.RETURN: _J.QUEUED, _P.CANCEL: _J.CANCELLING},
+    _J.PAUSED: {_P.RESUME: _J.QUEUED, _P.CANCELLED: _J.CANCELLED},
+    _J.CANCELLING: {_P.CANCELLED: _J.CANCELLED, _P.FINISH: _J.COMPLETED, _P.FAIL: _J.FAILED},
+    _J.COMPLETED: {},
+    _J.FAILED: {},
+    _J.CANCELLED: {},
+}
+
+RELEASING: Final = "releasing"
+"""The phase of a cancelled job whose work has ended and whose memory is being measured."""
+
+POISON_AT: Final = 3
+"""A third worker killed by one job poisons it."""
+
+
+def advance(job: Job, step: Step, wall_s: float) -> Job:
+    """Return the job after the step, its wall times kept. Raises IllegalTransition where the table has no such move: ended jobs never change."""
+    status = JOB[job.status].get(step)
+    if status is None:
+        raise IllegalTransition(f"job {job.id} attempt {job.attempt} is {job.status}: no move by {step}")
+    job = replace(job, status=status)
+    if step is Step.BEGIN and job.started_wall is None:
+        job = replace(job, started_wall=wall_s)
+    if status in TERMINAL:
+        job = replace(job, completed_wall=wall_s, critical="")
+    return job
+
+
+def aged_priority(job: Job, limits: JobLimits, now_s: float) -> int:
+    """Return the job's priority after it gained one level for each age_step that it waited. 0 is the most urgent."""
+    return max(0, job.priority - math.floor((now_s - job.queued_at_s) / limits.age_step_s))
+
+
+def rank(job: Job, limits: JobLimits, now_s: float) -> tuple[int, float, str]:
+    """Return the job's place: the most urgent first, then the longest waiting."""
+    return aged_priority(job, limits, now_s), job.queued_at_s, job.id
+
+
+def in_order(jobs: Iterable[Job], limits: JobLimits, now_s: float) -> list[Job]:
+    """Return the queued ones of these jobs, the next first."""
+    return sorted((job for job in jobs if job.status is JobStatus.QUEUED), key=lambda job: rank(job, limits, now_s))
+
+
+def returned(job: Job, reason: Reason, message: str, now_s: float, wall_s: float) -> Job:
+    """Return the job as it goes back to the queue, for another attempt in another process. It keeps its age."""
+    job = advance(job, Step.RETURN, wall_s)
+    return replace(
+        job,
+        reason=reason,
+        message=message,
+        worker=None,
+        device=None,
+        phase="",
+        critical="",
+        sent_at_s=None,
+        begun_at_s=None,
+        progress_at_s=None,
+        level_bytes=None,
+        queued_at_s=min(job.queued_at_s, now_s),
+    )
+
+
+REASON_OF_CAUSE: Final = {
+    Cause.STALL: Reason.STALLED,
+    Cause.SILENT: Reason.SILENT,
+    Cause.MEMORY: Reason.MEMORY_LIMIT,
+    Cause.START_TIMEOUT: Reason.START_TIMEOUT,
+    Cause.SPAWN_FAILED: Reason.WORKER_CRASH,
+    Cause.CRASH: Reason.WORKER_CRASH,
+    Cause.ADOPTED_GONE: Reason.LOST,
+}
+
+BUDGET_OF_CAUSE: Final = {
+    Cause.STALL: "stall",
+    Cause.SILENT: "stall",
+    Cause.MEMORY: "memory",
+    Cause.START_TIMEOUT: "crash",
+    Cause.SPAWN_FAILED: "crash",
+    Cause.CRASH: "crash",
+    Cause.ADOPTED_GONE: "lost",
+}
+
+
+def after_worker_end(job: Job, cause: Cause, failure: Failure, limits: JobLimits, now_s: float, wall_s: float) -> Job:  # noqa: PLR0917
+    """Return the job after its worker ended by an unplanned cause: back in the queue while that cause's budget lasts, else failed."""
+    budget = BUDGET_OF_CAUSE[cause]
+    tries = {**job.tries, budget: job.tries.get(budget, 0) + 1}
+    job = replace(job, tries=tries)
+    if tries[budget] <= limits.retries.for_cause(budget) and job.attempt < job.max_attempts:
+        return returned(job, Reason.WAITING_FOR_WORKER, f"attempt {job.attempt} ended: {failure.message}", now_s, wall_s)
+    if cause is Cause.CRASH and job.sent_at_s is not None and tries[budget] >= POISON_AT:  # one that no worker ever had killed none
+        failure = replace(failure, reason=Reason.POISON, message=f"it ended {tries[budget]} workers, the last time: {failure.message}")
+    return failed(job, failure, wall_s)
+
+
+def failed(job: Job, failure: Failure, wall_s: float) -> Job:
+    """Return the job with its death certificate."""
+    failure = replace(failure, phase=failure.phase or job.phase)
+    return replace(advance(job, Step.FAIL, wall_s), reason=failure.reason, message=failure.message, error=failure)
+
+
+def noun(kind: str) -> str:
+    """Return what a job of this kind is called in a sentence."""
+    last = kind.rpartition(".")[2]
+    return {"train": "Training", "propagate": "Propagation"}.get(last, "Job")

@@ -1,0 +1,56 @@
+"""The supervisor's own absence (frozen, suspended, swapped out) taken off every clock that ran meanwhile."""
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from supervisor.core.model import Device, Job, Worker
+from supervisor.core.turn import Turn
+
+LAG_WORTH_SAYING_S: Final = 2.0
+
+
+def forgive(turn: Turn, lag_s: float) -> None:
+    """Set all clocks back by lag_s: beats that nobody could read were not missed, and a proof that nobody could make did not fail."""
+    fleet, now_s = turn.fleet, turn.now_s
+    turn.fleet = replace(
+        fleet,
+        workers={name: _worker(worker, lag_s, now_s) for name, worker in fleet.workers.items()},
+        jobs={name: _job(job, lag_s, now_s) for name, job in fleet.jobs.items()},
+        devices={name: _device(device, lag_s, now_s) for name, device in fleet.devices.items()},
+    )
+    if lag_s >= LAG_WORTH_SAYING_S:
+        turn.announce("supervisor_frozen", reason=f"held up for {lag_s:.1f} s; all clocks were set back by as much")
+
+
+def _later(at_s: float, lag_s: float, now_s: float) -> float:
+    """Return the instant, later by the lag; what was heard since the supervisor woke is as fresh as can be."""
+    return min(now_s, at_s + lag_s)
+
+
+def _worker(worker: Worker, lag_s: float, now_s: float) -> Worker:
+    process, stop = worker.process, worker.stop
+    if process is not None:
+        beat_at_s = None if process.beat_at_s is None else _later(process.beat_at_s, lag_s, now_s)
+        worker = replace(worker, process=replace(process, spawned_at_s=_later(process.spawned_at_s, lag_s, now_s), beat_at_s=beat_at_s))
+    if stop is not None:
+        term_at_s = None if stop.term_at_s is None else _later(stop.term_at_s, lag_s, now_s)
+        killed_at_s = None if stop.killed_at_s is None else _later(stop.killed_at_s, lag_s, now_s)
+        worker = replace(worker, since_s=_later(worker.since_s, lag_s, now_s), stop=replace(stop, term_at_s=term_at_s, killed_at_s=killed_at_s))
+    return worker
+
+
+def _job(job: Job, lag_s: float, now_s: float) -> Job:
+    if job.sent_at_s is None:
+        return job
+    return replace(
+        job,
+        sent_at_s=_later(job.sent_at_s, lag_s, now_s),
+        progress_at_s=None if job.progress_at_s is None else _later(job.progress_at_s, lag_s, now_s),
+        cancel_at_s=None if job.cancel_at_s is None else _later(job.cancel_at_s, lag_s, now_s),
+    )
+
+
+def _device(device: Device, lag_s: float, now_s: float) -> Device:
+    handover = device.handover
+    return device if handover is None else replace(device, handover=replace(handover, ordered_at_s=_later(handover.ordered_at_s, lag_s, now_s)))

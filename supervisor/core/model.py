@@ -1,0 +1,362 @@
+"""The fleet: everything Warden knows in one frozen value. Instants (`_at_s`) are monotonic seconds, sizes are bytes."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final, NewType
+
+from msgspec import Struct, field
+
+from supervisor.core.limits import JSONValue
+
+WorkerName = NewType("WorkerName", str)
+JobId = NewType("JobId", str)
+LeaseId = NewType("LeaseId", str)
+DeviceId = NewType("DeviceId", str)
+
+
+class WorkerState(StrEnum):
+    """Where a worker is; the table of moves is in `lifecycle`."""
+
+    DOWN = "down"
+    STARTING = "starting"
+    READY = "ready"
+    BUSY = "busy"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    EXITED = "exited"
+    BACKOFF = "backoff"
+    QUARANTINED = "quarantined"
+    UNKILLABLE = "unkillable"
+
+
+class Wanted(StrEnum):
+    """Where the operator wants a worker."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+class JobStatus(StrEnum):
+    """Where a job is; the table of moves is in `jobs`."""
+
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL: Final = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
+AT_WORK: Final = frozenset({JobStatus.PREPARING, JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CANCELLING})
+WITH_PROCESS: Final = frozenset({WorkerState.STARTING, WorkerState.READY, WorkerState.BUSY, WorkerState.DRAINING, WorkerState.STOPPING})
+
+
+class Reason(StrEnum):
+    """Why a job waits, or why it ended without a result. A closed set: it is part of the contract."""
+
+    NONE = ""
+    WAITING_FOR_WORKER = "waiting_for_worker"
+    WAITING_FOR_GPU = "waiting_for_gpu"
+    WAITING_FOR_MEMORY = "waiting_for_memory"
+    SCHEDULED = "scheduled"
+    RETRY_BACKOFF = "retry_backoff"
+    HELD = "held"
+    USER_ERROR = "user_error"
+    BAD_INPUT = "bad_input"
+    STALLED = "stalled"
+    SILENT = "silent"
+    START_TIMEOUT = "start_timeout"
+    DEADLINE = "deadline"
+    MEMORY_LIMIT = "memory_limit"
+    MEMORY_EMERGENCY = "memory_emergency"
+    OOM_KERNEL = "oom_kernel"
+    GPU_REFUSED = "gpu_refused"
+    GPU_OOM = "gpu_oom"
+    GPU_ERROR = "gpu_error"
+    WORKER_CRASH = "worker_crash"
+    LOST = "lost"
+    POISON = "poison"
+    SHUTDOWN = "shutdown"
+
+
+class Cause(StrEnum):
+    """Why a process ended, as the restart counters name it. CANCEL and IDLE are planned ends that need no counter of their own."""
+
+    CRASH = "crash"
+    STALL = "stall"
+    SILENT = "silent"
+    MEMORY = "memory"
+    START_TIMEOUT = "start_timeout"
+    SPAWN_FAILED = "spawn_failed"
+    RECYCLE = "recycle"
+    OPERATOR = "operator"
+    HANDOVER = "handover"
+    ADOPTED_GONE = "adopted_gone"
+    CANCEL = "cancel"
+    IDLE = "idle"
+    SHUTDOWN = "shutdown"
+
+
+PLANNED: Final = frozenset({Cause.RECYCLE, Cause.OPERATOR, Cause.HANDOVER, Cause.CANCEL, Cause.IDLE, Cause.SHUTDOWN})
+
+
+class LeaseState(StrEnum):
+    """Where a right to a device is."""
+
+    WAITING = "waiting"
+    HELD = "held"
+    YIELDING = "yielding"
+    COOLING = "cooling"
+    FREE = "free"
+    STALE = "stale"
+    CONTAMINATED = "contaminated"
+
+
+class DeviceState(StrEnum):
+    """Whether a device can be given to anyone."""
+
+    OK = "ok"
+    LOST = "lost"
+    QUARANTINED = "quarantined"
+    UNVERIFIABLE = "unverifiable"
+    UNRESPONSIVE = "unresponsive"
+
+
+class Exit(Struct, frozen=True):
+    """How a process ended. kind: code, signal, spawn_failed or unknown (an exit that nobody could read)."""
+
+    kind: str
+    number: int = 0
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        match self.kind:
+            case "code":
+                return f"exit code {self.number}"
+            case "signal":
+                return f"killed by signal {self.number}{f' ({self.detail})' if self.detail else ''}"
+            case "spawn_failed":
+                return f"could not be started: {self.detail}"
+            case _:
+                return "exit unknown"
+
+
+class Evidence(Struct, frozen=True, kw_only=True):
+    """What was seen of a worker just before it was killed."""
+
+    stack: str = ""
+    process: str = ""  # state and wait channel from /proc
+    log_tail: tuple[str, ...] = ()
+
+
+class Stop(Struct, frozen=True, kw_only=True):
+    """An order to leave that was given to a process, and how far down the ladder it is."""
+
+    cause: Cause
+    reason: str
+    ordered_at_s: float
+    job: JobId | None = None  # the job whose clock expired; the others of that worker are not to blame
+    term_at_s: float | None = None  # when SIGTERM was sent; None while drained or while evidence is gathered
+    killed_at_s: float | None = None
+    evidence: Evidence | None = None
+
+
+class Process(Struct, frozen=True, kw_only=True):
+    """The process in a worker's place now."""
+
+    spawned_at_s: float
+    pid: int | None = None
+    hello_at_s: float | None = None
+    ready_at_s: float | None = None
+    beat_at_s: float | None = None
+    device_bytes: int | None = None
+    moved: bool = False  # some job of this generation made progress
+
+
+class Worker(Struct, frozen=True, kw_only=True):
+    """A named place for one model. It lives across restarts; a generation is the process now in it."""
+
+    name: WorkerName
+    model: str
+    state: WorkerState = WorkerState.DOWN
+    wanted: Wanted = Wanted.UP
+    since_s: float = 0.0
+    generation: int = 0
+    process: Process | None = None
+    jobs: tuple[JobId, ...] = ()
+    stop: Stop | None = None
+    exit: Exit | None = None
+    failures: int = 0  # in a row, without progress between
+    retry_at_s: float = 0.0
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    last_reason: str = ""
+    note: str = ""  # what it said as it got ready
+    last_error: str = ""  # the last error that it told of by itself
+    memory_bytes: int | None = None
+
+    def ends_by_fault_of(self, job: JobId) -> bool:
+        """Return True when it is being stopped for something that this job is to blame for, whatever it may still say about the job."""
+        return self.stop is not None and self.stop.cause not in PLANNED and self.stop.job in {None, job}
+
+    @property
+    def idle(self) -> bool:
+        """True when it could leave without any work being lost."""
+        return not self.jobs and self.state in (WorkerState.STARTING, WorkerState.READY)
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """Why a job has no result: the death certificate."""
+
+    reason: Reason
+    message: str
+    evidence: str = ""
+    phase: str = ""
+    stack: str = ""
+    log_tail: tuple[str, ...] = ()
+
+
+class Receipt(Struct, frozen=True, kw_only=True):
+    """What a cancel gave back, measured."""
+
+    freed_bytes: int
+    took_s: float
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """A unit of work from the queue. `_wall` are seconds since 1970 for people; they are never compared with instants."""
+
+    id: JobId
+    kind: str
+    params: JSONValue = None
+    status: JobStatus = JobStatus.QUEUED
+    reason: Reason = Reason.NONE
+    message: str = ""
+    priority: int = 10
+    attempt: int = 0
+    max_attempts: int = 1
+    worker: WorkerName | None = None
+    device: DeviceId | None = None
+    phase: str = ""
+    done: float = 0.0
+    total: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    critical: str = ""
+    tries: Mapping[str, int] = field(default_factory=dict)
+    created_wall: float = 0.0
+    started_wall: float | None = None
+    completed_wall: float | None = None
+    result: JSONValue = None
+    error: Failure | None = None
+    receipt: Receipt | None = None
+    retry_of: JobId | None = None
+    queued_at_s: float = 0.0
+    sent_at_s: float | None = None
+    begun_at_s: float | None = None
+    progress_at_s: float | None = None
+    cancel_at_s: float | None = None
+    level_bytes: int | None = None  # what its worker held just before the work began
+    peak_bytes: int | None = None  # what its worker held when the cancel came
+
+    @property
+    def live(self) -> bool:
+        """True until the job is in a state that never changes."""
+        return self.status not in TERMINAL
+
+    @property
+    def progress(self) -> float:
+        """Percent, 0 to 100; 100 only together with completed."""
+        if self.status is JobStatus.COMPLETED:
+            return 100.0
+        return min(99.0, 100.0 * self.done / self.total) if self.total > 0 else 0.0
+
+
+class Holding(Struct, frozen=True):
+    """What one process tree uses of a device. worker is None for one that is not ours."""
+
+    worker: WorkerName | None
+    pid: int
+    used_bytes: int
+
+
+class DeviceSample(Struct, frozen=True, kw_only=True):
+    """One reading of a device."""
+
+    used_bytes: int
+    free_bytes: int
+    holdings: tuple[Holding, ...] = ()
+
+
+class Handover(Struct, frozen=True, kw_only=True):
+    """A device on its way to a worker: who leaves for it, and what was proved so far, each step with its time."""
+
+    lease: LeaseId
+    worker: WorkerName
+    job: JobId | None
+    leaving: tuple[WorkerName, ...]
+    need_bytes: int
+    ordered_at_s: float
+    exited_at_s: float | None = None  # the last leader of those who leave was reaped
+    gone_at_s: float | None = None  # their trees were proved empty
+    back_at_s: float | None = None  # the first reading with enough free
+    proved_at_s: float | None = None  # the second one
+    polls: int = 0
+    spawned_at_s: float | None = None
+
+
+class Device(Struct, frozen=True, kw_only=True):
+    """A card, or the host's RAM standing for one."""
+
+    id: DeviceId
+    name: str
+    backend: str
+    total_bytes: int
+    state: DeviceState = DeviceState.OK
+    proof: str = ""  # how its memory is proved to be free
+    trouble: str = ""  # why the last reading failed
+    sample: DeviceSample | None = None
+    handover: Handover | None = None
+    last_handover: Handover | None = None
+    hold_off_until_s: float = 0.0  # after a refusal nobody returns by itself before this
+    look_at_s: float = 0.0  # when the reading that was ordered last is due
+
+
+class Lease(Struct, frozen=True, kw_only=True):
+    """A worker's right to a device: it lives as long as the process that it was granted for."""
+
+    id: LeaseId
+    device: DeviceId
+    worker: WorkerName
+    need_bytes: int
+    priority: int
+    state: LeaseState
+    since_s: float
+    fence: int = 0
+
+
+class Fleet(Struct, frozen=True, kw_only=True):
+    """The whole snapshot. Live jobs only; ended ones are in the store."""
+
+    workers: Mapping[WorkerName, Worker] = field(default_factory=dict)
+    jobs: Mapping[JobId, Job] = field(default_factory=dict)
+    leases: Mapping[LeaseId, Lease] = field(default_factory=dict)
+    devices: Mapping[DeviceId, Device] = field(default_factory=dict)
+    fence: int = 0  # the last one given out; they only rise
+    serial: int = 0  # numbers leases
+    dropped: int = 0  # messages of an old generation or attempt
+    stopping_since_s: float | None = None
+    stopping_now: bool = False
+    wall_offset_s: float = 0.0  # wall clock minus monotonic, refreshed by every tick
+    available_bytes: int | None = None
+    health_said_at_s: float = float("-inf")
+
+    def lease_of(self, worker: WorkerName) -> Lease | None:
+        """Return the worker's lease in whatever state, or None."""
+        for lease in self.leases.values():
+            if lease.worker == worker:
+                return lease
+        return None

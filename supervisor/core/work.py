@@ -1,0 +1,252 @@
+"""Jobs as they go through a worker: submitted, begun, moving, ended, cancelled."""
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from supervisor.core import generations, handover
+from supervisor.core.actions import Announce, AnyAction, MeasureRelease, Reply, SendCancel, SendStored
+from supervisor.core.events import (
+    BeatHeard,
+    CancelRequested,
+    JobAccepted,
+    JobEnded,
+    JobFinished,
+    JobProgress,
+    JobSubmitted,
+    LevelMeasured,
+    ReleaseMeasured,
+    SaveFailed,
+    SupervisorStarted,
+)
+from supervisor.core.health import CANCEL_GRACE_S
+from supervisor.core.jobs import RELEASING, Step, advance, after_worker_end, failed, returned
+from supervisor.core.lifecycle import Signal, may
+from supervisor.core.lifecycle import advance as move
+from supervisor.core.model import AT_WORK, Cause, Failure, Job, JobId, JobStatus, Reason, Receipt, Worker, WorkerState
+from supervisor.core.turn import Turn
+from supervisor.units import format_size
+
+_TEN_PERCENT: Final = 10
+_REASONS: Final = {reason.value: reason for reason in (Reason.BAD_INPUT, Reason.USER_ERROR, Reason.GPU_OOM, Reason.GPU_ERROR, Reason.MEMORY_EMERGENCY)}
+
+
+def submitted(turn: Turn, event: JobSubmitted) -> None:
+    """Take a job into the queue; whoever asked hears so once it is on disk."""
+    queued = sum(1 for job in turn.fleet.jobs.values() if job.status is JobStatus.QUEUED)
+    if turn.fleet.stopping_since_s is not None:
+        turn.act(Reply(request=event.request, error="busy", message="the supervisor is stopping: submit again when it runs"))
+    elif queued >= turn.limits.jobs.max_queued:
+        turn.act(Reply(request=event.request, error="busy", message=f"the queue is full, jobs.max_queued is {turn.limits.jobs.max_queued}: try later"))
+    else:
+        job = replace(event.job, queued_at_s=turn.now_s, created_wall=turn.wall_s)
+        accepted = Reply(request=event.request, job=job.id)
+        turn.save_job(job, accepted, _said(turn, job, "job_queued"), refuse_to=event.request)
+
+
+def recovered(turn: Turn, event: SupervisorStarted) -> None:
+    """Take the live jobs of the store: what was at work when the last supervisor ended waits for another attempt."""
+    for found in event.jobs:
+        job = replace(found, queued_at_s=min(found.queued_at_s, turn.now_s))
+        if job.status is JobStatus.CANCELLING:
+            job = replace(advance(job, Step.CANCELLED, turn.wall_s), message="the supervisor ended before its cancel was done", phase="")
+            turn.save_job(job, _said(turn, job, "job_cancelled", job.message))
+        elif job.status in AT_WORK:
+            lost = Failure(reason=Reason.LOST, message="the supervisor ended while it was at work", phase=job.phase)
+            job = after_worker_end(job, Cause.ADOPTED_GONE, lost, turn.limits.jobs, turn.now_s, turn.wall_s)
+            turn.save_job(job, _said(turn, job, "job_failed" if job.error else "job_retried", job.message))
+        else:
+            turn.put_job(job)
+
+
+def save_failed(turn: Turn, event: SaveFailed) -> None:
+    """A write failed: a new job is refused, every other write is tried again by the runtime."""
+    turn.announce("store_failed", job=event.job, reason=event.error)
+    job = turn.fleet.jobs.get(event.job)
+    if event.refuse_to:
+        turn.act(Reply(request=event.refuse_to, error="failed", message=f"the job could not be written down, so it was not taken: {event.error}"))
+        if job is not None and job.sent_at_s is not None:  # a worker was faster than the disk: stop it, as if the job had been cancelled
+            _ask_to_stop(turn, job, "refused, because it could not be written down")
+        elif job is not None:
+            _take_from_worker(turn, job)
+            turn.forget_job(job.id)
+
+
+def accepted(turn: Turn, worker: Worker, event: JobAccepted) -> None:
+    """The work begins."""
+    job = _current(turn, worker, event.job, event.attempt)
+    stored = SendStored(worker=worker.name, generation=worker.generation, job=event.job, attempt=event.attempt, what="accepted")
+    if job is None or job.status is not JobStatus.PREPARING:
+        turn.act(stored)
+        return
+    job = replace(advance(job, Step.BEGIN, turn.wall_s), reason=Reason.NONE, message="", phase="", begun_at_s=turn.now_s, progress_at_s=turn.now_s)
+    turn.save_job(job, stored, _said(turn, job, "job_started"))
+    turn.wake_in(turn.spec(worker).watchdog.stall_after_s)
+
+
+def beat(turn: Turn, worker: Worker, event: BeatHeard) -> None:
+    """The process lives; whether its jobs move is another matter."""
+    if worker.process is None:
+        return
+    process = replace(worker.process, beat_at_s=turn.now_s, device_bytes=event.device_bytes)
+    for progress in event.jobs:
+        job = _current(turn, worker, progress.job, progress.attempt)
+        if job is not None and job.begun_at_s is not None:
+            moved = (progress.phase, progress.done) != (job.phase, job.done)
+            if moved:
+                process = replace(process, moved=True)
+            _progress(turn, worker, job, progress, moved=moved)
+    turn.put_worker(replace(worker, process=process))
+
+
+def _progress(turn: Turn, worker: Worker, job: Job, progress: JobProgress, *, moved: bool) -> None:
+    was = job
+    job = replace(
+        job,
+        phase=progress.phase if job.status is JobStatus.RUNNING else job.phase,
+        done=progress.done,
+        total=progress.total,
+        metrics=progress.metrics,
+        critical=progress.critical,
+        progress_at_s=turn.now_s if moved else job.progress_at_s,
+    )
+    turn.put_job(job)
+    if moved and (job.phase != was.phase or job.progress // _TEN_PERCENT > was.progress // _TEN_PERCENT):
+        fields = {"phase": job.phase, "progress": round(job.progress, 1), "done": job.done, "total": job.total, **job.metrics}
+        turn.announce("job_progress", job=job.id, worker=worker.name, fields=fields)
+
+
+def finished(turn: Turn, worker: Worker, event: JobFinished) -> None:
+    """The work has its result. A cancel that came too late does not undo it."""
+    job = _current(turn, worker, event.job, event.attempt)
+    stored = SendStored(worker=worker.name, generation=worker.generation, job=event.job, attempt=event.attempt, what="result")
+    if job is None or job.phase == RELEASING:
+        turn.act(stored)
+        return
+    _take_from_worker(turn, job)
+    job = replace(advance(job, Step.FINISH, turn.wall_s), result=event.value, reason=Reason.NONE, message="", phase="", done=job.total or job.done)
+    took_s = turn.now_s - (job.begun_at_s or turn.now_s)
+    turn.save_job(job, stored, turn.announcement("job_completed", job=job.id, worker=worker.name, fields={"kind": job.kind, "took_s": took_s, **job.metrics}))
+
+
+def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:
+    """The work ended without a result."""
+    job = _current(turn, worker, event.job, event.attempt)
+    stored = SendStored(worker=worker.name, generation=worker.generation, job=event.job, attempt=event.attempt, what="failed")
+    leaving = event.reason in {"shutdown", "cancelled"}
+    if job is None or job.phase == RELEASING or (leaving and worker.ends_by_fault_of(job.id)):  # the last: settled when its tree is gone
+        turn.act(stored)
+    elif job.status is JobStatus.CANCELLING:
+        _release(turn, worker, job, stored)
+    elif leaving:  # the work stopped because its worker leaves: nobody asked for the job to end
+        _take_from_worker(turn, job)
+        why = worker.stop.reason if worker.stop else event.error
+        job = turn.save_job(returned(job, Reason.WAITING_FOR_WORKER, f"its worker left: {why}", turn.now_s, turn.wall_s), stored)
+        turn.announce("job_returned", job=job.id, worker=worker.name, reason=job.message)
+        if worker.stop is None and event.reason == "shutdown":  # let it go before it is given another job
+            generations.order_leave(turn, turn.fleet.workers[worker.name], Cause.OPERATOR, "it was told to leave by somebody else")
+    else:
+        _take_from_worker(turn, job)
+        reason = _REASONS.get(event.reason, Reason.USER_ERROR)
+        job = failed(job, Failure(reason=reason, message=event.error or event.reason, phase=job.phase, stack=event.stack), turn.wall_s)
+        turn.save_job(job, stored, _said(turn, job, "job_failed", job.message))
+
+
+def _release(turn: Turn, worker: Worker, job: Job, stored: SendStored) -> None:
+    """A cancelled job's work has ended; it is cancelled once the memory was seen to be back."""
+    if turn.spec(worker).gpu_bytes and job.level_bytes is not None:
+        turn.save_job(replace(job, phase=RELEASING), stored)
+        at_most = job.level_bytes + turn.limits.gpu.margin_bytes
+        turn.act(MeasureRelease(worker=worker.name, generation=worker.generation, job=job.id, at_most_bytes=at_most))
+    else:
+        _cancelled(turn, worker, job, freed_bytes=0, message="", stored=stored)
+
+
+def released(turn: Turn, worker: Worker, event: ReleaseMeasured) -> None:
+    """The memory after a cancel was read: at the level before the job, or not."""
+    job = turn.fleet.jobs.get(event.job)
+    if job is None or job.status is not JobStatus.CANCELLING or job.worker != worker.name:
+        return
+    freed = max(0, (job.peak_bytes or 0) - event.used_bytes)
+    held = f"{format_size(event.used_bytes)} still held, {format_size(job.level_bytes or 0)} before the job"
+    message = "" if event.proved else f"{held}: its process is ended to give it back"
+    _cancelled(turn, worker, job, freed_bytes=freed, message=message)
+    if not event.proved:
+        generations.order_leave(turn, turn.fleet.workers[worker.name], Cause.CANCEL, message)
+
+
+def _cancelled(turn: Turn, worker: Worker, job: Job, *, freed_bytes: int, message: str, stored: SendStored | None = None) -> None:
+    _take_from_worker(turn, job)
+    receipt = Receipt(freed_bytes=freed_bytes, took_s=turn.now_s - (job.cancel_at_s or turn.now_s))
+    job = replace(advance(job, Step.CANCELLED, turn.wall_s), receipt=receipt, message=message, phase="")
+    fields = {"kind": job.kind, "freed_bytes": freed_bytes, "took_s": receipt.took_s}
+    then = turn.announcement("job_cancelled", job=job.id, worker=worker.name, reason=message, fields=fields)
+    turn.save_job(job, *((stored, then) if stored else (then,)))
+
+
+def level_measured(turn: Turn, event: LevelMeasured) -> None:
+    """Keep what the worker held before the work, or as the cancel came."""
+    job = turn.fleet.jobs.get(event.job)
+    if job is not None:
+        turn.put_job(replace(job, level_bytes=event.used_bytes) if event.moment == "before" else replace(job, peak_bytes=event.used_bytes))
+
+
+def cancel(turn: Turn, event: CancelRequested) -> None:
+    """End a job: at once while no work has begun, else when its work has stopped and its memory is back."""
+    job = turn.fleet.jobs.get(event.job)
+    if job is None:
+        turn.act(Reply(request=event.request, error="unknown", message=f"no live job {event.job}"))
+        return
+    reply = Reply(request=event.request, job=job.id)
+    if job.status is JobStatus.CANCELLING:
+        turn.act(reply)
+    elif job.sent_at_s is not None:
+        _ask_to_stop(turn, job, "asked to stop", reply)
+    else:
+        _take_from_worker(turn, job)
+        nothing = Receipt(freed_bytes=0, took_s=0.0)
+        job = replace(advance(job, Step.CANCELLED, turn.wall_s), receipt=nothing, reason=Reason.NONE, message="before its work began", phase="")
+        turn.save_job(job, reply, _said(turn, job, "job_cancelled", job.message))
+
+
+def _ask_to_stop(turn: Turn, job: Job, message: str, *then: AnyAction) -> None:
+    job = replace(advance(job, Step.CANCEL, turn.wall_s), cancel_at_s=turn.now_s, message=message)
+    if job.worker is not None:
+        sent = SendCancel(worker=job.worker, generation=turn.fleet.workers[job.worker].generation, job=job.id, attempt=job.attempt)
+        turn.save_job(job, *then, sent)
+    turn.wake_in(CANCEL_GRACE_S)
+
+
+def hand_back(turn: Turn, job: Job, why: str) -> None:
+    """Put a job whose work has not begun back into the queue."""
+    _take_from_worker(turn, job)
+    turn.save_job(returned(job, Reason.WAITING_FOR_WORKER, why, turn.now_s, turn.wall_s))
+
+
+def _take_from_worker(turn: Turn, job: Job) -> None:
+    """The worker has one job less; a hand-over that was for it alone is given up."""
+    worker = turn.fleet.workers.get(job.worker) if job.worker else None
+    if worker is None or job.id not in worker.jobs:
+        return
+    worker = replace(worker, jobs=tuple(name for name in worker.jobs if name != job.id))
+    if not worker.jobs and worker.state is WorkerState.BUSY and may(worker, Signal.IDLE):
+        worker = move(worker, Signal.IDLE, turn.now_s)
+    elif not worker.jobs and worker.state is WorkerState.DRAINING:
+        worker = replace(worker, since_s=turn.now_s)  # its grace runs from here
+        turn.wake_in(turn.spec(worker).watchdog.stop_grace_s)
+    turn.put_worker(worker)
+    if not worker.jobs and not turn.spec(worker).resident:
+        handover.withdraw(turn, worker.name)
+
+
+def _current(turn: Turn, worker: Worker, job: JobId, attempt: int) -> Job | None:
+    """Return the job if this worker works on this attempt of it; a late report of another is dropped and counted."""
+    found = turn.fleet.jobs.get(job)
+    if found is not None and found.attempt == attempt and found.worker == worker.name:
+        return found
+    turn.fleet = replace(turn.fleet, dropped=turn.fleet.dropped + 1)
+    return None
+
+
+def _said(turn: Turn, job: Job, event: str, reason: str = "") -> Announce:
+    return turn.announcement(event, job=job.id, worker=job.worker, reason=reason, fields={"kind": job.kind, "attempt": job.attempt})

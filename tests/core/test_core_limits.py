@@ -1,0 +1,88 @@
+"""Rules between limits: both edges of each, and a sentence that says where."""
+
+import pytest
+from msgspec.structs import replace
+
+from supervisor.core.limits import GIB, MIB, GpuLimits, JobLimits, Limits, MemoryLimits, Retries, SupervisorLimits, Watchdog, WorkerSpec, conflicts
+
+SAM = WorkerSpec(command=("sam",), serves=("sam.propagate",), gpu_bytes=14 * GIB)
+
+
+def limits(**changes: object) -> Limits:
+    return replace(Limits(workers={"sam": SAM}), **changes)
+
+
+def spec(**changes: object) -> Limits:
+    return limits(workers={"sam": replace(SAM, **changes)})
+
+
+GOOD = [
+    ("the defaults", limits()),
+    ("no worker", Limits()),
+    ("shutdown_grace equal to stop_grace", limits(supervisor=SupervisorLimits(shutdown_grace_s=30))),
+    ("margin zero", limits(gpu=GpuLimits(margin_bytes=0))),
+    ("need and margin exactly the budget", spec(gpu_bytes=16 * GIB - 256 * MIB)),
+    ("no device and no need", Limits(gpu=GpuLimits(backend="none"), workers={"sam": replace(SAM, gpu_bytes=0)})),
+    ("backoff_first equal to backoff_max", limits(watchdog=Watchdog(backoff_first_s=300))),
+    ("a grace of zero", limits(watchdog=Watchdog(stop_grace_s=0))),
+    ("a program that does not speak and serves nothing", spec(serves=(), progress="none")),
+    ("oom_score_adj at its edges", Limits(workers={"a": WorkerSpec(command=("x",), oom_score_adj=1000), "b": WorkerSpec(command=("x",), oom_score_adj=-1000)})),
+    ("one of everything", limits(jobs=JobLimits(max_running=1, max_queued=1))),
+]
+BAD = [
+    ("shutdown_grace under stop_grace", limits(supervisor=SupervisorLimits(shutdown_grace_s=29.9)), "supervisor", "shutdown_grace_s", "longest stop_grace, 30 s"),
+    (
+        "shutdown_grace under a worker's own stop_grace",
+        spec(watchdog=Watchdog(stop_grace_s=90)),
+        "supervisor",
+        "shutdown_grace_s",
+        "longest stop_grace, 90 s",
+    ),
+    ("margin as large as the budget", Limits(gpu=GpuLimits(host_budget_bytes=MIB, margin_bytes=MIB)), "gpu", "margin_bytes", "below gpu.host_budget"),
+    ("need over the budget", spec(gpu_bytes=16 * GIB - 256 * MIB + 1), "workers.sam", "gpu_bytes", "never be granted"),
+    ("a need without a device", limits(gpu=GpuLimits(backend="none")), "workers.sam", "gpu_bytes", 'backend is "none"'),
+    ("jobs for a program that does not speak", spec(progress="none"), "workers.sam", "progress", 'must be "sdk"'),
+    ("one kind twice", Limits(workers={"a": SAM, "b": SAM}), "workers.b", "serves", "served by workers.a already"),
+    ("a duration of zero", limits(memory=MemoryLimits(look_every_s=0)), "memory", "look_every_s", "above zero"),
+    ("a duration below zero in a worker", spec(watchdog=Watchdog(stall_after_s=-1)), "workers.sam", "stall_after_s", "above zero"),
+    ("a size of zero", limits(gpu=GpuLimits(host_budget_bytes=0)), "gpu", "host_budget_bytes", "above zero"),
+    ("no log kept", limits(supervisor=SupervisorLimits(log_keep=0)), "supervisor", "log_keep", "at least 1"),
+    ("set aside at once", limits(watchdog=Watchdog(quarantine_after=0)), "watchdog", "quarantine_after", "at least 1"),
+    ("nothing may run", limits(jobs=JobLimits(max_running=0)), "jobs", "max_running", "at least 1"),
+    ("nothing may wait", limits(jobs=JobLimits(max_queued=0)), "jobs", "max_queued", "at least 1"),
+    ("backoff_first over backoff_max", limits(watchdog=Watchdog(backoff_first_s=301)), "watchdog", "backoff_first_s", "above backoff_max"),
+    ("a negative budget", limits(jobs=JobLimits(retries=Retries(lost=-1))), "jobs", "retries", "lost must not be below zero"),
+    ("no replica", spec(replicas=0), "workers.sam", "replicas", "at least 1"),
+    ("no job at once", spec(concurrency=0), "workers.sam", "concurrency", "at least 1"),
+    ("no command", spec(command=()), "workers.sam", "command", "name a program"),
+    ("oom_score_adj too high", spec(oom_score_adj=1001), "workers.sam", "oom_score_adj", "-1000 to 1000"),
+    ("oom_score_adj too low", spec(oom_score_adj=-1001), "workers.sam", "oom_score_adj", "-1000 to 1000"),
+]
+
+
+@pytest.mark.parametrize(("what", "good"), GOOD, ids=[row[0] for row in GOOD])
+def test_limits_that_go_together_have_no_conflict(what: str, good: Limits) -> None:
+    assert list(conflicts(good)) == []
+
+
+@pytest.mark.parametrize(("what", "bad", "table", "field", "words"), BAD, ids=[row[0] for row in BAD])
+def test_limits_that_do_not_go_together_are_told_where_and_why(what: str, bad: Limits, table: str, field: str, words: str) -> None:
+    found = [(conflict.table, conflict.field) for conflict in conflicts(bad) if words in conflict.sentence]
+
+    assert (table, field) in found
+
+
+def test_every_broken_rule_is_told_at_once() -> None:
+    broken = limits(jobs=JobLimits(max_running=0, max_queued=0), memory=MemoryLimits(look_every_s=-1))
+
+    assert len(list(conflicts(broken))) == 3
+
+
+def test_a_kind_is_served_by_its_model_or_by_none() -> None:
+    assert limits().model_for("sam.propagate") == "sam"
+    assert limits().model_for("cat.count") is None
+
+
+def test_a_cause_without_a_budget_has_none() -> None:
+    assert Retries().for_cause("no such cause") == 0
+    assert Retries(crash=2, memory=1, lost=2, stall=0, user_error=0).total() == 5

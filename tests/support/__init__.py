@@ -1,0 +1,1 @@
+"""What tests share: a world in virtual time, incident scripts, diagrams."""

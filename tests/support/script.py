@@ -1,0 +1,254 @@
+"""Incident scripts: a fleet and what happens to it, then the story that must follow. `python -m tests.support.script --rewrite` writes the story anew.
+
+Above the line `----`, in any order of the first two kinds, then the events in order of time:
+    limit jobs.max_running=1 gpu.vacate_timeout=30s     a limit other than the default
+    worker sam stall_after=5s replicas=2                one of a worker (a new name makes a new worker)
+    show job_progress stored                            also tell these events and messages
+    @5 submit j-1 yolo.train priority=3                 also: cancel, up, down, restart, shutdown, freeze, switch, message, look, end ...
+Below it: `@time announcement worker job (reason)`, the orders to processes, refusals, and how it all stood at the end.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from supervisor.core import actions as act
+from supervisor.core import events as ev
+from supervisor.core.limits import Limits, Retries, WorkerSpec
+from supervisor.core.model import Job, JobId, Wanted, WorkerName
+from supervisor.units import format_size, parse_duration, parse_size
+from tests.support.simulated import CRASHED, Faults
+from tests.support.world import World, usual_limits
+
+INCIDENTS: Final = Path(__file__).parent.parent / "incidents"
+RULE: Final = "----"
+_QUIET: Final = {"job_progress", "worker_healthy"}
+_TOLD: Final[dict[type[act.AnyAction], str]] = {
+    act.GatherEvidence: "evidence",
+    act.SendDrain: "drain",
+    act.Terminate: "terminate",
+    act.Kill: "kill",
+    act.SendCancel: "cancel",
+}
+
+
+def play(text: str) -> str:
+    """Return the story that follows from the part of an incident above its rule."""
+    return Script(text).play()
+
+
+class Script:
+    """One incident being played."""
+
+    def __init__(self, text: str) -> None:
+        self.limits = usual_limits()
+        self.shown: set[str] = set()
+        self.story: list[str] = []
+        self.told = 0
+        self.steps: list[tuple[float, list[str]]] = []
+        for line in text.splitlines():
+            words = line.partition("#")[0].split() if " #" in f" {line}" else line.split()
+            if words:
+                self._read(words)
+
+    def _read(self, words: list[str]) -> None:
+        match words:
+            case ["limit", *pairs]:
+                for pair in pairs:
+                    table, _, rest = pair.partition(".")
+                    self.limits = replace(self.limits, **{table: _set(getattr(self.limits, table), rest)})
+            case ["worker", name, *pairs]:
+                self.limits = _with_worker(self.limits, name, pairs)
+            case ["show", *names]:
+                self.shown.update(names)
+            case [at, *what] if at.startswith("@"):
+                self.steps.append((float(at[1:]), what))
+            case _:
+                raise ValueError(f"{' '.join(words)!r} is no line of an incident: see tests/support/script.py")
+
+    def play(self) -> str:
+        """Run the events, and return the story."""
+        world = self.world = World(self.limits)
+        for at_s, what in self.steps:
+            world.run(at_s)
+            self._tell(world)
+            self._do(world, what)
+        self._tell(world)
+        self._stand(world)
+        self.story += [f"WRONG: {wrong}" for wrong in world.wrongs]
+        return "\n".join(self.story) + "\n"
+
+    def _do(self, world: World, what: list[str]) -> None:
+        match what:
+            case ["submit", job, kind, *pairs]:
+                world.submit(job, kind, **{key: int(value) for key, _, value in (pair.partition("=") for pair in pairs)})
+            case ["cancel", job]:
+                world.post(0, ev.CancelRequested(request=f"cancel {job}", job=JobId(job)))
+            case ["up" | "down" | "restart" as order, *names]:
+                wanted, workers = Wanted.DOWN if order == "down" else Wanted.UP, tuple(map(WorkerName, names))
+                world.post(0, ev.WantedChanged(request=f"{order} {' '.join(names)}", workers=workers, wanted=wanted, restart=order == "restart"))
+            case ["shutdown", *now]:
+                world.post(0, ev.ShutdownRequested(request="shutdown", at_once=bool(now)))
+            case ["new-supervisor"]:
+                world.restart_supervisor()
+                self.story.append(f"@{world.now_s:.2f} a new supervisor starts")
+            case ["freeze", lag]:
+                world.freeze(parse_duration(lag))
+            case ["switch", worker, *pairs]:
+                for pair in pairs:
+                    _switch(world.fault(worker), pair)
+            case ["store", "fails" | "works" as how]:
+                world.store_fails = how == "fails"
+            case ["device", "unreadable" | "readable" as how]:
+                world.device_unreadable = how == "unreadable"
+            case ["stranger", size]:
+                world.stranger_bytes = parse_size(size)
+            case ["crash", worker]:
+                world.process(worker).leave(CRASHED)
+            case ["message", worker, generation, kind, job, attempt, *rest]:
+                world.post(0, _message(worker, int(generation), kind, JobId(job), int(attempt), rest))
+            case ["look"]:
+                self._stand(world, f"@{world.now_s:.2f} ")
+            case ["end"]:
+                pass
+            case _:
+                raise ValueError(f"{' '.join(what)!r} is no event of an incident: see tests/support/script.py")
+
+    def _tell(self, world: World) -> None:
+        if self.told > len(world.performed):
+            self.told = 0
+        for at_s, action in world.performed[self.told :]:
+            line = self._line(action)
+            if line:
+                self.story.append(f"@{at_s:.2f} {line}")
+        self.told = len(world.performed)
+
+    def _line(self, action: act.AnyAction) -> str:
+        match action:
+            case act.Announce() if action.event not in _QUIET or action.event in self.shown:
+                fields = action.fields
+                extra = [f"freed {format_size(fields['freed_bytes'])} in {fields['took_s']:.2f} s"] if "freed_bytes" in fields else []
+                extra += [f"{key[:-2]} {fields[key]:.2f} s" for key in ("exit_s", "gone_s", "back_s", "proof_s") if key in fields]
+                extra += [f"fence {fields['fence']}"] if "fence" in fields else []
+                extra += [f"attempt {fields['attempt']}"] if action.event == "job_started" else []
+                extra += [f"{fields['done']:g} of {fields['total']:g}"] if action.event == "job_progress" else []
+                reason = "; ".join(part for part in (action.reason, *extra) if part)
+                return " ".join(str(part) for part in (action.event, action.worker, action.job, f"({reason})" if reason else "") if part)
+            case act.Reply() if action.error:
+                return f"refuse {action.request} ({action.error}: {action.message})"
+            case act.Leave():
+                return "leave"
+            case act.SendStored() if "stored" in self.shown:
+                return f"-> stored {action.what} {action.job} attempt {action.attempt} {action.worker} gen {action.generation}"
+            case act.ForWorker() if type(action) in _TOLD:
+                return f"-> {_TOLD[type(action)]} {action.worker} gen {action.generation}"
+        return ""
+
+    def _stand(self, world: World, before: str = "= ") -> None:
+        """Tell how all stands: the workers, what the device is doing, the jobs."""
+        for worker in world.fleet.workers.values():
+            jobs = f" with {', '.join(worker.jobs)}" if worker.jobs else ""
+            causes = "".join(f" {cause}={count}" for cause, count in worker.restarts.items())
+            failures = f" failures={worker.failures}" if worker.failures else ""
+            self.story.append(f"{before}{worker.name} {worker.state} gen {worker.generation}{jobs}{failures}{causes}")
+        for device in world.fleet.devices.values():
+            leases = ", ".join(f"{lease.worker} {lease.state}" for lease in world.fleet.leases.values() if lease.device == device.id)
+            self.story.append(f"{before}{device.id} {device.state}: {leases or 'no lease'}{f', for {device.handover.worker}' if device.handover else ''}")
+        for job in {**world.store, **world.fleet.jobs}.values():
+            self.story.append(f"{before}{_job(job)}")
+        if world.fleet.dropped:
+            self.story.append(f"{before}dropped {world.fleet.dropped}")
+
+
+def _job(job: Job) -> str:
+    failure = f"; evidence: {job.error.evidence}" if job.error and job.error.evidence and job.error.evidence not in job.message else ""
+    words = f"{job.id} {job.status}{f' {job.reason}' if job.reason else ''} attempt {job.attempt}"
+    return f"{words} ({job.message}{failure})" if job.message else words
+
+
+def _message(worker: str, generation: int, kind: str, job: JobId, attempt: int, rest: list[str]) -> ev.AnyEvent:
+    name = WorkerName(worker)
+    match kind:
+        case "beat":
+            progress = ev.JobProgress(job=job, attempt=attempt, phase="train", done=float(rest[0]), total=100.0)
+            return ev.BeatHeard(worker=name, generation=generation, jobs=(progress,))
+        case "accepted":
+            return ev.JobAccepted(worker=name, generation=generation, job=job, attempt=attempt)
+        case "result":
+            return ev.JobFinished(worker=name, generation=generation, job=job, attempt=attempt, value=rest)
+        case "failed":
+            return ev.JobEnded(worker=name, generation=generation, job=job, attempt=attempt, reason=rest[0], error=" ".join(rest[1:]))
+        case "note":
+            return ev.NoteHeard(worker=name, generation=generation, level=rest[0], text=" ".join(rest[1:]))
+        case _:
+            raise ValueError(f"{kind!r} is no message of a worker: beat, accepted, result, failed, note")
+
+
+def _set(values: Any, pair: str) -> Any:
+    """Return the limits with one key set, as it would be spelled in supervisor.toml."""
+    key, _, text = pair.partition("=")
+    for name, read in ((f"{key}_s", parse_duration), (f"{key}_bytes", parse_size), (key, _value)):
+        if hasattr(values, name):
+            return replace(values, **{name: read(text)})
+    raise ValueError(f"{key!r} is no limit of {type(values).__name__}")
+
+
+def _value(text: str) -> object:
+    if ":" in text:  # jobs.retries=crash:1,stall:1
+        return Retries(**{cause: int(count) for cause, _, count in (pair.partition(":") for pair in text.split(","))})
+    constants = {"yes": True, "no": False, "none": None}
+    if text in constants:
+        return constants[text]
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def _with_worker(limits: Limits, name: str, pairs: list[str]) -> Limits:
+    spec = limits.workers.get(name) or WorkerSpec(command=(name,))
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        if key == "serves":
+            spec = replace(spec, serves=tuple(text.split(",")))
+        elif key == "progress":
+            spec = replace(spec, progress="none")
+        elif any(field.removesuffix("_s") == key for field in spec.watchdog.__struct_fields__):
+            spec = replace(spec, watchdog=_set(spec.watchdog, pair))
+        else:
+            spec = _set(spec, pair)
+    return replace(limits, workers={**limits.workers, name: spec})
+
+
+def _switch(faults: Faults, pair: str) -> None:
+    key, _, text = pair.partition("=")
+    if not hasattr(faults, key):
+        raise ValueError(f"{key!r} is no switch of a simulated process: see tests/support/simulated.py")
+    setattr(faults, key, parse_duration(text) if key.endswith("_s") else _value(text))
+
+
+def parts(path: Path) -> tuple[str, str]:
+    """Return what is above an incident's rule, and the story below it."""
+    above, _, below = path.read_text(encoding="utf-8").partition(f"{RULE}\n")
+    return above, below
+
+
+def main(arguments: list[str], say: Callable[[str], object] = sys.stdout.write) -> int:
+    """Play the incidents that are named (all of them without a name) and say which tell another story; with --rewrite, write it down."""
+    names = [name for name in arguments if name != "--rewrite"]
+    changed = 0
+    for path in sorted(INCIDENTS.glob("*.txt")):
+        above, below = parts(path)
+        if names and path.stem not in names:
+            continue
+        story = play(above)
+        if story != below:
+            changed += 1
+            say(f"{path.name} tells another story\n")
+            if "--rewrite" in arguments:
+                path.write_text(f"{above}{RULE}\n{story}", encoding="utf-8")
+    return 0 if "--rewrite" in arguments else min(changed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What touches the outside: one file for each outside thing, behind the ports of `runtime`."""

@@ -1,0 +1,142 @@
+"""The line to the workers: their messages become events, actions for them become messages. What cannot be believed is dropped and counted."""
+
+from collections import Counter
+from collections.abc import Callable
+from math import isfinite
+from pathlib import Path
+
+import msgspec
+
+from supervisor import wire
+from supervisor.adapters.sockets import Router
+from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendStored, SendWelcome
+from supervisor.core.events import (
+    AnyEvent,
+    BeatHeard,
+    HelloHeard,
+    JobAccepted,
+    JobEnded,
+    JobFinished,
+    JobProgress,
+    NoteHeard,
+    ReadyHeard,
+)
+from supervisor.core.model import JobId, WorkerName
+from supervisor.errors import WireError
+from supervisor.runtime.ports import ToWorker
+
+
+class WorkerChannel:
+    """One ROUTER for all workers. dropped counts what was not believed, by reason."""
+
+    def __init__(self, bind: Callable[[Callable[[bytes, bytes], None]], Router], *, post: Callable[[AnyEvent], None], limits: dict[str, float]) -> None:
+        """Listen; post an event for each message of a process that we started."""
+        self.dropped: Counter[str] = Counter()
+        self._tokens: dict[WorkerName, tuple[int, str]] = {}
+        self._post = post
+        self._limits = limits
+        self._router = bind(self._receive)
+
+    def expect(self, worker: WorkerName, generation: int, token: str) -> None:
+        """Believe messages with this token from now on, and those of no earlier generation."""
+        self._tokens[worker] = (generation, token)
+
+    def send(self, action: ToWorker, *, folder: Path | None = None, checkpoint: Path | None = None) -> None:
+        """Send what the action says. A worker that is away loses it."""
+        message: wire.AnyToWorker
+        match action:
+            case SendWelcome():
+                message = wire.Welcome(limits=self._limits)
+            case SendDrain():
+                message = wire.Drain()
+            case SendCancel():
+                message = wire.Cancel(job=action.job, attempt=action.attempt)
+            case SendStored():
+                message = wire.Stored(job=action.job, attempt=action.attempt, what=action.what)
+            case SendJob():
+                message = wire.JobOrder(
+                    job=action.job,
+                    attempt=action.attempt,
+                    kind=action.kind,
+                    params=action.params,
+                    dir=str(folder or ""),
+                    resume_from=str(checkpoint) if checkpoint else None,
+                )
+        if not self._router.send(wire.routing_id(action.worker, action.generation), wire.encode(message)):
+            self.dropped["worker away"] += 1
+
+    def ping(self) -> None:
+        """Tell every worker that the supervisor lives."""
+        data = wire.encode(wire.Ping())
+        for worker, (generation, _token) in self._tokens.items():
+            self._router.send(wire.routing_id(worker, generation), data)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._router.close()
+
+    def _receive(self, _sender: bytes, data: bytes) -> None:
+        try:
+            message = wire.decode_from_worker(data)
+        except WireError:
+            self.dropped["malformed"] += 1
+            return
+        worker = WorkerName(message.worker)
+        if self._tokens.get(worker) != (message.generation, message.token):
+            self.dropped["wrong token or generation"] += 1
+            return
+        event = _event(worker, message)
+        if event is not None:
+            self._post(event)
+
+
+def _event(worker: WorkerName, message: wire.AnyFromWorker) -> AnyEvent | None:
+    generation = message.generation
+    match message:
+        case wire.Beat():
+            jobs = tuple(
+                JobProgress(
+                    job=JobId(beat.job),
+                    attempt=beat.attempt,
+                    phase=beat.phase,
+                    done=beat.done if isfinite(beat.done) else 0.0,
+                    total=beat.total if isfinite(beat.total) else 0.0,
+                    metrics={name: value for name, value in beat.metrics.items() if isfinite(value)},  # a loss may be NaN, and JSON has no word for that
+                    critical=beat.critical,
+                )
+                for beat in message.jobs
+            )
+            return BeatHeard(worker=worker, generation=generation, jobs=jobs, device_bytes=message.device_bytes)
+        case wire.Hello():
+            return HelloHeard(worker=worker, generation=generation)
+        case wire.Ready():
+            return ReadyHeard(worker=worker, generation=generation, note=message.note)
+        case wire.Accepted():
+            return JobAccepted(worker=worker, generation=generation, job=JobId(message.job), attempt=message.attempt)
+        case wire.Result():
+            return _finished(worker, message)
+        case wire.Failed():
+            return JobEnded(
+                worker=worker,
+                generation=generation,
+                job=JobId(message.job),
+                attempt=message.attempt,
+                reason=message.reason,
+                error=message.error,
+                stack=message.stack,
+            )
+        case wire.Log():
+            return NoteHeard(worker=worker, generation=generation, level=message.level, text=message.text)
+        case wire.Bye():  # the exit that follows is what counts
+            return None
+
+
+def _finished(worker: WorkerName, message: wire.Result) -> AnyEvent:
+    """Return the job's end: with its result, or as a failure where the result cannot be kept (MessagePack can say more than JSON can)."""
+    generation, job, attempt = message.generation, JobId(message.job), message.attempt
+    try:
+        msgspec.json.encode([[[message.value]]])  # as deep as it lies in the store and in an answer
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        sentence = f"its result holds what JSON cannot: {error}"
+        return JobEnded(worker=worker, generation=generation, job=job, attempt=attempt, reason="user_error", error=sentence)
+    return JobFinished(worker=worker, generation=generation, job=job, attempt=attempt, value=message.value)

@@ -1,0 +1,33 @@
+"""The host's RAM standing for a card, on machines without one: a budget, of which the holders' trees use their PSS. Reserves nothing."""
+
+from collections.abc import Callable, Mapping
+
+from supervisor.core.model import Device, DeviceId, DeviceSample, Holding, WorkerName
+from supervisor.runtime.ports import DeviceError, Processes
+
+HOST: DeviceId = DeviceId("host")
+
+
+def host_device(budget_bytes: int) -> Device:
+    """Return the device as the fleet knows it."""
+    return Device(id=HOST, name="host RAM", backend="host", total_bytes=budget_bytes, proof="PSS of the holders' process trees")
+
+
+class HostDevice:
+    """Measures the budget. holders names the workers whose memory counts: those that ask for a device at all."""
+
+    def __init__(self, processes: Processes, *, budget_bytes: int, holders: frozenset[WorkerName], pid_of: Callable[[WorkerName], int]) -> None:
+        """Measure these holders' trees through `processes`."""
+        self._processes = processes
+        self._budget_bytes = budget_bytes
+        self._holders = holders
+        self._pid_of = pid_of
+
+    async def measure(self, device: DeviceId) -> DeviceSample:
+        """Return one reading. Raises DeviceError for a device that is not this one."""
+        if device != HOST:
+            raise DeviceError(f"there is no device {device}, only {HOST}")
+        used: Mapping[WorkerName, int] = await self._processes.memory()
+        holdings = tuple(Holding(name, self._pid_of(name), size) for name, size in used.items() if name in self._holders and size)
+        total = sum(holding.used_bytes for holding in holdings)
+        return DeviceSample(used_bytes=total, free_bytes=max(0, self._budget_bytes - total), holdings=holdings)

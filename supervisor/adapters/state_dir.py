@@ -1,0 +1,81 @@
+"""The state folder: made private, held by one supervisor at a time, with short paths for its sockets."""
+
+import fcntl
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from supervisor.errors import StateError, Taken
+
+_SOCKET_PATH_MAX: Final = 107
+_LONGEST_SOCKET: Final = "control.sock"
+
+
+class StateDir:
+    """The folder, locked for as long as this process lives (the kernel lets go of the lock whatever happens to us)."""
+
+    def __init__(self, path: Path, log_dir: Path, environ: Mapping[str, str]) -> None:
+        """Make the folders and take the lock, before anything else is touched. Raises StateError or Taken."""
+        self.path = path
+        self.run_dir = path / "run"
+        self.jobs_dir = path / "jobs"
+        self._lock = _locked(path)
+        try:
+            for folder in (self.run_dir, self.jobs_dir):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            (log_dir / "workers").mkdir(parents=True, exist_ok=True)
+            self.sockets_dir = self._short(environ)
+        except OSError as error:
+            raise StateError(f"{error.filename}: {error.strerror}: the state and log folders must be writable by this user") from error
+
+    def _short(self, environ: Mapping[str, str]) -> Path:
+        """Return a folder whose socket paths the kernel can take, and say in the state folder where it is."""
+        pointer = self.path / "sockets"
+        left = Path(pointer.read_text().strip()) if pointer.is_file() else None  # by a supervisor that was killed
+        if left is not None and _is_private(left):
+            return left  # whoever still tries there finds us again
+        pointer.unlink(missing_ok=True)
+        if len(os.fsencode(self.path / _LONGEST_SOCKET)) <= _SOCKET_PATH_MAX:
+            return self.path
+        folder = Path(tempfile.mkdtemp(prefix="warden-", dir=environ.get("XDG_RUNTIME_DIR") or None))  # 0700 by mkdtemp
+        pointer.write_text(f"{folder}\n")
+        return folder
+
+    def close(self) -> None:
+        """Let the lock go, and take the short folder away."""
+        if self.sockets_dir != self.path:
+            (self.path / "sockets").unlink(missing_ok=True)
+            with suppress(OSError):  # somebody put a file there: theirs to take away
+                self.sockets_dir.rmdir()
+        os.close(self._lock)
+
+
+def _is_private(folder: Path) -> bool:
+    """Return whether this is a folder of our own that nobody else can enter."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+def _locked(path: Path) -> int:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
+        lock = os.open(path / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateError(f"{error.filename}: {error.strerror}: supervisor.state_dir must be a folder that this user can write to") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.read(lock, 32).decode(errors="replace").strip() or "?"
+        os.close(lock)
+        raise Taken(f"another supervisor (pid {holder}) runs on {path}: stop that one, or give this one another state_dir") from error
+    os.ftruncate(lock, 0)
+    os.write(lock, f"{os.getpid()}\n".encode())
+    return lock

@@ -1,0 +1,201 @@
+"""The supervisor process: the one file that knows all rooms, and chooses between real parts."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import zmq
+
+from supervisor import __version__, control, wire
+from supervisor.adapters import meters
+from supervisor.adapters.channel import WorkerChannel
+from supervisor.adapters.control_server import ControlServer
+from supervisor.adapters.host_device import HostDevice, host_device
+from supervisor.adapters.job_files import JobFolders
+from supervisor.adapters.jobs_memory import MemoryJobs
+from supervisor.adapters.jobs_sqlite import open_store
+from supervisor.adapters.journal import Ring
+from supervisor.adapters.log_setup import Logs
+from supervisor.adapters.processes import LocalProcesses
+from supervisor.adapters.sockets import Router
+from supervisor.adapters.state_dir import StateDir
+from supervisor.config import Loaded, fill
+from supervisor.core.actions import Decision
+from supervisor.core.announcements import LEVELS
+from supervisor.core.decide import first_fleet
+from supervisor.core.events import AnyEvent, ShutdownRequested, SupervisorStarted
+from supervisor.core.limits import JSONValue, Limits
+from supervisor.core.model import WorkerName
+from supervisor.runtime.launch import Launcher
+from supervisor.runtime.loop import Loop
+from supervisor.runtime.operations import About, Operations
+from supervisor.runtime.perform import Performer, Ports
+from supervisor.runtime.sources import Ticker
+
+_DROPS_SAID_EVERY_S: Final = 60.0
+
+
+def serve(loaded: Loaded, environ: Mapping[str, str]) -> int:
+    """Run the supervisor in the foreground until it is stopped. Returns the exit code. Raises StateError, Taken or StoreError before anything is started."""
+    limits = loaded.limits
+    state = StateDir(Path(limits.supervisor.state_dir), Path(limits.supervisor.log_dir), environ)
+    try:
+        return asyncio.run(_Service(loaded, state, environ).run())
+    finally:
+        state.close()
+
+
+class _Service:
+    """One run of the supervisor: opens what is outside, runs the loop, closes in reverse."""
+
+    def __init__(self, loaded: Loaded, state: StateDir, environ: Mapping[str, str]) -> None:
+        self._loaded = loaded
+        self._limits: Limits = loaded.limits
+        self._state = state
+        self._environ = environ
+        self._ring = Ring()
+        self._crash: BaseException | None = None
+        self._signalled = False
+
+    async def run(self) -> int:
+        """Return the exit code."""
+        async with AsyncExitStack() as stack:
+            await self._open(stack)
+            return await self._run(stack)
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        limits, state = self._limits, self._state
+        settings = limits.supervisor
+        self._logs = Logs(Path(settings.log_dir), level=settings.log_level, max_bytes=settings.log_max_bytes, keep=settings.log_keep, echo=True)
+        stack.callback(self._logs.close)
+        self._store = await open_store(state.path / "jobs.sqlite") if limits.jobs.backend == "sqlite" else MemoryJobs()
+        stack.push_async_callback(self._store.close)
+        self._processes = LocalProcesses(run_dir=state.run_dir, post=self._post)
+        generations = self._processes.last_generations()
+        survivors = await self._processes.end_survivors()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        stack.callback(context.term)
+        self._channel = WorkerChannel(
+            partial(Router, context, state.sockets_dir / "workers.sock", max_message_bytes=wire.MAX_MESSAGE_BYTES),
+            post=self._post,
+            limits={"orphan_after_s": settings.orphan_after_s},
+        )
+        stack.callback(self._channel.close)
+        devices = () if limits.gpu.backend == "none" else (host_device(limits.gpu.host_budget_bytes),)
+        fleet = first_fleet(limits, devices, fence=await self._store.last_fence(), generations=generations)
+        self._files = JobFolders(state.jobs_dir)
+        self._loop = Loop(fleet, limits, perform=self._perform, journal=self._ring)
+        self._operations = Operations(fleet=lambda: self._loop.fleet, limits=limits, post=self._post, store=self._store, files=self._files, about=self._about())
+        self._performer = Performer(self._ports(), limits=limits, fleet=lambda: self._loop.fleet, post=self._post, leave=self._loop.leave)
+        self._ticker = Ticker(post=self._post, fleet=lambda: self._loop.fleet, perform=self._perform, ping=self._channel.ping)
+        self._control = ControlServer(
+            partial(Router, context, state.sockets_dir / "control.sock", max_message_bytes=control.MAX_MESSAGE_BYTES), self._operations.handle
+        )
+        stack.callback(self._control.close)
+        self._say("supervisor_started", pid=os.getpid(), version=__version__, config=str(self._loaded.path), state_dir=str(state.path))
+        for worker, count in survivors.items():
+            self._say("worker_swept", worker=worker, reason=f"{count} processes that an earlier supervisor had left were ended")
+
+    def _ports(self) -> Ports:
+        limits, loaded = self._limits, self._loaded
+        holders = frozenset(WorkerName(f"{model}-{i}") for model, spec in limits.workers.items() if spec.gpu_bytes for i in range(spec.replicas))
+        config_dir = loaded.path.parent
+
+        def filled(text: str, name: str) -> str:
+            return fill(text, python=sys.executable, config_dir=str(config_dir), state_dir=limits.supervisor.state_dir, name=name)
+
+        return Ports(
+            processes=self._processes,
+            channel=self._channel,
+            device=HostDevice(self._processes, budget_bytes=limits.gpu.host_budget_bytes, holders=holders, pid_of=self._processes.pid_of),
+            store=self._store,
+            files=self._files,
+            launcher=Launcher(
+                fill=filled,
+                endpoint=control.endpoint_of(self._state.path, "workers"),
+                state_dir=self._state.path,
+                config_dir=config_dir,
+                log_dir=Path(limits.supervisor.log_dir),
+                environ=self._environ,
+            ),
+            say=self._logs.write,
+            answer=self._operations.answer,
+            available_bytes=meters.available_bytes,
+        )
+
+    def _about(self) -> About:
+        return About(
+            version=__version__,
+            config=self._loaded.path,
+            started_at_s=time.monotonic(),
+            loop_lag_s=lambda: self._ticker.lag_s,
+            pss_bytes=meters.own_pss_bytes,
+            dropped=lambda: self._channel.dropped.total() + self._control.dropped.total(),
+            interventions=lambda: list(self._performer.interventions),
+        )
+
+    async def _run(self, stack: AsyncExitStack) -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._bug)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal it was started from may close
+        self._post(SupervisorStarted(wall_s=time.time(), jobs=tuple(await self._store.live())))
+        for helper in (self._ticker.run(self._limits.memory.look_every_s), self._say_drops()):
+            task = loop.create_task(helper)
+            task.add_done_callback(self._helper_ended)
+            stack.callback(task.cancel)
+        try:
+            await self._loop.run()
+        except Exception as error:  # noqa: BLE001  # a bug of ours: the journal of what led to it is kept
+            self._crash = error
+        if self._crash is not None:
+            path = Path(self._limits.supervisor.log_dir) / "journal.jsonl"
+            self._ring.dump(path)
+            self._say("supervisor_stopped", reason=f"a bug: {self._crash!r}; the journal is in {path}")
+            raise self._crash
+        await self._performer.finish()
+        self._say("supervisor_stopped", reason="as asked")
+        return 0
+
+    def _post(self, event: AnyEvent) -> None:
+        self._loop.post(event)
+
+    def _perform(self, decision: Decision) -> None:
+        self._performer.perform(decision)
+
+    def _say(self, event: str, **fields: JSONValue) -> None:
+        self._logs.write(LEVELS[event], event, fields)
+
+    def _asked_to_stop(self) -> None:
+        """SIGTERM or Ctrl-C: stop in order; a second one stops at once."""
+        self._post(ShutdownRequested(request="", at_once=self._signalled))
+        self._signalled = True
+
+    def _bug(self, _loop: asyncio.AbstractEventLoop, context: dict[str, JSONValue]) -> None:
+        error = context.get("exception")
+        self._crash = error if isinstance(error, BaseException) else RuntimeError(context.get("message"))
+        self._loop.leave()
+
+    def _helper_ended(self, task: "asyncio.Task[None]") -> None:
+        """A helper runs as long as we do: without the ticker no clock would ever expire, and nobody would notice."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._crash = error
+            self._loop.leave()
+
+    async def _say_drops(self) -> None:
+        """Say how many messages could not be believed, at most once a minute and only when there were any."""
+        said = 0
+        while True:
+            await asyncio.sleep(_DROPS_SAID_EVERY_S)
+            counts: Callable[[], Mapping[str, int]] = lambda: {**self._channel.dropped, **self._control.dropped}  # noqa: E731  # read twice
+            if (total := sum(counts().values())) > said:
+                self._say("messages_dropped", reason=", ".join(f"{count} {why}" for why, count in counts().items()))
+                said = total

@@ -1,0 +1,57 @@
+"""`warden check` and `warden config`: what is wrong with the configuration, and what is in force."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from supervisor.cli.context import Context, Exit, print_json
+from supervisor.config import find, load, missing_programs, spelled
+from supervisor.errors import ConfigError
+
+
+@click.command()
+@click.argument("file", required=False)
+@click.pass_obj
+def check(context: Context, file: str | None) -> None:
+    """Say everything that is wrong with the configuration, each with its line; exit 78 if anything is."""
+    path = find(file or context.config_path, context.environ, Path.cwd())
+    print(path, file=sys.stderr)
+    try:
+        loaded = load(path, context.environ)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem)
+        print(f"{len(error.problems)} to mend", file=sys.stderr)
+        sys.exit(Exit.CONFIG)
+    for warning in loaded.warnings:
+        print(f"warning: {warning}")
+    missing = missing_programs(loaded, context.environ, sys.executable)
+    for problem in missing:
+        print(problem)
+    if missing:
+        sys.exit(Exit.CONFIG)
+    print(f"ok: {len(loaded.limits.workers)} workers{f', {len(loaded.warnings)} warnings' if loaded.warnings else ''}")
+
+
+@click.group()
+def config() -> None:
+    """Look at the configuration that is in force."""
+
+
+@config.command()
+@click.option("--origin", is_flag=True, help="Also say who set each value.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_obj
+def show(context: Context, *, origin: bool, as_json: bool) -> None:
+    """Print every value in force, as supervisor.toml would write it."""
+    loaded = context.loaded
+    values = spelled(loaded.limits)
+    if as_json:
+        print_json({key: {"value": value, "origin": loaded.origins.get(key, "default")} for key, value in values.items()})
+        return
+    width = max(map(len, values)) if os.isatty(1) else 0
+    for key, value in values.items():
+        who = f"   # {loaded.origins.get(key, 'default')}" if origin else ""
+        print(f"{key:<{width}} = {value}{who}")

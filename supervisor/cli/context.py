@@ -1,0 +1,68 @@
+"""What every command needs: the configuration, the connection, the exit codes."""
+
+import sys
+from collections.abc import Mapping
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from supervisor.config import Loaded, find, load
+from supervisor.control import Client, JSONValue, Unreachable, endpoint_of
+from supervisor.shapes import StatusView
+
+Shape = TypeVar("Shape")
+
+
+class Exit(IntEnum):
+    """Exit codes, as the manual lists them."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNHEALTHY = 3
+    UNREACHABLE = 4
+    BUSY = 75
+    CONFIG = 78
+
+
+class Context:
+    """One run of the command line."""
+
+    def __init__(self, *, config_path: str | None, environ: Mapping[str, str]) -> None:
+        """Keep what was given; nothing is read yet."""
+        self.config_path = config_path
+        self.environ = environ
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """Return the configuration. Raises ConfigError."""
+        return load(find(self.config_path, self.environ, Path.cwd()), self.environ)
+
+    @property
+    def state_dir(self) -> Path:
+        """Return the supervisor's state folder."""
+        return Path(self.loaded.limits.supervisor.state_dir)
+
+    def client(self) -> Client:
+        """Return a connection. Raises Unreachable at once, with the reason, where no supervisor can be there."""
+        endpoint = endpoint_of(self.state_dir)
+        if not Path(endpoint.removeprefix("ipc://")).exists():
+            raise Unreachable(f"no supervisor runs on {self.state_dir} (there is no socket): start it with: warden run")
+        return Client(endpoint)
+
+    def ask(self, op: str, args: Mapping[str, JSONValue], shape: type[Shape], *, timeout_s: float = 10.0) -> Shape:
+        """Return the answer as its shape. Raises Refused or Unreachable."""
+        with self.client() as client:
+            return msgspec.convert(client.ask(op, args, timeout_s=timeout_s), shape)
+
+    def status(self) -> StatusView:
+        """Return the supervisor's status."""
+        return self.ask("status", {}, StatusView)
+
+
+def print_json(value: object) -> None:
+    """Print a shape for programs: one JSON value, indented."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")

@@ -1,0 +1,94 @@
+"""`warden logs`: the end of a log, and what comes after it."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import click
+
+from supervisor.cli.context import Context, Exit
+
+_LOOK_S: Final = 0.2
+_BLOCK: Final = 64 * 1024
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until Ctrl-C.")
+@click.option("-n", "--lines", default=50, show_default=True, metavar="N", help="How many lines of the past.")
+@click.pass_obj
+def logs(context: Context, name: str | None, *, follow: bool, lines: int) -> None:
+    """Show Warden's log, or what a worker printed (NAME: sam-0, or sam for all of its workers)."""
+    paths = _paths(context, name)
+    for path in paths:
+        if len(paths) > 1:
+            print(f"==> {path.stem} <==")
+        with path.open("rb") as file:
+            for line in last_lines(file, lines):
+                sys.stdout.write(line.decode(errors="replace"))
+    sys.stdout.flush()
+    if follow:
+        try:
+            _follow(paths)
+        except KeyboardInterrupt:
+            sys.exit(Exit.OK)
+
+
+def _paths(context: Context, name: str | None) -> list[Path]:
+    log_dir = Path(context.loaded.limits.supervisor.log_dir)
+    if name is None:
+        wanted = [log_dir / "watchdog.log"]
+    else:
+        models = context.loaded.limits.workers
+        names = [f"{name}-{i}" for i in range(models[name].replicas)] if name in models else [name]
+        wanted = [log_dir / "workers" / f"{one}.log" for one in names]
+    found = [path for path in wanted if path.is_file()]
+    if not found:
+        raise click.ClickException(f"{', '.join(map(str, wanted))}: no such log yet; there are {_known(log_dir)}")
+    return found
+
+
+def _known(log_dir: Path) -> str:
+    return ", ".join(path.stem for path in sorted((log_dir / "workers").glob("*.log"))) or "none: has warden run been started?"
+
+
+def last_lines(file: BinaryIO, count: int) -> list[bytes]:
+    """Return the last lines of a file, read from its end: a log of gigabytes costs as little as a small one."""
+    end = file.seek(0, os.SEEK_END)
+    data = b""
+    while end > 0 and data.count(b"\n") <= count:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        data = file.read(end - start) + data
+        end = start
+    return data.splitlines(keepends=True)[-count:] if count > 0 else []
+
+
+def _follow(paths: list[Path]) -> None:
+    """Print what is appended. A file that became shorter was rotated by copying: it is read from its start, so a line may repeat, none is missed."""
+    offsets = {path: path.stat().st_size for path in paths}
+    while True:
+        for path in paths:
+            for chunk in _appended(path, offsets):
+                prefix = f"{path.stem}: " if len(paths) > 1 else ""
+                sys.stdout.write("".join(f"{prefix}{line}" for line in chunk.decode(errors="replace").splitlines(keepends=True)))
+                sys.stdout.flush()
+        time.sleep(_LOOK_S)
+
+
+def _appended(path: Path, offsets: dict[Path, int]) -> Iterator[bytes]:
+    try:
+        size = path.stat().st_size
+        if size < offsets[path]:
+            offsets[path] = 0
+        if size > offsets[path]:
+            with path.open("rb") as file:
+                file.seek(offsets[path])
+                chunk = file.read(size - offsets[path])
+            offsets[path] += len(chunk)
+            yield chunk
+    except FileNotFoundError:
+        offsets[path] = 0

@@ -1,0 +1,176 @@
+"""`warden status`, `health` and `gpu`: what is, who holds what, why, and what comes next."""
+
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from supervisor.cli.context import Context, Exit, print_json
+from supervisor.cli.screen import ago, clock, colour, size, table
+from supervisor.control import Refused, Unreachable
+from supervisor.shapes import DeviceView, HandoverView, StatusView, WorkerView
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@click.command()
+@_JSON
+@click.pass_obj
+def status(context: Context, *, as_json: bool) -> None:
+    """Show workers, devices, queue and last interventions; exit 3 when something is not as it should be."""
+    view = context.status()
+    if as_json:
+        print_json(view)
+    else:
+        print("\n".join(_screen(view)))
+    sys.exit(Exit.UNHEALTHY if view.unwell else Exit.OK)
+
+
+@click.command()
+@_JSON
+@click.pass_obj
+def health(context: Context, *, as_json: bool) -> None:
+    """Exit 0 when all is well, 3 when not (also when the log went stale), 4 when no supervisor answers."""
+    try:
+        view = context.status()
+    except (Unreachable, Refused) as error:
+        if as_json:
+            print_json({"ok": False, "unwell": [str(error)]})
+        raise
+    unwell = [*view.unwell, *_stale(view, context.loaded.limits.supervisor.health_every_s)]
+    if as_json:
+        print_json({"ok": not unwell, "unwell": unwell})
+    else:
+        print("\n".join(unwell) if unwell else f"ok: {len(view.workers)} workers, up {ago(view.supervisor.uptime_s)}")
+    sys.exit(Exit.UNHEALTHY if unwell else Exit.OK)
+
+
+@click.group()
+def gpu() -> None:
+    """See who has the device, and who waits for it."""
+
+
+@gpu.command("status")
+@_JSON
+@click.pass_obj
+def gpu_status(context: Context, *, as_json: bool) -> None:
+    """Show devices with their holders, waiters and the last hand-over."""
+    view = context.status()
+    if as_json:
+        print_json(view.devices)
+        return
+    for device in view.devices:
+        print("\n".join(_device_screen(device)))
+    if not view.devices:
+        print('there is no device: gpu.backend is "none"')
+
+
+def _stale(view: StatusView, health_every_s: float) -> list[str]:
+    """Return a sentence when the log says nothing although some worker runs."""
+    if not any(worker.age_s is not None and worker.age_s > 3 * health_every_s for worker in view.workers):
+        return []
+    log = Path(view.supervisor.log_dir) / "watchdog.log"
+    try:
+        age_s = time.time() - log.stat().st_mtime
+    except OSError as error:
+        return [f"{log}: {error.strerror}"]
+    return [f"{log} was last written {ago(age_s)} ago, a health line is due every {ago(health_every_s)}"] if age_s > 3 * health_every_s else []
+
+
+def _screen(view: StatusView) -> list[str]:
+    head = view.supervisor
+    lines = [f"warden {head.version}  up {ago(head.uptime_s)}  pid {head.pid}  {head.config}"]
+    lines += [_device_line(device) for device in view.devices]
+    available = view.memory.available_bytes
+    lines.append(f"RAM    {'? (read every look_every; not yet)' if available is None else size(available)} available")
+    rows = [
+        (
+            worker.name,
+            worker.state,
+            ago(worker.since_s),
+            str(worker.pid) if worker.pid else "-",
+            size(worker.memory_bytes) if worker.pid else "-",
+            ago(worker.silent_s),
+            str(sum(worker.restarts.values())),
+            _note(worker),
+        )
+        for worker in view.workers
+    ]
+    lines += table(("WORKER", "STATE", "SINCE", "PID", "RAM", "BEAT", "RESTARTS", "NOTE"), rows, state_column=1)
+    at_work = sum(view.jobs.get(status, 0) for status in ("preparing", "running", "pausing", "cancelling"))
+    counted = ", ".join(f"{view.jobs.get(status, 0)} {status}" for status in ("completed", "failed", "cancelled"))
+    lines.append(f"JOBS   {at_work} at work, {view.jobs.get('queued', 0)} waiting; {counted}")
+    for device in view.devices:
+        lines += [f"       {waiter.job} waits for {device.id}, {ago(waiter.waited_s)}: {waiter.waits_for}" for waiter in device.waiters]
+    if view.interventions:
+        lines.append("LAST INTERVENTIONS")
+        for seen in view.interventions[-5:]:
+            who = " ".join(word for word in (seen.worker, seen.job) if word)
+            lines.append(f"  {clock(seen.at)}  {seen.event}  {who}  {seen.reason}".rstrip())
+    lines += [colour(f"! {sentence}", "bad") for sentence in view.unwell]
+    return lines
+
+
+def _note(worker: WorkerView) -> str:
+    if worker.jobs:
+        return f"job {', '.join(worker.jobs)}" + (f"; {worker.next_action}" if worker.next_action else "")
+    parts = [worker.next_action, worker.note]
+    if worker.state in ("backoff", "quarantined", "unkillable") or (worker.state == "down" and worker.restarts):
+        parts.append(f"last end: {worker.last_reason}")
+    return "; ".join(part for part in parts if part)
+
+
+def _device_line(device: DeviceView) -> str:
+    used = f"{size(device.used_bytes)} of {size(device.total_bytes)}"
+    if device.used_bytes is None:
+        used = f"? of {size(device.total_bytes)} ({device.trouble or 'not read yet'})"
+    held = ", ".join(f"{holder.owner} ({holder.state} {ago(holder.since_s)})" for holder in device.holders) or "nobody holds it"
+    next_ = ""
+    if device.handover is not None:
+        next_ = f"  -> {device.handover.to}: {_handover_words(device.handover)}"
+    return f"{device.id:<6} {used}  {held}{next_}  {'' if device.state == 'ok' else colour(device.state, 'bad')}".rstrip()
+
+
+def _handover_words(handover: HandoverView) -> str:
+    if handover.gone_s is None:
+        return f"waits for {', '.join(handover.leaving) or 'nobody'} to leave, {ago(handover.ago_s)}"
+    return f"memory is being measured, {ago(handover.ago_s)}"
+
+
+def _device_screen(device: DeviceView) -> list[str]:
+    lines = [f"{device.id}  {device.name}  {size(device.total_bytes)}  {device.state}  proof: {device.proof or '?'}"]
+    rows = [
+        (holder.owner, holder.lease, str(holder.fence), ago(holder.since_s), size(holder.need_bytes), size(holder.used_bytes), holder.state)
+        for holder in device.holders
+    ]
+    lines += table(("HOLDER", "LEASE", "FENCE", "HELD", "NEED", "SEEN", "STATE"), rows) if rows else ["nobody holds it"]
+    if device.waiters:
+        waiting = [
+            (waiter.owner, waiter.job or "-", f"{waiter.priority} ({waiter.aged_priority})", size(waiter.need_bytes), ago(waiter.waited_s), waiter.waits_for)
+            for waiter in device.waiters
+        ]
+        lines += table(("WAITING", "JOB", "PRIO (AGED)", "NEED", "SINCE", "FOR"), waiting)
+    if device.handover is not None:
+        lines.append(f"NOW           -> {device.handover.to}  {_handover_words(device.handover)}")
+    if device.last_handover is not None:
+        lines.append(f"LAST HAND-OVER {_moment(device.last_handover)} {handover_line(device.last_handover)}")
+    return lines
+
+
+def _moment(handover: HandoverView) -> str:
+    return datetime.fromtimestamp(time.time() - handover.ago_s, tz=UTC).astimezone().strftime("%H:%M:%S")
+
+
+def handover_line(handover: HandoverView) -> str:
+    """Return a hand-over with its evidence: who left for whom, and when each step was done, in seconds from the order."""
+    steps = (
+        ("exited", handover.exit_s),
+        ("processes gone", handover.gone_s),
+        ("memory back", handover.back_s),
+        ("proved", handover.proof_s),
+        ("next started", handover.spawned_s),
+    )
+    took = "  ".join(f"{name} {at_s:.2f} s" for name, at_s in steps if at_s is not None)
+    return f"{', '.join(handover.leaving) or 'nobody'} -> {handover.to}  {took}"

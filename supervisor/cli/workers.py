@@ -1,0 +1,90 @@
+"""`warden workers` and `warden stop`: where the operator wants workers, and the supervisor itself."""
+
+import os
+import select
+import sys
+import time
+from collections.abc import Callable
+from typing import Final
+
+import click
+
+from supervisor.cli.context import Context, Exit
+from supervisor.control import Unreachable
+
+_LOOK_S: Final = 0.5
+
+
+@click.group()
+def workers() -> None:
+    """Start, stop or restart workers. A model's name means all of its workers."""
+
+
+def _want(context: Context, op: str, name: str, done: str) -> None:
+    for worker in context.ask(op, {"name": name}, list[str]):
+        print(f"{worker}: {done}; watch it with: warden status")
+
+
+@workers.command()
+@click.argument("name")
+@click.pass_obj
+def start(context: Context, name: str) -> None:
+    """Want a worker up."""
+    _want(context, "workers.start", name, "wanted up")
+
+
+@workers.command("stop")
+@click.argument("name")
+@click.pass_obj
+def stop_worker(context: Context, name: str) -> None:
+    """Want a worker down: it finishes its job first, and stays down until it is started."""
+    _want(context, "workers.stop", name, "wanted down")
+
+
+@workers.command()
+@click.argument("name")
+@click.pass_obj
+def restart(context: Context, name: str) -> None:
+    """Give a worker a fresh process: it finishes its job first."""
+    _want(context, "workers.restart", name, "leaves, and starts afresh")
+
+
+@click.command()
+@click.option("--now", is_flag=True, help="Without waiting for work to be saved.")
+@click.option("--timeout", default=90.0, show_default=True, metavar="SECONDS", help="How long to wait for its end.")
+@click.pass_obj
+def stop(context: Context, *, now: bool, timeout: float) -> None:
+    """Stop the supervisor and its workers in order; running jobs are saved and go on at the next run."""
+    pid = context.ask("stop", {"now": now}, dict[str, int])["pid"]
+    started_s = time.monotonic()
+    said = False
+    ended = _end_of(pid)
+    while time.monotonic() - started_s < timeout:
+        if ended(_LOOK_S):
+            print(f"stopped (pid {pid}) in {time.monotonic() - started_s:.1f} s")
+            return
+        if not said and time.monotonic() - started_s > 2:  # noqa: PLR2004  # a wait longer than this says what it waits for
+            said = True
+            print(f"waiting for pid {pid}: {_who_is_left(context)}", file=sys.stderr)
+    print(f"pid {pid} still runs after {timeout:g} s: {_who_is_left(context)}", file=sys.stderr)
+    sys.exit(Exit.FAILED)
+
+
+def _end_of(pid: int) -> Callable[[float], bool]:
+    """Return what waits some seconds for the process to end. A zombie has ended: whoever started it may be slow to reap it."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:  # it is gone already
+        return lambda _within_s: True
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return lambda within_s: bool(poll.poll(1000 * within_s))
+
+
+def _who_is_left(context: Context) -> str:
+    try:
+        view = context.status()
+    except Unreachable:
+        return "it closes its files"
+    left = [f"{worker.name} is {worker.state} for {worker.since_s:.0f} s" for worker in view.workers if worker.pid]
+    return ", ".join(left) or "its last writes"

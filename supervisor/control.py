@@ -1,0 +1,118 @@
+"""Messages between people's programs and the supervisor, and the client that the command line and the HTTP front use.
+
+A request is one JSON map `{v, id, op, args}` on a ZeroMQ DEALER; the answer `{v, id, ok, data | error}` comes back on the same socket. JSON, so that a
+person with a dozen lines of any language can speak it.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import uuid4
+
+import msgspec
+import zmq
+from msgspec import Struct, field
+
+PROTOCOL: Final = 1
+MAX_MESSAGE_BYTES: Final = 16 * 2**20
+DEFAULT_TIMEOUT_S: Final = 10.0
+
+JSONValue = Any
+
+
+class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What somebody asks. by: who, for the record."""
+
+    id: str
+    op: str
+    args: Mapping[str, JSONValue] = field(default_factory=dict)
+    by: str = ""
+    v: int = PROTOCOL
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """Why a request was refused. code: usage, unknown, busy, failed."""
+
+    code: str
+    message: str
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """What the supervisor answers."""
+
+    id: str
+    ok: bool
+    data: JSONValue = None
+    error: Problem | None = None
+    v: int = PROTOCOL
+
+
+class Refused(Exception):
+    """The supervisor answered, and the answer is no."""
+
+    def __init__(self, problem: Problem) -> None:
+        """Keep the problem; the sentence is the message."""
+        super().__init__(problem.message)
+        self.code = problem.code
+
+
+class Unreachable(Exception):
+    """No supervisor answered."""
+
+
+class Client:
+    """One connection to a supervisor's control socket."""
+
+    def __init__(self, endpoint: str) -> None:
+        """Connect; nothing is sent yet, so this never fails for a supervisor that is away."""
+        self._endpoint = endpoint
+        self._context = zmq.Context()
+        self._socket = self._connect()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Let the connection go at once."""
+        self._socket.close()
+        self._context.term()
+
+    def ask(self, op: str, args: Mapping[str, JSONValue] | None = None, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> JSONValue:
+        """Return the answer's data. Raises Refused with the supervisor's sentence, or Unreachable when none came within timeout_s."""
+        request = Request(id=uuid4().hex, op=op, args=args or {}, by="command line")
+        self._socket.send(msgspec.json.encode(request))
+        end_s = time.monotonic() + timeout_s
+        while (left_s := end_s - time.monotonic()) > 0:
+            if not self._socket.poll(int(1000 * left_s) + 1):
+                break
+            answer = msgspec.json.decode(self._socket.recv(), type=Answer)
+            if answer.id != request.id:  # of a request that was given up
+                continue
+            if answer.error is not None:
+                raise Refused(answer.error)
+            return answer.data
+        self._socket.close()  # what waits in it must not be delivered later
+        self._socket = self._connect()
+        raise Unreachable(f"no supervisor answered at {self._endpoint} within {timeout_s:g} s")
+
+    def _connect(self) -> "zmq.Socket[bytes]":
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        socket.connect(self._endpoint)
+        return socket
+
+
+def endpoint_of(state_dir: Path, name: str = "control") -> str:
+    """Return where the supervisor of this state folder listens. Where the path would be too long for a socket, a file in state_dir says where."""
+    pointer = state_dir / "sockets"
+    folder = Path(pointer.read_text().strip()) if pointer.is_file() else state_dir
+    return f"ipc://{folder / name}.sock"

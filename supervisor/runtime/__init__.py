@@ -1,0 +1,1 @@
+"""What runs Warden's decisions: one inbox, one writer, actions performed through ports."""

@@ -1,0 +1,57 @@
+"""What it takes to start a worker: its command with the placeholders filled in, its environment, where it runs and writes."""
+
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from supervisor.core.limits import WorkerSpec
+from supervisor.core.model import DeviceId, Worker
+from supervisor.runtime.ports import Launch
+
+_NOT_HANDED_ON: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+"""Of the supervisor's environment: what its own service manager meant for it alone."""
+
+
+class Launcher(Struct, frozen=True, kw_only=True):
+    """Makes launches. fill replaces {python}, {config_dir}, {state_dir} and {name} in a text."""
+
+    fill: Callable[[str, str], str]
+    endpoint: str
+    state_dir: Path
+    config_dir: Path
+    log_dir: Path
+    environ: Mapping[str, str]
+
+    def launch(self, worker: Worker, generation: int, spec: WorkerSpec, device: DeviceId | None) -> Launch:
+        """Return the launch of one generation, with a token and a tag that no other has."""
+        token, tag = secrets.token_hex(16), secrets.token_hex(8)
+        inherited = {name: value for name, value in self.environ.items() if name not in _NOT_HANDED_ON}
+        own = {name: self.fill(value, worker.name) for name, value in spec.env.items()}
+        given = {
+            "WARDEN_ENDPOINT": self.endpoint,
+            "WARDEN_WORKER": worker.name,
+            "WARDEN_GENERATION": str(generation),
+            "WARDEN_TOKEN": token,
+            "WARDEN_TAG": tag,
+            "WARDEN_STATE_DIR": str(self.state_dir),
+            "WARDEN_CONFIG_DIR": str(self.config_dir),
+            "WARDEN_CONCURRENCY": str(spec.concurrency),
+            "WARDEN_OPTIONS": json.dumps(spec.options),
+            **({"WARDEN_DEVICE": device} if device else {}),
+        }
+        return Launch(
+            worker=worker.name,
+            generation=generation,
+            token=token,
+            tag=tag,
+            argv=tuple(self.fill(word, worker.name) for word in spec.command),
+            env={"PYTHONUNBUFFERED": "1", **inherited, **own, **given},
+            cwd=Path(self.fill(spec.cwd, worker.name)),
+            log=self.log_dir / "workers" / f"{worker.name}.log",
+            umask=spec.umask,
+            oom_score_adj=spec.oom_score_adj,
+        )

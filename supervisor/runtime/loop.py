@@ -1,0 +1,60 @@
+"""The one inbox and the one writer: an event at a time is decided, the new fleet stored, its actions started."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+from supervisor.core.actions import Decision
+from supervisor.core.decide import decide
+from supervisor.core.events import AnyEvent
+from supervisor.core.limits import Limits
+from supervisor.core.model import Fleet
+from supervisor.runtime.ports import Journal
+
+TURN_MAX_EVENTS = 200
+"""Events taken before the loop gives way to sockets and timers."""
+
+
+class Loop:
+    """Holds the fleet. Only `run` changes it; anyone may `post` from the same thread."""
+
+    def __init__(self, fleet: Fleet, limits: Limits, *, perform: Callable[[Decision], None], journal: Journal) -> None:
+        """Begin with this fleet."""
+        self.fleet = fleet
+        self.limits = limits
+        self._perform = perform
+        self._journal = journal
+        self._inbox: deque[AnyEvent] = deque()
+        self._posted = asyncio.Event()
+        self._left = False
+
+    def post(self, event: AnyEvent) -> None:
+        """Put an event into the inbox."""
+        self._inbox.append(event)
+        self._posted.set()
+
+    def leave(self) -> None:
+        """Make `run` return after this turn."""
+        self._left = True
+        self._posted.set()
+
+    async def run(self) -> None:
+        """Decide until `leave`. An exception in here is a bug, and ends the service."""
+        while not self._left:
+            await self._posted.wait()
+            self._posted.clear()
+            for _ in range(TURN_MAX_EVENTS):
+                if not self._inbox:
+                    break
+                self._turn(self._inbox.popleft())
+            if self._inbox:
+                self._posted.set()
+                await asyncio.sleep(0)
+
+    def _turn(self, event: AnyEvent) -> None:
+        now_s = time.monotonic()
+        self._journal.record(self.fleet, event, self.limits, now_s)
+        decision = decide(self.fleet, event, self.limits, now_s)
+        self.fleet = decision.fleet
+        self._perform(decision)

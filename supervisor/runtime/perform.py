@@ -1,0 +1,235 @@
+"""Performs actions through the ports. What takes time runs in a task of its own, and its outcome comes back as an event."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime
+from typing import Final, Protocol, assert_never
+
+from msgspec import Struct
+
+from supervisor.core import actions as act
+from supervisor.core.announcements import LEVELS
+from supervisor.core.events import (
+    AnyEvent,
+    DeviceMeasured,
+    EvidenceGathered,
+    LevelMeasured,
+    MemoryMeasured,
+    ReleaseMeasured,
+    SaveFailed,
+    SpawnFailed,
+    Tick,
+    TreeStuck,
+    WorkerSpawned,
+)
+from supervisor.core.limits import JSONValue, Limits
+from supervisor.core.model import Fleet, WorkerName
+from supervisor.errors import StoreError
+from supervisor.runtime.launch import Launcher
+from supervisor.runtime.ports import Channel, Device, DeviceError, JobFiles, JobStore, Processes, SpawnError
+from supervisor.shapes import Intervention
+
+RELEASE_MAX_S: Final = 10.0
+_RELEASE_POLLS_S: Final = (0.0, 0.05, 0.1, 0.25, 0.5)
+_SAVE_AGAIN_S: Final = 1.0
+_INTERVENTIONS_KEPT: Final = 20
+
+
+class Say(Protocol):
+    """Writes one event to the logs."""
+
+    def __call__(self, level: str, event: str, fields: Mapping[str, JSONValue], /) -> None:
+        """Write it."""
+        ...
+
+
+class Ports(Struct, frozen=True, kw_only=True):
+    """The outside, as `app` chose it. answer gives a Reply to whoever asked; available_bytes reads the machine's memory."""
+
+    processes: Processes
+    channel: Channel
+    device: Device
+    store: JobStore
+    files: JobFiles
+    launcher: Launcher
+    say: Say
+    answer: Callable[[act.Reply], None]
+    available_bytes: Callable[[], int]
+
+
+class Performer:
+    """Starts what a decision orders, in its order. `fleet` and `leave` reach the loop."""
+
+    def __init__(self, ports: Ports, *, limits: Limits, fleet: Callable[[], Fleet], post: Callable[[AnyEvent], None], leave: Callable[[], None]) -> None:
+        """Perform through these ports."""
+        self.interventions: deque[Intervention] = deque(maxlen=_INTERVENTIONS_KEPT)
+        self._ports = ports
+        self._limits = limits
+        self._fleet = fleet
+        self._post = post
+        self._leave = leave
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._fence = 0
+
+    def perform(self, decision: act.Decision) -> None:
+        """Start every action. Never waits."""
+        if decision.fleet.fence > self._fence:  # on disk before the holder it was given to can use it: both queue at the same store
+            self._fence = decision.fleet.fence
+            self._start(self._save_fence(self._fence))
+        for action in decision.actions:
+            self._one(action)
+
+    async def finish(self) -> None:
+        """Wait for what is under way, but not for ever: at the end of the supervisor."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5.0)
+        for task in self._tasks:
+            task.cancel()
+
+    def _one(self, action: act.AnyAction) -> None:  # noqa: C901, PLR0912  # one row per action
+        ports = self._ports
+        match action:
+            case act.Announce():
+                self._announce(action)
+            case act.SaveJob():
+                self._start(self._save(action))
+            case act.Reply():
+                ports.answer(action)
+            case act.SendDrain() | act.SendWelcome() | act.SendStored():
+                ports.channel.send(action)
+            case act.SendJob():
+                self._start(self._send_job(action))
+            case act.SendCancel():
+                self._start(self._send_cancel(action))
+            case act.Spawn():
+                self._start(self._spawn(action))
+            case act.Terminate():
+                ports.processes.terminate(action.worker, action.generation)
+            case act.Kill():
+                self._start(ports.processes.kill(action.worker, action.generation))
+            case act.ProveGone():
+                self._start(self._prove_gone(action))
+            case act.GatherEvidence():
+                self._start(self._gather(action))
+            case act.MeasureRelease():
+                self._start(self._measure_release(action))
+            case act.MeasureDevice():
+                self._start(self._measure_device(action))
+            case act.MeasureMemory():
+                self._start(self._measure_memory())
+            case act.WakeAt():
+                asyncio.get_running_loop().call_later(max(0.0, action.at_s - time.monotonic()) + 0.001, self._wake)
+            case act.Leave():
+                self._leave()
+            case _:
+                assert_never(action)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # every failure of the world is an event by now: this one is a bug of ours, and must not go on in silence
+            asyncio.get_running_loop().call_exception_handler({"message": "an action failed", "exception": error, "task": task})
+
+    def _wake(self) -> None:
+        self._post(Tick(wall_s=time.time()))
+
+    def _announce(self, action: act.Announce) -> None:
+        level = LEVELS[action.event]
+        named = {"worker": action.worker, "job": action.job}
+        fields = {name: value for name, value in named.items() if value} | dict(action.fields) | ({"reason": action.reason} if action.reason else {})
+        self._ports.say(level, action.event, fields)
+        if level != "info":
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            self.interventions.append(Intervention(at=at, event=action.event, worker=action.worker, job=action.job, reason=action.reason))
+
+    async def _save(self, action: act.SaveJob) -> None:
+        """Write the job, and go on to what waited for it. A write that nobody can be refused for is tried until it succeeds."""
+        said = False
+        while True:
+            try:
+                await self._ports.store.save(action.job)
+            except StoreError as error:
+                if not said or action.refuse_to:
+                    self._post(SaveFailed(job=action.job.id, error=str(error), refuse_to=action.refuse_to))
+                    said = True
+                if action.refuse_to:
+                    return
+                await asyncio.sleep(_SAVE_AGAIN_S)
+            else:
+                break
+        for following in action.then:
+            self._one(following)
+
+    async def _save_fence(self, fence: int) -> None:
+        while True:
+            try:
+                return await self._ports.store.save_fence(fence)
+            except StoreError:  # said by the job writes, which fail at the same time
+                await asyncio.sleep(_SAVE_AGAIN_S)
+
+    async def _spawn(self, action: act.Spawn) -> None:
+        worker = self._fleet().workers[action.worker]
+        spec = self._limits.workers[worker.model]
+        launch = self._ports.launcher.launch(worker, action.generation, spec, action.device)
+        self._ports.channel.expect(action.worker, action.generation, launch.token)
+        try:
+            pid = await self._ports.processes.spawn(launch)
+        except SpawnError as error:
+            self._post(SpawnFailed(worker=action.worker, generation=action.generation, detail=str(error)))
+        else:
+            self._post(WorkerSpawned(worker=action.worker, generation=action.generation, pid=pid))
+
+    async def _prove_gone(self, action: act.ProveGone) -> None:
+        proof = await self._ports.processes.prove_gone(action.worker, action.generation, action.within_s)
+        self._post(proof)
+        if isinstance(proof, TreeStuck):
+            self._post(await self._ports.processes.wait_gone(action.worker, action.generation))
+
+    async def _gather(self, action: act.GatherEvidence) -> None:
+        evidence = await self._ports.processes.evidence(action.worker, action.generation)
+        self._post(EvidenceGathered(worker=action.worker, generation=action.generation, evidence=evidence))
+
+    async def _send_job(self, action: act.SendJob) -> None:
+        await self._level(action, "before")
+        self._ports.channel.send(action, folder=self._ports.files.folder(action.job), checkpoint=self._ports.files.checkpoint(action.job))
+
+    async def _send_cancel(self, action: act.SendCancel) -> None:
+        self._ports.channel.send(action)
+        await self._level(action, "cancel")
+
+    async def _level(self, action: act.SendJob | act.SendCancel, moment: str) -> None:
+        worker = self._fleet().workers[action.worker]
+        if self._limits.workers[worker.model].gpu_bytes:
+            used = await self._ports.processes.memory_of(action.worker)
+            self._post(LevelMeasured(worker=action.worker, generation=action.generation, job=action.job, moment=moment, used_bytes=used))
+
+    async def _measure_release(self, action: act.MeasureRelease) -> None:
+        end_s = time.monotonic() + RELEASE_MAX_S
+        polls = deque(_RELEASE_POLLS_S)
+        while True:
+            await asyncio.sleep(polls.popleft() if len(polls) > 1 else polls[0])
+            used = await self._ports.processes.memory_of(action.worker)
+            proved = used <= action.at_most_bytes
+            if proved or time.monotonic() >= end_s:
+                self._post(ReleaseMeasured(worker=action.worker, generation=action.generation, job=action.job, used_bytes=used, proved=proved))
+                return
+
+    async def _measure_device(self, action: act.MeasureDevice) -> None:
+        await asyncio.sleep(action.after_s)
+        try:
+            sample = await self._ports.device.measure(action.device)
+        except DeviceError as error:
+            self._post(DeviceMeasured(device=action.device, sample=None, error=str(error)))
+        else:
+            self._post(DeviceMeasured(device=action.device, sample=sample))
+
+    async def _measure_memory(self) -> None:
+        used: Mapping[WorkerName, int] = await self._ports.processes.memory()
+        self._post(MemoryMeasured(workers=used, available_bytes=self._ports.available_bytes()))

@@ -1,0 +1,153 @@
+"""What the runtime needs of the outside. Each port has one real adapter, and a small one in memory for tests."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendStored, SendWelcome
+from supervisor.core.events import AnyEvent, TreeGone, TreeStuck
+from supervisor.core.limits import Limits
+from supervisor.core.model import DeviceId, DeviceSample, Evidence, Fleet, Job, JobId, WorkerName
+
+ToWorker = SendCancel | SendDrain | SendJob | SendStored | SendWelcome
+
+
+class SpawnError(Exception):
+    """There is no process; the message says why."""
+
+
+class DeviceError(Exception):
+    """A device could not be read; the message says why."""
+
+
+class Launch(Struct, frozen=True, kw_only=True):
+    """All that is needed to start one generation of a worker."""
+
+    worker: WorkerName
+    generation: int
+    token: str
+    tag: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: Path
+    log: Path
+    umask: str
+    oom_score_adj: int
+
+
+class Processes(Protocol):
+    """Worker processes: every signal proves first that its target is ours."""
+
+    async def spawn(self, launch: Launch) -> int:
+        """Start it and return the pid, once its own program runs. Raises SpawnError. Its exit comes as a WorkerExited event."""
+        ...
+
+    def terminate(self, worker: WorkerName, generation: int) -> None:
+        """SIGTERM, then SIGCONT, to its group."""
+        ...
+
+    async def kill(self, worker: WorkerName, generation: int) -> None:
+        """SIGKILL to its whole tree."""
+        ...
+
+    async def prove_gone(self, worker: WorkerName, generation: int, within_s: float) -> TreeGone | TreeStuck:
+        """End what the leader left behind; return the proof that nothing is left, or who is."""
+        ...
+
+    async def wait_gone(self, worker: WorkerName, generation: int) -> TreeGone:
+        """Return once a tree that was stuck is gone after all."""
+        ...
+
+    async def evidence(self, worker: WorkerName, generation: int) -> Evidence:
+        """Return what can be seen of it, within three seconds."""
+        ...
+
+    async def memory(self) -> Mapping[WorkerName, int]:
+        """Return the PSS of every worker's tree in bytes."""
+        ...
+
+    async def memory_of(self, worker: WorkerName) -> int:
+        """Return the PSS of one worker's tree in bytes; 0 when nothing of it is left."""
+        ...
+
+
+class Channel(Protocol):
+    """The line to the workers."""
+
+    def expect(self, worker: WorkerName, generation: int, token: str) -> None:
+        """Believe messages with this token from now on, and those of no earlier generation."""
+        ...
+
+    def send(self, action: ToWorker, *, folder: Path | None = None, checkpoint: Path | None = None) -> None:
+        """Send what the action says. A worker that is away loses it: what matters is repeated by the rules of the core."""
+        ...
+
+    def ping(self) -> None:
+        """Tell every worker that the supervisor lives."""
+        ...
+
+
+class Device(Protocol):
+    """Devices that can be measured."""
+
+    async def measure(self, device: DeviceId) -> DeviceSample:
+        """Return one reading. Raises DeviceError. Has a deadline of its own."""
+        ...
+
+
+class JobStore(Protocol):
+    """Where jobs are written down. Every method may be awaited from the loop: nothing of it runs there."""
+
+    async def save(self, job: Job) -> None:
+        """Return once the job is on disk. An older attempt, or a change of an ended job, is ignored. Raises StoreError."""
+        ...
+
+    async def find(self, job: str) -> Job | None:
+        """Return the job with this id, or the only one whose id begins so."""
+        ...
+
+    async def newest(self, *, statuses: Sequence[str], kind: str, limit: int) -> Sequence[Job]:
+        """Return jobs, the newest first; all of them where statuses or kind are empty."""
+        ...
+
+    async def live(self) -> Sequence[Job]:
+        """Return the jobs that have not ended, the oldest first."""
+        ...
+
+    async def counts(self) -> Mapping[str, int]:
+        """Return how many jobs there are in each status."""
+        ...
+
+    async def save_fence(self, fence: int) -> None:
+        """Return once this fence, if it is higher than the last, is on disk."""
+        ...
+
+    async def last_fence(self) -> int:
+        """Return the highest fence ever saved."""
+        ...
+
+    async def close(self) -> None:
+        """Write what waits, and close."""
+        ...
+
+
+class JobFiles(Protocol):
+    """The folders of jobs."""
+
+    def folder(self, job: JobId) -> Path:
+        """Return the job's own folder."""
+        ...
+
+    def checkpoint(self, job: JobId) -> Path | None:
+        """Return the checkpoint that an earlier attempt saved, if there is one."""
+        ...
+
+
+class Journal(Protocol):
+    """The replayable record of events."""
+
+    def record(self, fleet: Fleet, event: AnyEvent, limits: Limits, now_s: float) -> None:
+        """Keep an event; fleet is the one before it."""
+        ...

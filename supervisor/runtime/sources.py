@@ -1,0 +1,45 @@
+"""Where events come from that nobody sends: time, and readings that are due."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from supervisor.core.actions import Decision
+from supervisor.core.decide import look
+from supervisor.core.events import AnyEvent, Tick
+from supervisor.core.model import Fleet
+
+TICK_S: Final = 1.0
+PING_EVERY_S: Final = 5.0
+_LAG_S: Final = 0.5
+"""A tick that comes later than this by more shows that the supervisor itself was held up; less is ordinary scheduling."""
+
+
+class Ticker:
+    """Ticks once a second, says how late it was, and starts the readings. lag_s is the last tick's."""
+
+    def __init__(self, *, post: Callable[[AnyEvent], None], fleet: Callable[[], Fleet], perform: Callable[[Decision], None], ping: Callable[[], None]) -> None:
+        """Tick into `post`."""
+        self.lag_s = 0.0
+        self._post = post
+        self._fleet = fleet
+        self._perform = perform
+        self._ping = ping
+
+    async def run(self, look_every_s: float) -> None:
+        """Tick until cancelled."""
+        last_s = looked_s = pinged_s = time.monotonic()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now_s = time.monotonic()
+            self.lag_s = max(0.0, now_s - last_s - TICK_S)
+            last_s = now_s
+            self._post(Tick(wall_s=time.time(), lag_s=self.lag_s if self.lag_s > _LAG_S else 0.0))
+            if now_s - looked_s >= look_every_s - TICK_S / 2:
+                looked_s = now_s
+                fleet = self._fleet()
+                self._perform(Decision(fleet, look(fleet)))
+            if now_s - pinged_s >= PING_EVERY_S:
+                pinged_s = now_s
+                self._ping()

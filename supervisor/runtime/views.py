@@ -1,0 +1,224 @@
+"""The shapes that people and programs read, made of the fleet. Pure: what is unknown is None, never 0 and never idle."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from supervisor.core.gpu import leases_on
+from supervisor.core.health import clocks
+from supervisor.core.jobs import aged_priority, in_order
+from supervisor.core.limits import Limits
+from supervisor.core.model import AT_WORK, Device, Fleet, Handover, Job, JobId, JobStatus, LeaseState, Reason, Wanted, Worker, WorkerState
+from supervisor.shapes import (
+    CancelView,
+    ClockView,
+    DeviceView,
+    ErrorView,
+    HandoverView,
+    HolderView,
+    JobView,
+    WaiterView,
+    WorkerView,
+)
+
+
+def instant(wall_s: float | None) -> str | None:
+    """Return ISO 8601 UTC with milliseconds."""
+    return datetime.fromtimestamp(wall_s, tz=UTC).isoformat(timespec="milliseconds") if wall_s else None
+
+
+def positions(fleet: Fleet, limits: Limits, now_s: float) -> dict[JobId, int]:
+    """Return the place in the queue of each job that waits there, from 1."""
+    return {job.id: place for place, job in enumerate(in_order(fleet.jobs.values(), limits.jobs, now_s), 1)}
+
+
+def job_view(job: Job, *, position: int | None, now_s: float, folder: Path) -> JobView:
+    """Return one job. position: its place in the queue, None when it does not wait there."""
+    error = job.error
+    return JobView(
+        id=job.id,
+        kind=job.kind,
+        params=job.params,
+        status=job.status,
+        phase=job.phase,
+        reason=job.reason,
+        message=job.message,
+        priority=job.priority,
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        progress=round(job.progress, 1),
+        done=job.done,
+        total=job.total,
+        metrics=dict(job.metrics),
+        eta_s=_eta_s(job, now_s),
+        worker=job.worker,
+        device=job.device,
+        position=position if job.status is JobStatus.QUEUED else None,
+        created_at=instant(job.created_wall),
+        started_at=instant(job.started_wall),
+        completed_at=instant(job.completed_wall),
+        dir=str(folder),
+        result=job.result,
+        error=ErrorView(
+            reason=error.reason, message=error.message, evidence=error.evidence, phase=error.phase, stack=error.stack, log_tail=list(error.log_tail)
+        )
+        if error
+        else None,
+        cancel=CancelView(freed_bytes=job.receipt.freed_bytes, took_s=job.receipt.took_s) if job.receipt else None,
+        retry_of=job.retry_of,
+    )
+
+
+def _eta_s(job: Job, now_s: float) -> float | None:
+    """Return how long the rest takes at the pace so far; None while there is no pace."""
+    if job.status is not JobStatus.RUNNING or job.begun_at_s is None or not 0 < job.done < job.total:
+        return None
+    return (now_s - job.begun_at_s) * (job.total - job.done) / job.done
+
+
+def worker_view(worker: Worker, *, fleet: Fleet, limits: Limits, now_s: float) -> WorkerView:
+    """Return one worker."""
+    process = worker.process
+    moved = [job.progress_at_s for job in (fleet.jobs.get(name) for name in worker.jobs) if job is not None and job.progress_at_s is not None]
+    armed = clocks(worker, fleet.jobs, limits.workers[worker.model])
+    return WorkerView(
+        name=worker.name,
+        state=worker.state,
+        wanted=worker.wanted,
+        pid=process.pid if process else None,
+        generation=worker.generation,
+        model=worker.model,
+        jobs=list(worker.jobs),
+        since_s=now_s - worker.since_s,
+        age_s=now_s - process.spawned_at_s if process else None,
+        silent_s=now_s - process.beat_at_s if process and process.beat_at_s is not None else None,
+        still_s=now_s - min(moved) if moved else None,
+        memory_bytes=worker.memory_bytes,
+        device_bytes=process.device_bytes if process else None,
+        restarts=dict(worker.restarts),
+        last_reason=worker.last_reason,
+        note=worker.note,
+        next_action=_next_action(worker, fleet, limits, now_s),
+        clocks=[ClockView(clock=clock.cause, armed_for_s=now_s - clock.armed_at_s, limit_s=clock.limit_s) for clock in armed],
+    )
+
+
+def _next_action(worker: Worker, fleet: Fleet, limits: Limits, now_s: float) -> str:  # noqa: PLR0911  # one row per state
+    """Return what happens next with this worker, in words."""
+    spec = limits.workers[worker.model]
+    lease = fleet.lease_of(worker.name)
+    match worker.state:
+        case WorkerState.BACKOFF | WorkerState.QUARANTINED:
+            return f"starts again in {max(0.0, worker.retry_at_s - now_s):.0f} s"
+        case WorkerState.DRAINING | WorkerState.STOPPING | WorkerState.EXITED if worker.stop is not None:
+            return f"leaves: {worker.stop.reason}"
+        case WorkerState.STARTING:
+            return "loads its model"
+        case WorkerState.UNKILLABLE:
+            return "comes back when the kernel lets its process go"
+        case WorkerState.DOWN if worker.wanted is Wanted.DOWN:
+            return f"stays down until: warden workers start {worker.name}"
+        case WorkerState.DOWN if lease is not None and lease.state is LeaseState.WAITING:
+            return f"starts when {lease.device} is proved free"
+        case WorkerState.DOWN if spec.resident and spec.gpu_bytes:
+            holders = [other.worker for other in fleet.leases.values() if other.worker != worker.name]
+            return f"comes back after {', '.join(holders)}" if holders else "comes back when nobody waits for the device"
+        case WorkerState.DOWN:
+            return "starts when a job comes"
+        case _:
+            return ""
+
+
+def device_view(device: Device, *, fleet: Fleet, limits: Limits, now_s: float) -> DeviceView:
+    """Return one device with its holders and waiters."""
+    sample = device.sample
+    used = {holding.worker: holding.used_bytes for holding in sample.holdings} if sample else {}
+    holders = [
+        HolderView(
+            lease=lease.id,
+            owner=lease.worker,
+            kind="worker",
+            pid=process.pid if (process := fleet.workers[lease.worker].process) else None,
+            priority=lease.priority,
+            need_bytes=lease.need_bytes,
+            used_bytes=used.get(lease.worker, 0) if sample else None,
+            state=lease.state,
+            since_s=now_s - lease.since_s,
+            fence=lease.fence,
+        )
+        for lease in leases_on(fleet, device)
+    ]
+    return DeviceView(
+        id=device.id,
+        name=device.name,
+        backend=device.backend,
+        state=device.state,
+        proof=device.proof,
+        trouble=device.trouble,
+        total_bytes=device.total_bytes,
+        used_bytes=sample.used_bytes if sample else None,
+        free_bytes=sample.free_bytes if sample else None,
+        holders=holders,
+        waiters=_waiters(fleet, limits, now_s),
+        handover=_handover_view(device.handover, now_s) if device.handover else None,
+        last_handover=_handover_view(device.last_handover, now_s) if device.last_handover else None,
+    )
+
+
+def _waiters(fleet: Fleet, limits: Limits, now_s: float) -> list[WaiterView]:
+    waiting = [job for job in in_order(fleet.jobs.values(), limits.jobs, now_s) if job.reason is Reason.WAITING_FOR_GPU]
+    return [
+        WaiterView(
+            owner=limits.model_for(job.kind) or "?",
+            job=job.id,
+            priority=job.priority,
+            aged_priority=aged_priority(job, limits.jobs, now_s),
+            waited_s=now_s - job.queued_at_s,
+            need_bytes=limits.workers[limits.model_for(job.kind) or ""].gpu_bytes if limits.model_for(job.kind) else 0,
+            waits_for=job.message,
+        )
+        for job in waiting
+    ]
+
+
+def _handover_view(handover: Handover, now_s: float) -> HandoverView:
+    def since(at_s: float | None) -> float | None:
+        return None if at_s is None else at_s - handover.ordered_at_s
+
+    return HandoverView(
+        to=handover.worker,
+        job=handover.job,
+        leaving=list(handover.leaving),
+        need_bytes=handover.need_bytes,
+        ago_s=now_s - handover.ordered_at_s,
+        exit_s=since(handover.exited_at_s),
+        gone_s=since(handover.gone_at_s),
+        back_s=since(handover.back_at_s),
+        proof_s=since(handover.proved_at_s),
+        spawned_s=since(handover.spawned_at_s),
+        polls=handover.polls,
+    )
+
+
+def unwell(fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
+    """Return what is not as it should be, one sentence each; empty when all is well."""
+    found = []
+    for worker in fleet.workers.values():
+        if worker.wanted is Wanted.DOWN:
+            continue
+        if worker.state in (WorkerState.BACKOFF, WorkerState.QUARANTINED, WorkerState.UNKILLABLE):
+            found.append(f"{worker.name} is in {worker.state}: {worker.last_reason or 'no reason known'}")
+        over = (clock for clock in clocks(worker, fleet.jobs, limits.workers[worker.model]) if clock.over_s(now_s) > 0)
+        found += [f"{worker.name}: its {clock.cause} clock is over its limit of {clock.limit_s:g} s" for clock in over]
+    found += [f"{device.id} is {device.state}" for device in fleet.devices.values() if device.state != "ok"]
+    if fleet.stopping_since_s is not None:
+        found.append("the supervisor is stopping")
+    return found
+
+
+def counts(fleet: Fleet, stored: Mapping[str, int]) -> dict[str, int]:
+    """Return how many jobs there are in each status: ended ones by the store, live ones by the fleet."""
+    live = dict.fromkeys(("queued", *sorted(AT_WORK), "paused"), 0)
+    for job in fleet.jobs.values():
+        live[job.status] = live.get(job.status, 0) + 1
+    return live | {status: stored.get(status, 0) for status in ("completed", "failed", "cancelled")}

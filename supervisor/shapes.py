@@ -1,0 +1,191 @@
+"""The shapes of what people and programs read of the supervisor: the same for `--json` and HTTP. Instants are ISO 8601 UTC, durations seconds."""
+
+from typing import Any
+
+from msgspec import Struct
+
+JSONValue = Any
+
+
+class ClockView(Struct, frozen=True, kw_only=True):
+    """One deadline that runs against a worker."""
+
+    clock: str
+    armed_for_s: float
+    limit_s: float
+
+
+class WorkerView(Struct, frozen=True, kw_only=True):
+    """One worker."""
+
+    name: str
+    state: str
+    wanted: str
+    pid: int | None
+    generation: int
+    model: str
+    jobs: list[str]
+    since_s: float
+    age_s: float | None
+    silent_s: float | None
+    still_s: float | None
+    memory_bytes: int | None
+    device_bytes: int | None
+    restarts: dict[str, int]
+    last_reason: str
+    note: str
+    next_action: str
+    clocks: list[ClockView]
+
+
+class HolderView(Struct, frozen=True, kw_only=True):
+    """Who has a right to a device."""
+
+    lease: str
+    owner: str
+    kind: str
+    pid: int | None
+    priority: int
+    need_bytes: int
+    used_bytes: int | None
+    state: str
+    since_s: float
+    fence: int
+
+
+class WaiterView(Struct, frozen=True, kw_only=True):
+    """Who waits for a device."""
+
+    owner: str
+    job: str | None
+    priority: int
+    aged_priority: int
+    waited_s: float
+    need_bytes: int
+    waits_for: str
+
+
+class HandoverView(Struct, frozen=True, kw_only=True):
+    """How a device went from one holder to the next; each step in seconds since the order, None while it is not done."""
+
+    to: str
+    job: str | None
+    leaving: list[str]
+    need_bytes: int
+    ago_s: float
+    exit_s: float | None
+    gone_s: float | None
+    back_s: float | None
+    proof_s: float | None
+    spawned_s: float | None
+    polls: int
+
+
+class DeviceView(Struct, frozen=True, kw_only=True):
+    """One device."""
+
+    id: str
+    name: str
+    backend: str
+    state: str
+    proof: str
+    trouble: str
+    total_bytes: int
+    used_bytes: int | None
+    free_bytes: int | None
+    holders: list[HolderView]
+    waiters: list[WaiterView]
+    handover: HandoverView | None
+    last_handover: HandoverView | None
+
+
+class SupervisorView(Struct, frozen=True, kw_only=True):
+    """The supervisor itself."""
+
+    pid: int
+    version: str
+    uptime_s: float
+    config: str
+    state_dir: str
+    log_dir: str
+    loop_lag_ms: float
+    pss_bytes: int | None
+    dropped_messages: int
+    stopping: bool
+
+
+class MemoryView(Struct, frozen=True, kw_only=True):
+    """The machine's memory."""
+
+    available_bytes: int | None
+
+
+class Intervention(Struct, frozen=True, kw_only=True):
+    """Something that Warden did, and why."""
+
+    at: str
+    event: str
+    worker: str | None
+    job: str | None
+    reason: str
+
+
+class StatusView(Struct, frozen=True, kw_only=True):
+    """Everything on one screen. hints: what `warden health` complains of; empty when all is well."""
+
+    supervisor: SupervisorView
+    workers: list[WorkerView]
+    devices: list[DeviceView]
+    memory: MemoryView
+    jobs: dict[str, int]
+    interventions: list[Intervention]
+    unwell: list[str]
+
+
+class ErrorView(Struct, frozen=True, kw_only=True):
+    """Why a job has no result."""
+
+    reason: str
+    message: str
+    evidence: str
+    phase: str
+    stack: str
+    log_tail: list[str]
+
+
+class CancelView(Struct, frozen=True, kw_only=True):
+    """What a cancel gave back, measured."""
+
+    freed_bytes: int
+    took_s: float
+
+
+class JobView(Struct, frozen=True, kw_only=True):
+    """One job."""
+
+    id: str
+    kind: str
+    params: JSONValue
+    status: str
+    phase: str
+    reason: str
+    message: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    progress: float
+    done: float
+    total: float
+    metrics: dict[str, float]
+    eta_s: float | None
+    worker: str | None
+    device: str | None
+    position: int | None
+    created_at: str | None
+    started_at: str | None
+    completed_at: str | None
+    dir: str
+    result: JSONValue = None
+    error: ErrorView | None = None
+    cancel: CancelView | None = None
+    retry_of: str | None = None

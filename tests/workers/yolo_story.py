@@ -1,0 +1,154 @@
+"""Runs a loaded YOLO worker through a day of jobs in one process, and writes what it saw as JSON. A program, run by test_yolo_jobs.py.
+
+It has a process of its own because ultralytics reads its environment once, and because memory is measured.
+"""
+
+import csv
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workers import base, samples
+from workers.base import BadInput, Job, JobCancelled, Report
+from workers.yolo.params import Options, PredictParams, TrainParams
+from workers.yolo.worker import Yolo
+
+SMALL: dict[str, Any] = {"batch": 4, "image_size": 64, "optimizer": "AdamW", "lr0": 0.001, "mosaic": 0.0}
+
+
+class Recorder(Report):
+    """Keeps what it was told, and orders the work to stop at the nth word of a phase."""
+
+    def __init__(self, job: Job, *, stop_phase: str = "", stop_at: int = 0) -> None:
+        super().__init__(job)
+        self.seen: list[tuple[float, float, str, Mapping[str, float] | None]] = []
+        self.stop_phase, self.stop_left = stop_phase, stop_at
+        self.ordered_at_s = 0.0
+
+    def progress(self, done: float, total: float, *, phase: str = "", metrics: Mapping[str, float] | None = None) -> None:
+        self.seen.append((done, total, phase, metrics))
+        if phase == self.stop_phase and metrics is None:
+            self.stop_left -= 1
+            if self.stop_left == 0:
+                self.ordered_at_s = time.perf_counter()
+                # As the supervisor's order comes: the flag is up, and the next look of the work finds it.
+                self.interrupt(JobCancelled("cancelled"))
+                return
+        super().progress(done, total, phase=phase, metrics=metrics)
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "done": [done for done, _, _, _ in self.seen],
+            "total": self.seen[-1][1],
+            "phases": sorted({phase for _, _, phase, _ in self.seen}),
+            "metrics": [metrics for _, _, _, metrics in self.seen if metrics is not None],
+        }
+
+
+class Story:
+    """One worker, its folder, and the jobs it does."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.worker = Yolo()
+        self.worker.name, self.worker.state_dir, self.worker.config_dir = "yolo-0", root / "var", root
+        self.worker.options = Options(allow_untrained=True, image_size=64, device="cpu")
+        self.worker.load()
+        self.data = samples.dataset(root / "data", train=12, val=6)
+
+    def run(self, name: str, kind: str, params: Any, *, attempt: int = 1, **stop: Any) -> tuple[dict[str, Any], Recorder]:
+        folder = self.root / name
+        folder.mkdir(exist_ok=True)
+        saved = folder / "checkpoint"
+        job = Job(id=name, attempt=attempt, kind=kind, params=params, dir=folder, resume_from=saved if saved.is_file() else None)
+        report = Recorder(job, **stop)
+        try:
+            return self.worker.run(job, report), report
+        except JobCancelled:
+            return {"cancelled_after_s": time.perf_counter() - report.ordered_at_s}, report
+        except BadInput as refused:
+            return {"refused": str(refused)}, report
+        finally:
+            base._release()
+
+    def train(self, name: str, *, epochs: int, attempt: int = 1, **stop: Any) -> tuple[dict[str, Any], Recorder]:
+        params = TrainParams(data=str(self.data), epochs=epochs, **SMALL)
+        return self.run(name, "yolo.train", params, attempt=attempt, **stop)
+
+
+def pss_mib() -> float:
+    """Return this process's proportional share of memory, in MiB."""
+    found = re.search(r"^Pss:\s+(\d+) kB", Path("/proc/self/smaps_rollup").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found.group(1)) / 1024
+
+
+def tell(root: Path) -> dict[str, Any]:
+    story = Story(root)
+    base._release()
+    told: dict[str, Any] = {"note": story.worker.note, "memory": {"loaded": pss_mib()}}
+
+    result, report = story.train("whole", epochs=3)
+    told["whole"] = {"result": result, **report.told()}
+    told["memory"]["trained"] = pss_mib()
+
+    for name, stop_at in {"train": 4, "validate": 1}.items():
+        result, _ = story.train(f"cancel_{name}", epochs=3, stop_phase=name, stop_at=stop_at)
+        told[f"cancel_{name}"] = {**result, "checkpoint": (root / f"cancel_{name}/checkpoint").is_file()}
+        told["memory"][f"cancelled_{name}"] = pss_mib()
+
+    # The epoch at hand is the second of four; 3 batches an epoch.
+    broken, first = story.train("broken", epochs=4, stop_phase="train", stop_at=5)
+    with (root / "broken/run/results.csv").open("a") as results:
+        results.write("2,0.7,1.1")  # as a kill in the middle of a write leaves it
+    (root / "broken/run/weights/best.pt").write_bytes(b"half")
+    result, second = story.train("broken", epochs=4, attempt=2)
+    with (root / "broken/run/results.csv").open() as results:
+        rows = [int(row["epoch"]) for row in csv.DictReader(results)]
+    told["resumed"] = {"before": {**broken, **first.told()}, "result": result, **second.told(), "rows": rows}
+    # A kill between the last epoch and the result: nothing is left but to measure the best network.
+    result, third = story.train("broken", epochs=4, attempt=3)
+    told["measured_only"] = {"result": result, **third.told()}
+    # A checkpoint that was stripped: a new training of the same data set, never another one.
+    (root / "stripped").mkdir()
+    (root / "stripped/checkpoint").write_bytes((root / "whole/run/weights/last.pt").read_bytes())
+    result, _ = story.train("stripped", epochs=2)
+    told["stripped"] = {"result": result}
+
+    pictures = [str(root / f"data/images/val/bus-00{index}.jpg") for index in (0, 1)]
+    told["predicted"], _ = story.run("predict", "yolo.predict", PredictParams(image=pictures, weights=told["whole"]["result"]["weights"], conf=0.0001))
+    told["predicted_untrained"], _ = story.run("predict", "yolo.predict", PredictParams(image=pictures[0]))
+    told["memory"]["end"] = pss_mib()
+    (root / "note.pt").write_text("hello")
+    told["bad"] = refused(story, pictures[0])
+    story.worker.options = Options(weights=told["whole"]["result"]["weights"], image_size=64, device="cpu")
+    story.worker.load()
+    result, _ = story.train("finetuned", epochs=1)
+    told["finetuned"] = {"result": result}
+    return told
+
+
+def refused(story: Story, picture: str) -> list[dict[str, Any]]:
+    """Return the answers to jobs that can never work."""
+    root = story.root
+    return [
+        story.run("bad", "yolo.predict", params)[0]
+        for params in (
+            PredictParams(image=str(root / "none.jpg")),
+            PredictParams(image=str(story.data)),
+            PredictParams(image=picture, weights=str(root / "note.pt")),
+            PredictParams(image=picture, weights="none.pt"),
+            PredictParams(image=picture, image_size=100),
+        )
+    ] + [story.run("bad", "yolo.train", TrainParams(data="nowhere"))[0]]
+
+
+if __name__ == "__main__":
+    (Path(os.environ["ROOT"]) / "told.json").write_text(json.dumps(tell(Path(os.environ["ROOT"]))))
+    sys.stdout.flush()
+    os._exit(0)  # as a worker leaves

@@ -1,0 +1,288 @@
+"""The SDK: a class with `load` and `run` becomes a worker that Warden supervises.
+
+A whole worker:
+
+    class Shout(Worker):
+        serves = ("demo.shout",)
+
+        def run(self, job: Job, report: Report) -> dict[str, Any]:
+            for i, word in enumerate(job.params["words"], 1):
+                report.progress(i, len(job.params["words"]), phase="shout")
+            return {"shouted": i}
+
+    main(Shout)
+"""
+
+import ctypes
+import faulthandler
+import gc
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar, NoReturn
+
+import msgspec
+from msgspec import Struct
+
+from supervisor.wire import Accepted, Bye, Failed, JobOrder, Log, Result
+from workers.given import held_to
+from workers.link import Identity, Link
+from workers.report import BadInput, EmergencyBrake, Job, JobCancelled, Report
+
+__all__ = ["BadInput", "EmergencyBrake", "Job", "JobCancelled", "NoOptions", "Report", "Worker", "main"]
+
+
+class NoOptions(Struct, frozen=True):
+    """The options of a worker that has none."""
+
+
+class Worker:
+    """One model in its own process. Subclass it, say what it serves, and hand the class to `main`."""
+
+    serves: ClassVar[tuple[str, ...]] = ()
+    options_type: ClassVar[type[Struct]] = NoOptions
+    params: ClassVar[Mapping[str, type[Struct]]] = {}
+
+    options: Any
+    state_dir: Path
+    config_dir: Path
+    name: str
+
+    note = ""
+    """What people should know of the loaded model, such as that it is untrained; shown in the status."""
+
+    def load(self) -> None:
+        """Import what is heavy and load the weights. Counted against start_timeout; what it raises is the reason the worker did not start."""
+
+    def run(self, job: Job, report: Report) -> Mapping[str, Any]:  # noqa: ARG002  # the signature that subclasses fill in
+        """Do one job and return its result: what JSON can hold."""
+        raise BadInput(f"{self.name} does not know how to do a job of kind {job.kind}")
+
+
+    def abandon(self, folder: Path) -> None:
+        """Remove what was kept in a job's folder for another attempt: the job was cancelled or failed for good. Its results so far stay."""
+
+
+class _StartRefused(Exception):
+    """The worker cannot start, and this sentence says why."""
+
+
+class _StopNow(BaseException):
+    """SIGTERM while the model loads: there is no work to save."""
+
+
+def main(worker_class: type[Worker]) -> NoReturn:
+    """Run the worker until the supervisor wants it gone. Never returns.
+
+    It leaves by `os._exit`: the interpreter's and the driver's own clean-up can hang with a broken device, and there is nothing left to clean.
+    """
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    try:
+        code = _Process(worker_class).run()
+    except _StartRefused as refused:
+        print(refused, file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class _Process:
+    """The main thread of a worker: loads, then takes one order after the other."""
+
+    def __init__(self, worker_class: type[Worker]) -> None:
+        environment = _environment()
+        self._identity = Identity(
+            endpoint=environment["WARDEN_ENDPOINT"],
+            worker=environment["WARDEN_WORKER"],
+            generation=int(environment["WARDEN_GENERATION"]),
+            token=environment["WARDEN_TOKEN"],
+        )
+        self._concurrency = int(os.environ.get("WARDEN_CONCURRENCY", "1"))
+        self._link = Link(self._identity, serves=worker_class.serves, device_bytes=_device_bytes)
+        self._loading = True
+        self._code = 0
+        self._worker = worker_class()
+        self._worker.name = self._identity.worker
+        self._worker.state_dir = Path(environment["WARDEN_STATE_DIR"])
+        self._worker.config_dir = Path(os.environ.get("WARDEN_CONFIG_DIR", "."))
+
+    def run(self) -> int:
+        """Return the exit code."""
+        signal.signal(signal.SIGTERM, self._terminate)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._link.start()
+        try:
+            self._load()
+            self._loading = False
+            self._link.ready(self._worker.note)
+            self._work()
+        except _StopNow:
+            pass
+        except _StartRefused as refused:
+            self._link.post(Log(**self._identity.stamp(), level="error", text=str(refused)))  # type: ignore[arg-type]  # stamp() holds the three fields by name
+            self._link.close(self._bye())
+            raise
+        self._link.close(self._bye())
+        return self._code
+
+    def _bye(self) -> Bye:
+        return Bye(worker=self._identity.worker, generation=self._identity.generation, token=self._identity.token)
+
+    def _terminate(self, _number: int, _frame: FrameType | None) -> None:
+        if self._loading:
+            self._loading = False
+            raise _StopNow
+        self._link.stop_work("the worker was asked to stop")
+
+    def _load(self) -> None:
+        try:
+            given = json.loads(os.environ.get("WARDEN_OPTIONS", "{}"))
+            self._worker.options = held_to(type(self._worker).options_type, given, what="options")
+        except BadInput as refused:
+            raise _StartRefused(f"supervisor.toml: {refused}") from refused
+        try:
+            self._worker.load()
+        except Exception as error:
+            traceback.print_exc()
+            raise _StartRefused(f"{self._identity.worker} could not load: {_sentence(error)}") from error
+
+    def _work(self) -> None:
+        """Take orders until drained. One at a time in this thread; with concurrency, in a fixed pool (a new thread each time costs torch its caches)."""
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            while True:
+                order = self._link.orders.get()
+                if order is None:
+                    if self._link.draining and self._link.orders.empty():
+                        return
+                elif self._concurrency == 1:
+                    self._do(order)
+                else:
+                    pool.submit(self._do, order)
+                if self._link.draining and self._link.orders.empty():
+                    return
+
+    def _do(self, order: JobOrder) -> None:
+        """Do one job and report how it ended, after what it held was given back: a measurement that follows the report then shows it."""
+        stamp = {**self._identity.stamp(), "job": order.job, "attempt": order.attempt}
+        self._link.post(Accepted(**stamp))  # type: ignore[arg-type]  # the fields by name
+        end = self._outcome(order)
+        _release()
+        if isinstance(end, _Ended):
+            if end.reason != "shutdown":  # after a shutdown the job goes on in another process
+                self._worker.abandon(Path(order.dir))
+            if end.reason == "gpu_error":  # a device context that failed once cannot be repaired in this process
+                self._code = 1
+                self._link.draining = True
+            self._link.post(Failed(**stamp, reason=end.reason, error=end.error, stack=end.stack))  # type: ignore[arg-type]  # the fields by name
+        else:
+            self._link.post(Result(**stamp, value=end))  # type: ignore[arg-type]  # the fields by name
+
+    def _outcome(self, order: JobOrder) -> "Mapping[str, Any] | _Ended":
+        report: Report | None = None
+        try:
+            if (order.job, order.attempt) in self._link.cancelled_early:
+                raise JobCancelled("cancelled")
+            report = Report(self._job(order))
+            self._link.open_report(report)
+            value = self._worker.run(report.job, report)
+            msgspec.json.encode(value)  # refused here, where the traceback names the work
+        except BaseException as error:  # noqa: BLE001  # whatever ends the work is a message, not the end of the worker
+            return _ended(error, stopping=self._link.stopping is not None)
+        else:
+            return value
+        finally:
+            if report is not None:
+                self._link.close_report(report)
+
+    def _job(self, order: JobOrder) -> Job:
+        shape = self._worker.params.get(order.kind)
+        if order.kind not in self._worker.serves:
+            raise BadInput(f"{self._identity.worker} serves {', '.join(self._worker.serves) or 'nothing'}, not {order.kind}")
+        params = order.params
+        if shape is not None:
+            params = held_to(shape, params or {}, what=f"{order.kind}: params")
+        folder = Path(order.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        return Job(
+            id=order.job,
+            attempt=order.attempt,
+            kind=order.kind,
+            params=params,
+            dir=folder,
+            resume_from=Path(order.resume_from) if order.resume_from else None,
+        )
+
+
+class _Ended(Struct, frozen=True):
+    """Why a job's work ended without a result."""
+
+    reason: str
+    error: str
+    stack: str = ""
+
+
+def _ended(error: BaseException, *, stopping: bool) -> _Ended:
+    """Return the reason that an exception of the work stands for."""
+    stack = "".join(traceback.format_exception(error))
+    match error:
+        case JobCancelled():
+            return _Ended("shutdown" if stopping else "cancelled", str(error))
+        case EmergencyBrake():
+            return _Ended("memory_emergency", f"EMERGENCY BRAKE: {error}")
+        case BadInput():
+            return _Ended("bad_input", str(error))
+        case _:
+            return _broken(error, stack)
+
+
+def _broken(error: BaseException, stack: str) -> _Ended:
+    """Return the reason for an exception that nobody raised on purpose, its stack printed into the worker's log."""
+    print(stack, file=sys.stderr, flush=True)
+    if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
+        return _Ended("gpu_oom", _sentence(error), stack)
+    if isinstance(error, RuntimeError) and "CUDA error" in str(error):
+        return _Ended("gpu_error", _sentence(error), stack)
+    return _Ended("user_error", _sentence(error), stack)
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error).strip() or "no further word"
+    return text if isinstance(error, BadInput) else f"{type(error).__name__}: {text}"
+
+
+def _environment() -> Mapping[str, str]:
+    needed = ("WARDEN_ENDPOINT", "WARDEN_WORKER", "WARDEN_GENERATION", "WARDEN_TOKEN", "WARDEN_STATE_DIR")
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        raise _StartRefused(f"{', '.join(missing)} not set: this program is a worker, started by `warden run`, not by hand")
+    return {name: os.environ[name] for name in needed}
+
+
+def _device_bytes() -> int | None:
+    """Return what this process holds of the CUDA device by torch's own count, or None without one. Never run on a card."""
+    torch = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    return int(cuda.memory_reserved()) if cuda is not None and cuda.is_initialized() else None
+
+
+def _release() -> None:
+    """Give back what the job held: garbage, the allocator's retained pages, torch's cache."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    if cuda is not None and cuda.is_initialized():
+        cuda.empty_cache()
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:  # glibc only
+        trim(0)
+
+
+_libc = ctypes.CDLL(None)

@@ -1,0 +1,128 @@
+"""A worker that misbehaves on request: it stalls, leaks, ignores SIGTERM, crashes, forks and lies. For tests and drills; the process and the faults are real.
+
+Its jobs are of the kinds it is told to serve (options.serves, default demo.count) and all take the same parameters: `steps` of `step_s` each, and one
+`fault` at step `at`: stall (stands still, its heart beats on), hang (holds the GIL, so nothing beats), crash (SIGKILL to itself), exit (exit code 3), error,
+deaf (ignores cancel and SIGTERM), memory (allocates `size_mb`), fork (leaves a child in a session of its own), critical (deaf inside a critical section).
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, ClassVar, Literal
+
+from msgspec import Struct
+
+from workers.base import BadInput, Job, JobCancelled, Report, Worker, main
+
+Fault = Literal["", "stall", "hang", "crash", "exit", "error", "deaf", "memory", "fork", "critical"]
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """How the process behaves as a whole."""
+
+    load_s: float = 0.0
+    load_mb: int = 0
+    fail_load: str = ""
+    ignore_term: bool = False
+    leave_child: bool = False
+
+
+class Params(Struct, frozen=True, kw_only=True):
+    """What a job does."""
+
+    steps: int = 10
+    step_s: float = 0.05
+    fault: Fault = ""
+    at: int = 1
+    attempt: int = 0  # only this attempt has the fault; 0 for every one
+    size_mb: int = 64
+    checkpoint: bool = False
+
+
+class Fake(Worker):
+    """Counts, unless told to go wrong."""
+
+    serves: ClassVar[tuple[str, ...]] = ("demo.count", "demo.other", "demo.train")
+    options_type: ClassVar[type[Struct]] = Options
+    params: ClassVar[dict[str, type[Struct]]] = dict.fromkeys(serves, Params)
+
+    def load(self) -> None:
+        """Take as long, and as much memory, as the options say."""
+        options: Options = self.options
+        if options.ignore_term:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(options.load_s)
+        self.ballast = bytearray(b"x" * (options.load_mb * 2**20))
+        if options.fail_load:
+            raise BadInput(options.fail_load)
+        if options.leave_child:
+            _leave_child()
+
+    def run(self, job: Job, report: Report) -> dict[str, Any]:
+        """Count to `steps`, from the checkpoint on if there is one."""
+        params: Params = job.params
+        start = int(job.resume_from.read_text()) if job.resume_from else 0
+        held: list[bytearray] = []
+        for step in range(start + 1, params.steps + 1):
+            if params.fault and step == params.at and params.attempt in (0, job.attempt):
+                _go_wrong(params, report, held)
+            time.sleep(params.step_s)
+            report.progress(step, params.steps, phase="count", metrics={"step": float(step)})
+            if params.checkpoint:
+                mark = job.dir / "count"
+                mark.write_text(str(step))
+                report.save_checkpoint(mark)
+        return {"counted": params.steps, "from": start, "attempt": job.attempt, "pid": os.getpid()}
+
+
+def _go_wrong(params: Params, report: Report, held: list[bytearray]) -> None:  # noqa: C901  # one row per fault
+    match params.fault:
+        case "":
+            return
+        case "stall":
+            _stand_still(report)
+        case "hang":
+            ctypes.PyDLL(None).sleep(3600)  # PyDLL keeps the GIL: no thread of this process runs meanwhile
+        case "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os._exit(3)
+        case "error":
+            raise ValueError("the work failed, as it was told to")
+        case "deaf":
+            _be_deaf()
+        case "memory":
+            held.append(bytearray(b"x" * (params.size_mb * 2**20)))
+        case "fork":
+            _leave_child()
+        case "critical":
+            with report.critical("a very long save"):
+                _be_deaf()
+
+
+def _stand_still(report: Report) -> None:
+    """Make no progress, but stop when asked to."""
+    while True:
+        time.sleep(0.05)
+        report.check()
+
+
+def _be_deaf() -> None:
+    """Make no progress, and listen to nobody."""
+    while True:
+        try:
+            time.sleep(3600)
+        except JobCancelled:
+            continue
+
+
+def _leave_child() -> None:
+    """Start a child in a session of its own, which outlives its parent unless somebody ends it."""
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True)
+
+
+if __name__ == "__main__":
+    main(Fake)

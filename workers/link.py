@@ -1,0 +1,253 @@
+"""The thread that talks to the supervisor, so that a worker's heart beats while its work runs."""
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+import zmq
+
+from supervisor.wire import (
+    Accepted,
+    AnyFromWorker,
+    AnyToWorker,
+    Beat,
+    Cancel,
+    Drain,
+    Failed,
+    Hello,
+    JobBeat,
+    JobOrder,
+    Pause,
+    Ready,
+    Result,
+    Resume,
+    Resync,
+    Stored,
+    Welcome,
+    WireError,
+    decode_to_worker,
+    encode,
+    routing_id,
+)
+from workers.report import JobCancelled, Report
+
+BEAT_CHANGED_S: Final = 0.25  # at most four beats a second while something changes
+BEAT_IDLE_S: Final = 1.0
+RESEND_S: Final = 1.0
+FLUSH_S: Final = 2.0  # how long a process that leaves waits for `stored`
+DEFAULT_ORPHAN_AFTER_S: Final = 300.0
+
+
+_NEEDS_STORED: Final[Mapping[type[AnyFromWorker], str]] = {Accepted: "accepted", Result: "result", Failed: "failed"}
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who this process is, as the supervisor told it in the environment."""
+
+    endpoint: str
+    worker: str
+    generation: int
+    token: str
+
+    def stamp(self) -> dict[str, str | int]:
+        """Return what every message carries."""
+        return {"worker": self.worker, "generation": self.generation, "token": self.token}
+
+
+class Link:
+    """One DEALER socket in a thread of its own. All public methods may be called from any thread, `post` and `stop_work` in a signal handler too."""
+
+    def __init__(self, identity: Identity, *, serves: tuple[str, ...], device_bytes: Callable[[], int | None]) -> None:
+        """Prepare the link; `start` opens it."""
+        self.orders: queue.SimpleQueue[JobOrder | None] = queue.SimpleQueue()
+        self.draining = False
+        self.stopping: str | None = None
+        self.cancelled_early: set[tuple[str, int]] = set()  # jobs whose cancel came before their work began
+        self._identity = identity
+        self._serves = serves
+        self._device_bytes = device_bytes
+        self._reports: dict[tuple[str, int], Report] = {}
+        self._seen: set[tuple[str, int]] = set()
+        self._posted: queue.SimpleQueue[AnyFromWorker] = queue.SimpleQueue()
+        self._unstored: dict[tuple[str, int, str], tuple[AnyFromWorker, float]] = {}
+        self._ready: Ready | None = None
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._closing = threading.Event()
+        self._heard_at_s = time.monotonic()
+        self._orphan_after_s = DEFAULT_ORPHAN_AFTER_S
+        self._thread = threading.Thread(target=self._run, name="warden-link", daemon=True)
+
+    def start(self) -> None:
+        """Connect and say hello."""
+        self._thread.start()
+
+    def ready(self, note: str) -> None:
+        """Say that the model is loaded."""
+        self._ready = Ready(**self._identity.stamp(), note=note)  # type: ignore[arg-type]  # stamp() holds the three fields by name
+        self.post(self._ready)
+
+    def open_report(self, report: Report) -> None:
+        """Let this job's progress ride on the beats from now on."""
+        self._reports[report.job.id, report.job.attempt] = report
+        if self.stopping is not None:
+            report.interrupt(JobCancelled(self.stopping))
+
+    def close_report(self, report: Report) -> None:
+        """Take a job that ended off the beats; the last thing it reported is sent before its end is."""
+        self._reports.pop((report.job.id, report.job.attempt), None)
+        self.post(Beat(**self._identity.stamp(), seq=0, jobs=(report.beat(),), device_bytes=None))  # type: ignore[arg-type]  # the fields by name
+
+    def post(self, message: AnyFromWorker) -> None:
+        """Send a message as soon as the thread wakes: at once."""
+        self._posted.put(message)
+        os.eventfd_write(self._wake, 1)
+
+    def stop_work(self, why: str) -> None:
+        """Make every job at hand stop at its next report, and the process leave after."""
+        self.stopping = why
+        self.draining = True
+        for report in tuple(self._reports.values()):
+            report.interrupt(JobCancelled(why))
+        self.orders.put(None)
+
+    def close(self, last_words: AnyFromWorker) -> None:
+        """Send what is left, wait a moment until it is stored, and close."""
+        self.post(last_words)
+        self._closing.set()
+        os.eventfd_write(self._wake, 1)
+        self._thread.join(FLUSH_S + 1.0)
+
+    # --- below: only the thread itself ---
+
+    def _run(self) -> None:
+        context = zmq.Context()
+        socket = context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 200)
+        socket.setsockopt(zmq.SNDHWM, 1000)
+        socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.setsockopt(zmq.ROUTING_ID, routing_id(self._identity.worker, self._identity.generation))
+        socket.connect(self._identity.endpoint)
+        self._send(socket, self._hello())
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
+        poller.register(self._wake, zmq.POLLIN)
+        beats = _Beats(self._identity, self._device_bytes)
+        leave_by_s: float | None = None
+        while True:
+            now_s = time.monotonic()
+            self._read(socket)
+            self._send_posted(socket, now_s)
+            self._resend(socket, now_s)
+            beat = beats.due([report.beat() for report in tuple(self._reports.values())], now_s)
+            if beat is not None:
+                self._send(socket, beat)
+            if self._closing.is_set():
+                leave_by_s = leave_by_s or now_s + FLUSH_S
+                if self._posted.empty() and (not self._unstored or now_s >= leave_by_s):
+                    break
+            elif now_s - self._heard_at_s > self._orphan_after_s and self.stopping is None:
+                self.stop_work(f"no supervisor for {self._orphan_after_s:g} s")
+            poller.poll(int(1000 * (BEAT_CHANGED_S if self._reports or self._closing.is_set() else BEAT_IDLE_S)))
+        socket.close()
+        context.term()
+
+    def _hello(self) -> Hello:
+        stamp = self._identity
+        return Hello(worker=stamp.worker, generation=stamp.generation, token=stamp.token, pid=os.getpid(), serves=self._serves, jobs=tuple(self._reports))
+
+    def _read(self, socket: "zmq.Socket[bytes]") -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        while True:
+            try:
+                data = socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._heard_at_s = time.monotonic()
+            try:
+                self._obey(socket, decode_to_worker(data))
+            except WireError as error:
+                print(f"warden: dropped a message from the supervisor: {error}", flush=True)
+
+    def _obey(self, socket: "zmq.Socket[bytes]", message: AnyToWorker) -> None:  # noqa: C901, PLR0912  # one row per message
+        match message:
+            case Welcome(limits=limits):
+                self._orphan_after_s = limits.get("orphan_after_s", DEFAULT_ORPHAN_AFTER_S)
+            case JobOrder(job=job, attempt=attempt):
+                if (job, attempt) not in self._seen:
+                    self._seen.add((job, attempt))
+                    self.orders.put(message)
+            case Cancel(job=job, attempt=attempt):
+                self._cancel(job, attempt)
+            case Pause():
+                for report in tuple(self._reports.values()):
+                    report.pause()
+            case Resume():
+                for report in tuple(self._reports.values()):
+                    report.resume()
+            case Drain():
+                self.draining = True
+                self.orders.put(None)
+            case Stored(job=job, attempt=attempt, what=what):
+                self._unstored.pop((job, attempt, what), None)
+            case Resync():
+                self._send(socket, self._hello())
+                if self._ready is not None:
+                    self._send(socket, self._ready)
+            case _:  # ping: being heard of is all it is for; unload: nothing is held between jobs beyond the loaded model
+                pass
+
+    def _cancel(self, job: str, attempt: int) -> None:
+        report = self._reports.get((job, attempt))
+        if report is not None:
+            report.interrupt(JobCancelled("cancelled"))
+        else:
+            self.cancelled_early.add((job, attempt))
+
+    def _send_posted(self, socket: "zmq.Socket[bytes]", now_s: float) -> None:
+        while True:
+            try:
+                message = self._posted.get_nowait()
+            except queue.Empty:
+                return
+            what = _NEEDS_STORED.get(type(message))
+            if what is not None:
+                self._unstored[message.job, message.attempt, what] = (message, now_s)  # type: ignore[union-attr]  # the three in the table have both
+            self._send(socket, message)
+
+    def _resend(self, socket: "zmq.Socket[bytes]", now_s: float) -> None:
+        for key, (message, sent_at_s) in tuple(self._unstored.items()):
+            if now_s - sent_at_s >= RESEND_S:
+                self._unstored[key] = (message, now_s)
+                self._send(socket, message)
+
+    def _send(self, socket: "zmq.Socket[bytes]", message: AnyFromWorker) -> None:
+        with suppress(zmq.Again):  # the supervisor is away and 1000 messages wait: beats are absolute state and results are sent again
+            socket.send(encode(message), zmq.NOBLOCK)
+
+
+class _Beats:
+    """When the next beat is due: often while something changes, seldom while nothing does."""
+
+    def __init__(self, identity: Identity, device_bytes: Callable[[], int | None]) -> None:
+        self._identity = identity
+        self._device_bytes = device_bytes
+        self._last: list[JobBeat] = []
+        self._sent_at_s = float("-inf")
+        self._seq = 0
+
+    def due(self, jobs: list[JobBeat], now_s: float) -> Beat | None:
+        """Return the beat to send now, or None."""
+        pause_s = BEAT_CHANGED_S if jobs != self._last else BEAT_IDLE_S
+        if now_s - self._sent_at_s < 0.95 * pause_s:  # a poll may wake a little early
+            return None
+        self._last, self._sent_at_s = jobs, now_s
+        self._seq += 1
+        stamp = self._identity
+        return Beat(worker=stamp.worker, generation=stamp.generation, token=stamp.token, seq=self._seq, jobs=tuple(jobs), device_bytes=self._device_bytes())

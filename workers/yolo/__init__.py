@@ -1,0 +1,1 @@
+"""The YOLO worker: trains detectors and predicts with them, through ultralytics."""

@@ -95,26 +95,24 @@ def order_stop(turn: Turn, worker: Worker, cause: Cause, reason: str, *, evidenc
         return
     worker = move(worker, Signal.STOP, turn.now_s)
     ordered_at_s = worker.stop.ordered_at_s if worker.stop else turn.now_s
-    worker = turn.put_worker(replace(worker, stop=Stop(cause=cause, reason=reason, ordered_at_s=ordered_at_s, job=job)))
+    stop = Stop(cause=cause, reason=reason, ordered_at_s=ordered_at_s, job=job)
+    worker = turn.put_worker(replace(worker, stop=stop))
     if evidence:
         turn.act(GatherEvidence(worker=worker.name, generation=worker.generation))
         turn.wake_in(EVIDENCE_MAX_S)
     else:
-        if cause in PLANNED:
-            turn.announce("worker_stopping", worker=worker.name, reason=reason)
-        _terminate(turn, worker)
+        turn.announce("worker_stopping", worker=worker.name, reason=reason)
+        _terminate(turn, worker, stop)
 
 
 def evidence_gathered(turn: Turn, worker: Worker, event: EvidenceGathered) -> None:
     """Keep what was seen, and go down the ladder."""
     if worker.state is WorkerState.STOPPING and worker.stop is not None and worker.stop.term_at_s is None:
-        _terminate(turn, turn.put_worker(replace(worker, stop=replace(worker.stop, evidence=event.evidence))))
+        _terminate(turn, worker, replace(worker.stop, evidence=event.evidence))
 
 
-def _terminate(turn: Turn, worker: Worker) -> None:
-    if worker.stop is None:
-        return
-    turn.put_worker(replace(worker, stop=replace(worker.stop, term_at_s=turn.now_s)))
+def _terminate(turn: Turn, worker: Worker, stop: Stop) -> None:
+    turn.put_worker(replace(worker, stop=replace(stop, term_at_s=turn.now_s)))
     turn.act(Terminate(worker=worker.name, generation=worker.generation))
     turn.wake_in(turn.spec(worker).watchdog.stop_grace_s)
 
@@ -130,21 +128,19 @@ def climb_down(turn: Turn, worker: Worker) -> None:
     elif worker.state is WorkerState.STOPPING:
         if stop.term_at_s is None:
             if waited_s >= EVIDENCE_MAX_S:
-                _terminate(turn, worker)
+                _terminate(turn, worker, stop)
         elif stop.killed_at_s is None:
             if turn.now_s >= stop.term_at_s + watchdog.stop_grace_s + _held_off_s(turn, worker):
-                kill(turn, worker, f"still there {turn.now_s - stop.term_at_s:.1f} s after SIGTERM, stop_grace is {watchdog.stop_grace_s:g} s")
+                kill(turn, worker, stop, f"still there {turn.now_s - stop.term_at_s:.1f} s after SIGTERM, stop_grace is {watchdog.stop_grace_s:g} s")
         elif turn.now_s >= stop.killed_at_s + watchdog.unkillable_after_s:
             stuck(turn, worker, (worker.process.pid,) if worker.process and worker.process.pid else ())
 
 
-def kill(turn: Turn, worker: Worker, why: str) -> None:
+def kill(turn: Turn, worker: Worker, stop: Stop, why: str) -> None:
     """SIGKILL for the whole tree."""
-    if worker.stop is None:
-        return
-    turn.put_worker(replace(worker, stop=replace(worker.stop, killed_at_s=turn.now_s)))
+    turn.put_worker(replace(worker, stop=replace(stop, killed_at_s=turn.now_s)))
     turn.act(Kill(worker=worker.name, generation=worker.generation))
-    turn.announce("worker_killed", worker=worker.name, reason=f"{worker.stop.reason}; {why}")
+    turn.announce("worker_killed", worker=worker.name, reason=f"{stop.reason}; {why}")
     turn.wake_in(turn.spec(worker).watchdog.unkillable_after_s)
 
 

@@ -52,19 +52,8 @@ def begin(turn: Turn, device: Device, worker: Worker, job: Job | None, plan: Beg
     )
     turn.put_lease(lease)
     leaving = tuple(holder.worker for holder in plan.leaving if turn.fleet.workers[holder.worker].process is not None)
-    turn.put_device(
-        replace(
-            device,
-            handover=Handover(
-                lease=lease.id,
-                worker=worker.name,
-                job=job.id if job else None,
-                leaving=leaving,
-                need_bytes=spec.gpu_bytes,
-                ordered_at_s=turn.now_s,
-            ),
-        )
-    )
+    handover = Handover(lease=lease.id, worker=worker.name, job=job.id if job else None, leaving=leaving, need_bytes=spec.gpu_bytes, ordered_at_s=turn.now_s)
+    turn.put_device(replace(device, handover=handover))
     whom = f"{worker.name}{f' ({job.id})' if job else ''}"
     turn.announce(
         "gpu_vacating",
@@ -81,7 +70,8 @@ def begin(turn: Turn, device: Device, worker: Worker, job: Job | None, plan: Beg
             generations.order_leave(turn, turn.fleet.workers[holder.worker], Cause.HANDOVER, f"makes room for {whom}")
     turn.wake_in(turn.limits.gpu.vacate_timeout_s)
     left(turn)
-    _prove_when_gone(turn, turn.fleet.devices[device.id])
+    device = turn.fleet.devices[device.id]
+    _prove_when_gone(turn, device, device.handover or handover)
 
 
 def left(turn: Turn) -> None:
@@ -102,19 +92,14 @@ def holder_gone(turn: Turn, worker: Worker) -> None:
     device = turn.fleet.devices[lease.device]
     if device.state is DeviceState.QUARANTINED:  # it was set aside because of this holder
         device = turn.put_device(replace(device, state=DeviceState.OK))
-    if lease.state is LeaseState.WAITING:  # it was to get the device and never did
-        return
     turn.put_lease(advance_lease(lease, Move.LEAVE, turn.now_s))
     if device.handover is None:
         _look(turn, device)
     else:
-        _prove_when_gone(turn, device)
+        _prove_when_gone(turn, device, device.handover)
 
 
-def _prove_when_gone(turn: Turn, device: Device) -> None:
-    handover = device.handover
-    if handover is None or handover.gone_at_s is not None:
-        return
+def _prove_when_gone(turn: Turn, device: Device, handover: Handover) -> None:
     if all(lease.state is LeaseState.COOLING for lease in leases_on(turn.fleet, device)):
         _look(turn, replace(device, handover=replace(handover, gone_at_s=turn.now_s, exited_at_s=handover.exited_at_s or turn.now_s)))
 

@@ -81,13 +81,11 @@ def judge(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec, now_s: fl
 
 
 def job_sentence(cause: Cause, job: Job, limit_words: str) -> str:
-    """Return what the owner of a job reads when its worker was stopped for this cause."""
+    """Return what the owner of a job reads when its worker was stopped for this cause: a stall, silence, or a start that took too long."""
     match cause:
         case Cause.STALL:
             return f"{noun(job.kind)} timed out - no progress updates for {limit_words}"
         case Cause.SILENT:
             return f"{noun(job.kind)} ended - its worker sent no heartbeat for {limit_words}"
-        case Cause.START_TIMEOUT:
-            return f"{noun(job.kind)} ended - its worker was not ready within {limit_words}"
         case _:
-            return f"{noun(job.kind)} ended - its worker was stopped ({cause})"
+            return f"{noun(job.kind)} ended - its worker was not ready within {limit_words}"

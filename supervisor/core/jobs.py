@@ -93,6 +93,7 @@ def returned(job: Job, reason: Reason, message: str, now_s: float, wall_s: float
         worker=None,
         device=None,
         phase="",
+        phases=(),
         critical="",
         sent_at_s=None,
         begun_at_s=None,

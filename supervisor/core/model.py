@@ -1,129 +1,61 @@
 """The fleet: everything Warden knows in one frozen value. Instants (`_at_s`) are monotonic seconds, sizes are bytes."""
 
 from collections.abc import Mapping
-from enum import StrEnum
-from typing import Final, NewType
+from typing import NewType
 
 from msgspec import Struct, field
 
 from supervisor.core.limits import JSONValue
+from supervisor.core.states import (
+    AT_WORK,
+    PLANNED,
+    TERMINAL,
+    WITH_PROCESS,
+    Cause,
+    DeviceState,
+    JobStatus,
+    LeaseState,
+    Reason,
+    Wanted,
+    WorkerState,
+)
+
+__all__ = [
+    "AT_WORK",
+    "PLANNED",
+    "TERMINAL",
+    "WITH_PROCESS",
+    "Cause",
+    "Device",
+    "DeviceId",
+    "DeviceSample",
+    "DeviceState",
+    "Evidence",
+    "Exit",
+    "Failure",
+    "Fleet",
+    "Handover",
+    "Holding",
+    "Job",
+    "JobId",
+    "JobStatus",
+    "Lease",
+    "LeaseId",
+    "LeaseState",
+    "Process",
+    "Reason",
+    "Receipt",
+    "Stop",
+    "Wanted",
+    "Worker",
+    "WorkerName",
+    "WorkerState",
+]
 
 WorkerName = NewType("WorkerName", str)
 JobId = NewType("JobId", str)
 LeaseId = NewType("LeaseId", str)
 DeviceId = NewType("DeviceId", str)
-
-
-class WorkerState(StrEnum):
-    """Where a worker is; the table of moves is in `lifecycle`."""
-
-    DOWN = "down"
-    STARTING = "starting"
-    READY = "ready"
-    BUSY = "busy"
-    DRAINING = "draining"
-    STOPPING = "stopping"
-    EXITED = "exited"
-    BACKOFF = "backoff"
-    QUARANTINED = "quarantined"
-    UNKILLABLE = "unkillable"
-
-
-class Wanted(StrEnum):
-    """Where the operator wants a worker."""
-
-    UP = "up"
-    DOWN = "down"
-
-
-class JobStatus(StrEnum):
-    """Where a job is; the table of moves is in `jobs`."""
-
-    QUEUED = "queued"
-    PREPARING = "preparing"
-    RUNNING = "running"
-    PAUSING = "pausing"
-    PAUSED = "paused"
-    CANCELLING = "cancelling"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-TERMINAL: Final = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
-AT_WORK: Final = frozenset({JobStatus.PREPARING, JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CANCELLING})
-WITH_PROCESS: Final = frozenset({WorkerState.STARTING, WorkerState.READY, WorkerState.BUSY, WorkerState.DRAINING, WorkerState.STOPPING})
-
-
-class Reason(StrEnum):
-    """Why a job waits, or why it ended without a result. A closed set: it is part of the contract."""
-
-    NONE = ""
-    WAITING_FOR_WORKER = "waiting_for_worker"
-    WAITING_FOR_GPU = "waiting_for_gpu"
-    WAITING_FOR_MEMORY = "waiting_for_memory"
-    SCHEDULED = "scheduled"
-    RETRY_BACKOFF = "retry_backoff"
-    HELD = "held"
-    USER_ERROR = "user_error"
-    BAD_INPUT = "bad_input"
-    STALLED = "stalled"
-    SILENT = "silent"
-    START_TIMEOUT = "start_timeout"
-    DEADLINE = "deadline"
-    MEMORY_LIMIT = "memory_limit"
-    MEMORY_EMERGENCY = "memory_emergency"
-    OOM_KERNEL = "oom_kernel"
-    GPU_REFUSED = "gpu_refused"
-    GPU_OOM = "gpu_oom"
-    GPU_ERROR = "gpu_error"
-    WORKER_CRASH = "worker_crash"
-    LOST = "lost"
-    POISON = "poison"
-    SHUTDOWN = "shutdown"
-
-
-class Cause(StrEnum):
-    """Why a process ended, as the restart counters name it. CANCEL and IDLE are planned ends that need no counter of their own."""
-
-    CRASH = "crash"
-    STALL = "stall"
-    SILENT = "silent"
-    MEMORY = "memory"
-    START_TIMEOUT = "start_timeout"
-    SPAWN_FAILED = "spawn_failed"
-    RECYCLE = "recycle"
-    OPERATOR = "operator"
-    HANDOVER = "handover"
-    ADOPTED_GONE = "adopted_gone"
-    CANCEL = "cancel"
-    IDLE = "idle"
-    SHUTDOWN = "shutdown"
-
-
-PLANNED: Final = frozenset({Cause.RECYCLE, Cause.OPERATOR, Cause.HANDOVER, Cause.CANCEL, Cause.IDLE, Cause.SHUTDOWN})
-
-
-class LeaseState(StrEnum):
-    """Where a right to a device is."""
-
-    WAITING = "waiting"
-    HELD = "held"
-    YIELDING = "yielding"
-    COOLING = "cooling"
-    FREE = "free"
-    STALE = "stale"
-    CONTAMINATED = "contaminated"
-
-
-class DeviceState(StrEnum):
-    """Whether a device can be given to anyone."""
-
-    OK = "ok"
-    LOST = "lost"
-    QUARANTINED = "quarantined"
-    UNVERIFIABLE = "unverifiable"
-    UNRESPONSIVE = "unresponsive"
 
 
 class Exit(Struct, frozen=True):
@@ -245,6 +177,7 @@ class Job(Struct, frozen=True, kw_only=True):
     done: float = 0.0
     total: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    phases: tuple[str, ...] = ()  # of the work so far, each once: epochs and validations take turns
     critical: str = ""
     tries: Mapping[str, int] = field(default_factory=dict)
     created_wall: float = 0.0

@@ -221,7 +221,7 @@ def _leave(turn: Turn) -> None:
             generations.order_stop(turn, worker, Cause.SHUTDOWN, "the supervisor stops")
             worker = turn.fleet.workers[name]
         if out_of_time and worker.state is WorkerState.STOPPING and worker.stop is not None and worker.stop.killed_at_s is None:
-            generations.kill(turn, worker, "shutdown_grace is over" if not turn.fleet.stopping_now else "asked to stop now")
+            generations.kill(turn, worker, worker.stop, "shutdown_grace is over" if not turn.fleet.stopping_now else "asked to stop now")
     still = [worker for worker in turn.fleet.workers.values() if worker.state in WITH_PROCESS or worker.state is WorkerState.EXITED]
     if not still:
         turn.act(Leave())

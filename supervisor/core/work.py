@@ -65,11 +65,17 @@ def save_failed(turn: Turn, event: SaveFailed) -> None:
     job = turn.fleet.jobs.get(event.job)
     if event.refuse_to:
         turn.act(Reply(request=event.refuse_to, error="failed", message=f"the job could not be written down, so it was not taken: {event.error}"))
-        if job is not None and job.sent_at_s is not None:  # a worker was faster than the disk: stop it, as if the job had been cancelled
-            _ask_to_stop(turn, job, "refused, because it could not be written down")
-        elif job is not None:
-            _take_from_worker(turn, job)
-            turn.forget_job(job.id)
+        if job is not None:
+            _refused(turn, job)
+
+
+def _refused(turn: Turn, job: Job) -> None:
+    """Take back a job that could not be written down. A worker may have been faster than the disk: it stops, as if the job had been cancelled."""
+    if job.sent_at_s is None:
+        _take_from_worker(turn, job)
+        turn.forget_job(job.id)
+    elif job.status is not JobStatus.CANCELLING:
+        _ask_to_stop(turn, job, "refused, because it could not be written down")
 
 
 def accepted(turn: Turn, worker: Worker, event: JobAccepted) -> None:
@@ -101,8 +107,10 @@ def beat(turn: Turn, worker: Worker, event: BeatHeard) -> None:
 
 def _progress(turn: Turn, worker: Worker, job: Job, progress: JobProgress, *, moved: bool) -> None:
     was = job
+    new_phase = moved and progress.phase not in job.phases
     job = replace(
         job,
+        phases=(*job.phases, progress.phase) if new_phase else job.phases,
         phase=progress.phase if job.status is JobStatus.RUNNING else job.phase,
         done=progress.done,
         total=progress.total,
@@ -111,7 +119,7 @@ def _progress(turn: Turn, worker: Worker, job: Job, progress: JobProgress, *, mo
         progress_at_s=turn.now_s if moved else job.progress_at_s,
     )
     turn.put_job(job)
-    if moved and (job.phase != was.phase or job.progress // _TEN_PERCENT > was.progress // _TEN_PERCENT):
+    if new_phase or (moved and job.progress // _TEN_PERCENT > was.progress // _TEN_PERCENT):
         fields = {"phase": job.phase, "progress": round(job.progress, 1), "done": job.done, "total": job.total, **job.metrics}
         turn.announce("job_progress", job=job.id, worker=worker.name, fields=fields)
 
@@ -211,9 +219,8 @@ def cancel(turn: Turn, event: CancelRequested) -> None:
 
 def _ask_to_stop(turn: Turn, job: Job, message: str, *then: AnyAction) -> None:
     job = replace(advance(job, Step.CANCEL, turn.wall_s), cancel_at_s=turn.now_s, message=message)
-    if job.worker is not None:
-        sent = SendCancel(worker=job.worker, generation=turn.fleet.workers[job.worker].generation, job=job.id, attempt=job.attempt)
-        turn.save_job(job, *then, sent)
+    worker = next(worker for worker in turn.fleet.workers.values() if job.id in worker.jobs)
+    turn.save_job(job, *then, SendCancel(worker=worker.name, generation=worker.generation, job=job.id, attempt=job.attempt))
     turn.wake_in(CANCEL_GRACE_S)
 
 

@@ -30,7 +30,14 @@ EDGES = [
     ("silent while it drains", worker(WorkerState.DRAINING, beat_at_s=100.0), None, 160.0, Cause.SILENT, "no heartbeat"),
     ("stalled", worker(BUSY, beat_at_s=FRESH, jobs=(J,)), job(progress_at_s=100.0), 700.0, Cause.STALL, "stall_after is 600 s, phase train at 3 of 10"),
     ("never begun", worker(BUSY, jobs=(J,)), job(JobStatus.PREPARING, phase="", sent_at_s=100.0), 700.0, Cause.STALL, "phase ? at 3 of 10"),
-    ("stalled in a critical section", worker(BUSY, jobs=(J,)), job(progress_at_s=100.0, critical="saving"), 730.0, Cause.STALL, "and 30 s more for its critical"),
+    (
+        "stalled in a critical section",
+        worker(BUSY, jobs=(J,)),
+        job(progress_at_s=100.0, critical="saving"),
+        730.0,
+        Cause.STALL,
+        "and 30 s more for its critical",
+    ),
     ("cancel ignored", worker(BUSY, jobs=(J,)), job(JobStatus.CANCELLING, cancel_at_s=100.0), 110.0, Cause.CANCEL, "did not stop within 10 s of the cancel"),
     (
         "cancel in a critical section",
@@ -44,7 +51,9 @@ EDGES = [
 
 
 @pytest.mark.parametrize(("what", "who", "at_work", "limit_at_s", "cause", "words"), EDGES, ids=[edge[0] for edge in EDGES])
-def test_a_clock_expires_just_past_its_limit(what: str, who: Worker, at_work: Job | None, limit_at_s: float, cause: Cause, words: str) -> None:
+def test_a_clock_expires_just_past_its_limit(  # noqa: PLR0917  # a row of the table
+    what: str, who: Worker, at_work: Job | None, limit_at_s: float, cause: Cause, words: str
+) -> None:
     jobs = {J: at_work} if at_work else {}
 
     before = judge(who, jobs, SPEC, limit_at_s - EDGE_S)

@@ -23,9 +23,7 @@ def test_the_incident_tells_its_story(path: Path) -> None:
     assert fleet == script.world.fleet
 
 
-@pytest.mark.parametrize(
-    "line", ["no such line", "@1 no-such-event", "@1 switch sam-0 no_such=1", "limit gpu.no_such=1", "@1 message sam-0 1 shout j-1 1"]
-)
+@pytest.mark.parametrize("line", ["no such line", "@1 no-such-event", "@1 switch sam-0 no_such=1", "limit gpu.no_such=1", "@1 message sam-0 1 shout j-1 1"])
 def test_a_line_that_is_no_line_of_an_incident_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match="no"):
         play(line)

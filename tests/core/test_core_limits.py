@@ -30,7 +30,13 @@ GOOD = [
     ("one of everything", limits(jobs=JobLimits(max_running=1, max_queued=1))),
 ]
 BAD = [
-    ("shutdown_grace under stop_grace", limits(supervisor=SupervisorLimits(shutdown_grace_s=29.9)), "supervisor", "shutdown_grace_s", "longest stop_grace, 30 s"),
+    (
+        "shutdown_grace under stop_grace",
+        limits(supervisor=SupervisorLimits(shutdown_grace_s=29.9)),
+        "supervisor",
+        "shutdown_grace_s",
+        "longest stop_grace, 30 s",
+    ),
     (
         "shutdown_grace under a worker's own stop_grace",
         spec(watchdog=Watchdog(stop_grace_s=90)),

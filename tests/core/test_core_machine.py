@@ -218,6 +218,7 @@ class Life(RuleBasedStateMachine):
         held = [(lease.worker, lease.state) for lease in fleet.leases.values()]
         return (
             not fleet.jobs
+            and not self.world.unsaved
             and sam.state is WorkerState.READY
             and yolo.state in {WorkerState.DOWN, WorkerState.QUARANTINED}
             and held == [("sam-0", LeaseState.HELD)]
@@ -225,7 +226,6 @@ class Life(RuleBasedStateMachine):
         )
 
 
+SEARCH: Final = settings.get_current_profile_name() == "search"
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=25 if settings.default is None else min(25, settings.default.max_examples), stateful_step_count=25)
-if settings.default is not None and settings.default.max_examples > 100:  # HYPOTHESIS_PROFILE=search
-    TestLife.settings = settings(max_examples=settings.default.max_examples, stateful_step_count=60)
+TestLife.settings = settings(max_examples=250, stateful_step_count=60) if SEARCH else settings(max_examples=25, stateful_step_count=25)

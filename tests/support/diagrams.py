@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from supervisor.core.jobs import JOB
 from supervisor.core.lifecycle import LEASE, WORKER
@@ -14,7 +14,7 @@ from supervisor.core.model import JobStatus, LeaseState, WorkerState
 DESIGN: Final = Path(__file__).parents[2] / "supervisor" / "DESIGN.md"
 
 
-def diagram(table: Mapping[StrEnum, Mapping[StrEnum, StrEnum]], first: StrEnum) -> str:
+def diagram(table: Mapping[Any, Mapping[Any, StrEnum]], first: StrEnum) -> str:
     """Return the table as a mermaid stateDiagram, one arrow for each move, in the order of the table."""
     moves = [f"    {before} --> {after}: {signal}" for before, row in table.items() for signal, after in row.items()]
     ends = [f"    {state} --> [*]" for state, row in table.items() if not row]

@@ -81,7 +81,7 @@ class Script:
         self.story += [f"WRONG: {wrong}" for wrong in world.wrongs]
         return "\n".join(self.story) + "\n"
 
-    def _do(self, world: World, what: list[str]) -> None:
+    def _do(self, world: World, what: list[str]) -> None:  # noqa: C901, PLR0912  # one row per event
         match what:
             case ["submit", job, kind, *pairs]:
                 world.submit(job, kind, **{key: int(value) for key, _, value in (pair.partition("=") for pair in pairs)})
@@ -109,7 +109,7 @@ class Script:
             case ["crash", worker]:
                 world.process(worker).leave(CRASHED)
             case ["message", worker, generation, kind, job, attempt, *rest]:
-                world.post(0, _message(worker, int(generation), kind, JobId(job), int(attempt), rest))
+                world.post(0, _message(WorkerName(worker), int(generation), kind, job=JobId(job), attempt=int(attempt), rest=rest))
             case ["look"]:
                 self._stand(world, f"@{world.now_s:.2f} ")
             case ["end"]:
@@ -143,6 +143,8 @@ class Script:
                 return "leave"
             case act.SendStored() if "stored" in self.shown:
                 return f"-> stored {action.what} {action.job} attempt {action.attempt} {action.worker} gen {action.generation}"
+            case act.MeasureDevice() if "measure" in self.shown:
+                return f"-> read {action.device}"
             case act.ForWorker() if type(action) in _TOLD:
                 return f"-> {_TOLD[type(action)]} {action.worker} gen {action.generation}"
         return ""
@@ -169,8 +171,7 @@ def _job(job: Job) -> str:
     return f"{words} ({job.message}{failure})" if job.message else words
 
 
-def _message(worker: str, generation: int, kind: str, job: JobId, attempt: int, rest: list[str]) -> ev.AnyEvent:
-    name = WorkerName(worker)
+def _message(name: WorkerName, generation: int, kind: str, *, job: JobId, attempt: int, rest: list[str]) -> ev.AnyEvent:
     match kind:
         case "beat":
             progress = ev.JobProgress(job=job, attempt=attempt, phase="train", done=float(rest[0]), total=100.0)

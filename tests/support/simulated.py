@@ -102,7 +102,9 @@ class SimulatedProcess:
             return
         if not self.faults.mute:
             jobs = tuple(
-                JobProgress(job=job, attempt=task.attempt, phase="train", done=task.step, total=self.faults.steps, critical="saving" if self.faults.critical else "")
+                JobProgress(
+                    job=job, attempt=task.attempt, phase="train", done=task.step, total=self.faults.steps, critical="saving" if self.faults.critical else ""
+                )
                 for job, task in self.tasks.items()
                 if not task.ended
             )

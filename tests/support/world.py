@@ -133,6 +133,11 @@ class World:
         name = WorkerName(worker)
         return self.processes[name, self.fleet.workers[name].generation]
 
+    @property
+    def unsaved(self) -> int:
+        """How many writes the store has not taken yet."""
+        return len(self._saves)
+
     def fault(self, worker: str) -> Faults:
         """Return the switches of one worker."""
         return self.faults.setdefault(WorkerName(worker), Faults())
@@ -169,6 +174,8 @@ class World:
                 self._push(action.at_s, ev.Tick(wall_s=WALL_S + action.at_s))
             case act.Leave():
                 self.left = True
+            case act.Announce():
+                pass
 
     def _perform_on(self, action: act.ForWorker, process: SimulatedProcess | None) -> None:
         """Do something to a process; most of it means nothing once the process is gone."""
@@ -183,7 +190,12 @@ class World:
             case act.MeasureRelease():
                 kept = self.fault(action.worker).keeps_memory
                 used = action.at_most_bytes + (GIB if kept else 0)
-                self.post(self.fault(action.worker).release_s, ev.ReleaseMeasured(worker=action.worker, generation=action.generation, job=action.job, used_bytes=used, proved=not kept))
+                self.post(
+                    self.fault(action.worker).release_s,
+                    ev.ReleaseMeasured(worker=action.worker, generation=action.generation, job=action.job, used_bytes=used, proved=not kept),
+                )
+            case _:
+                pass
         if process is not None and process.alive:
             self._speak(action, process)
 
@@ -201,6 +213,8 @@ class World:
             case act.SendCancel():
                 self._level(action, action.job, "cancel", 3 * GIB)
                 process.cancel(action.job)
+            case _:
+                pass
 
     def _level(self, action: act.ForWorker, job: JobId, moment: str, used_bytes: int) -> None:
         self.post(0.001, ev.LevelMeasured(worker=action.worker, generation=action.generation, job=job, moment=moment, used_bytes=used_bytes))
@@ -227,8 +241,11 @@ class World:
             self.post(action.within_s, ev.TreeStuck(worker=action.worker, generation=action.generation, pids=(self.processes[key].pid + 1,)))
             return
         self.processes.pop(key)
-        self.later(faults.memory_back_s, lambda: self.shown.pop(key, None) and None)
+        self.later(faults.memory_back_s, lambda: self._give_back(key))
         self.post(0.02, ev.TreeGone(worker=action.worker, generation=action.generation, swept=faults.leftovers, log_tail=("last line",)))
+
+    def _give_back(self, key: tuple[WorkerName, int]) -> None:
+        self.shown.pop(key, None)
 
     def _read_device(self) -> None:
         if self.device_unreadable:

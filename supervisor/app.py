@@ -38,6 +38,7 @@ from supervisor.runtime.loop import Loop
 from supervisor.runtime.operations import About, Operations
 from supervisor.runtime.perform import Performer, Ports
 from supervisor.runtime.sources import Ticker
+from supervisor.settings import Settings
 
 _DROPS_SAID_EVERY_S: Final = 60.0
 
@@ -79,6 +80,8 @@ class _Service:
         stack.push_async_callback(self._store.close)
         self._processes = LocalProcesses(run_dir=state.run_dir, post=self._post)
         generations = self._processes.last_generations()
+        names = {f"{model}-{i}" for model, spec in limits.workers.items() for i in range(spec.replicas)}
+        self._adopted = tuple(await self._processes.adopt(names)) if settings.on_crash == "adopt" else ()
         survivors = await self._processes.end_survivors()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         stack.callback(context.term)
@@ -92,9 +95,14 @@ class _Service:
         fleet = first_fleet(limits, devices, fence=await self._store.last_fence(), generations=generations)
         self._files = JobFolders(state.jobs_dir)
         self._loop = Loop(fleet, limits, perform=self._perform, journal=self._ring)
-        self._operations = Operations(fleet=lambda: self._loop.fleet, limits=limits, post=self._post, store=self._store, files=self._files, about=self._about())
-        self._performer = Performer(self._ports(), limits=limits, fleet=lambda: self._loop.fleet, post=self._post, leave=self._loop.leave)
         self._ticker = Ticker(post=self._post, fleet=lambda: self._loop.fleet, perform=self._perform, ping=self._channel.ping)
+        self._settings = Settings(self._loaded, self._environ, loop=self._loop, say=self._logs.write, take=self._take_settings)
+        self._operations = Operations(
+            fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, post=self._post, store=self._store, files=self._files, about=self._about()
+        )
+        self._performer = Performer(
+            self._ports(), limits=lambda: self._loop.limits, fleet=lambda: self._loop.fleet, post=self._post, tick=self._ticker.tick, leave=self._loop.leave
+        )
         self._control = ControlServer(
             partial(Router, context, state.sockets_dir / "control.sock", max_message_bytes=control.MAX_MESSAGE_BYTES), self._operations.handle
         )
@@ -105,7 +113,6 @@ class _Service:
 
     def _ports(self) -> Ports:
         limits, loaded = self._limits, self._loaded
-        holders = frozenset(WorkerName(f"{model}-{i}") for model, spec in limits.workers.items() if spec.gpu_bytes for i in range(spec.replicas))
         config_dir = loaded.path.parent
 
         def filled(text: str, name: str) -> str:
@@ -114,7 +121,9 @@ class _Service:
         return Ports(
             processes=self._processes,
             channel=self._channel,
-            device=HostDevice(self._processes, budget_bytes=limits.gpu.host_budget_bytes, holders=holders, pid_of=self._processes.pid_of),
+            device=HostDevice(
+                self._processes, budget_bytes=lambda: self._loop.limits.gpu.host_budget_bytes, holds=self._holds_a_device, pid_of=self._processes.pid_of
+            ),
             store=self._store,
             files=self._files,
             launcher=Launcher(
@@ -139,6 +148,7 @@ class _Service:
             pss_bytes=meters.own_pss_bytes,
             dropped=lambda: self._channel.dropped.total() + self._control.dropped.total(),
             interventions=lambda: list(self._performer.interventions),
+            settings=self._settings,
         )
 
     async def _run(self, stack: AsyncExitStack) -> int:
@@ -146,9 +156,12 @@ class _Service:
         loop.set_exception_handler(self._bug)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_stop)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal it was started from may close
-        self._post(SupervisorStarted(wall_s=time.time(), jobs=tuple(await self._store.live())))
-        for helper in (self._ticker.run(self._limits.memory.look_every_s), self._say_drops()):
+        loop.add_signal_handler(signal.SIGHUP, self._settings.reload)
+        jobs, leases = tuple(await self._store.live()), tuple(await self._store.leases())
+        self._post(SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted))
+        for found in self._adopted:  # only now: what they have to say must come after their jobs are known
+            self._channel.expect(found.worker, found.generation, self._processes.token_of(found.worker, found.generation))
+        for helper in (self._ticker.run(lambda: self._loop.limits.memory.look_every_s), self._say_drops(), self._settings.watch()):
             task = loop.create_task(helper)
             task.add_done_callback(self._helper_ended)
             stack.callback(task.cancel)
@@ -164,6 +177,16 @@ class _Service:
         await self._performer.finish()
         self._say("supervisor_stopped", reason="as asked")
         return 0
+
+    def _holds_a_device(self, worker: WorkerName) -> bool:
+        found = self._loop.fleet.workers.get(worker)
+        return found is not None and self._loop.limits.workers[found.model].gpu_bytes > 0
+
+    def _take_settings(self, limits: Limits) -> None:
+        """Hand new limits to whoever keeps some outside the loop."""
+        settings = limits.supervisor
+        self._logs.set_limits(level=settings.log_level, max_bytes=settings.log_max_bytes, keep=settings.log_keep)
+        self._channel.set_limits({"orphan_after_s": settings.orphan_after_s})
 
     def _post(self, event: AnyEvent) -> None:
         self._loop.post(event)

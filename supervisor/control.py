@@ -5,7 +5,7 @@ person with a dozen lines of any language can speak it.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -65,8 +65,11 @@ class Unreachable(Exception):
 class Client:
     """One connection to a supervisor's control socket."""
 
-    def __init__(self, endpoint: str) -> None:
-        """Connect; nothing is sent yet, so this never fails for a supervisor that is away."""
+    def __init__(self, endpoint: Callable[[], str]) -> None:
+        """Connect; nothing is sent yet, so this never fails for a supervisor that is away.
+
+        endpoint is asked again after each time that nobody answered: a later supervisor may have made its sockets elsewhere.
+        """
         self._endpoint = endpoint
         self._context = zmq.Context()
         self._socket = self._connect()
@@ -100,14 +103,14 @@ class Client:
             return answer.data
         self._socket.close()  # what waits in it must not be delivered later
         self._socket = self._connect()
-        raise Unreachable(f"no supervisor answered at {self._endpoint} within {timeout_s:g} s")
+        raise Unreachable(f"no supervisor answered at {self._endpoint()} within {timeout_s:g} s")
 
     def _connect(self) -> "zmq.Socket[bytes]":
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-        socket.connect(self._endpoint)
+        socket.connect(self._endpoint())
         return socket
 
 

@@ -112,6 +112,8 @@ class SupervisorView(Struct, frozen=True, kw_only=True):
     pss_bytes: int | None
     dropped_messages: int
     stopping: bool
+    config_generation: int
+    config_error: str
 
 
 class MemoryView(Struct, frozen=True, kw_only=True):

@@ -53,6 +53,7 @@ class JobBeat(Struct, frozen=True, kw_only=True):
     total: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
     critical: str = ""  # what must not be interrupted just now
+    extend_s: float = 0.0  # so much more time it wants before it is judged, such as for a long compilation
 
 
 class Beat(FromWorker, frozen=True, kw_only=True, tag="beat"):
@@ -138,7 +139,9 @@ class Resume(ToWorker, frozen=True, kw_only=True, tag="resume"):
 
 
 class Drain(ToWorker, frozen=True, kw_only=True, tag="drain"):
-    """Finish the jobs at hand, take no other, say `bye` and exit."""
+    """Finish the jobs at hand, take no other, say `bye` and exit. boundary: leave a job at its next checkpoint already; it goes on in another process."""
+
+    boundary: bool = False
 
 
 class Unload(ToWorker, frozen=True, kw_only=True, tag="unload"):

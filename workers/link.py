@@ -34,7 +34,7 @@ from supervisor.wire import (
     encode,
     routing_id,
 )
-from workers.report import JobCancelled, Report
+from workers.report import JobCancelled, Report, WorkerLeaves
 
 BEAT_CHANGED_S: Final = 0.25  # at most four beats a second while something changes
 BEAT_IDLE_S: Final = 1.0
@@ -95,7 +95,7 @@ class Link:
         """Let this job's progress ride on the beats from now on."""
         self._reports[report.job.id, report.job.attempt] = report
         if self.stopping is not None:
-            report.interrupt(JobCancelled(self.stopping))
+            report.interrupt(WorkerLeaves(self.stopping))
 
     def close_report(self, report: Report) -> None:
         """Take a job that ended off the beats; the last thing it reported is sent before its end is."""
@@ -112,7 +112,7 @@ class Link:
         self.stopping = why
         self.draining = True
         for report in tuple(self._reports.values()):
-            report.interrupt(JobCancelled(why))
+            report.interrupt(WorkerLeaves(why))
         self.orders.put(None)
 
     def close(self, last_words: AnyFromWorker) -> None:
@@ -159,7 +159,11 @@ class Link:
 
     def _hello(self) -> Hello:
         stamp = self._identity
-        return Hello(worker=stamp.worker, generation=stamp.generation, token=stamp.token, pid=os.getpid(), serves=self._serves, jobs=tuple(self._reports))
+        return Hello(worker=stamp.worker, generation=stamp.generation, token=stamp.token, pid=os.getpid(), serves=self._serves, jobs=self._at_hand())
+
+    def _at_hand(self) -> tuple[tuple[str, int], ...]:
+        """Return the jobs that are worked on, and those whose end nobody has stored yet."""
+        return tuple({*self._reports, *((job, attempt) for job, attempt, _ in self._unstored)})
 
     def _read(self, socket: "zmq.Socket[bytes]") -> None:
         with suppress(BlockingIOError):
@@ -191,8 +195,10 @@ class Link:
             case Resume():
                 for report in tuple(self._reports.values()):
                     report.resume()
-            case Drain():
+            case Drain(boundary=boundary):
                 self.draining = True
+                for report in tuple(self._reports.values()) if boundary else ():
+                    report.leave_at_checkpoint("the worker was asked to leave at a checkpoint")
                 self.orders.put(None)
             case Stored(job=job, attempt=attempt, what=what):
                 self._unstored.pop((job, attempt, what), None)

@@ -1,8 +1,10 @@
 """What a job's work sees of the supervisor: its orders in, its progress out."""
 
+import math
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,10 @@ class BadInput(Exception):
 
 class JobCancelled(BaseException):
     """The work must stop now. A BaseException, so that no `except Exception` of a library swallows it."""
+
+
+class WorkerLeaves(JobCancelled):
+    """The work must stop now because its worker leaves: the job goes on in another process, from its checkpoint."""
 
 
 class EmergencyBrake(BaseException):
@@ -49,6 +55,8 @@ class Report:
         self._order: BaseException | None = None
         self._go = threading.Event()
         self._go.set()
+        self._leave_at_checkpoint = ""
+        self._extended_until_s = 0.0
 
     def progress(self, done: float, total: float, *, phase: str = "", metrics: Mapping[str, float] | None = None) -> None:
         """Say how far the whole job is (done of total) and in what phase.
@@ -77,6 +85,10 @@ class Report:
             self._critical.pop()
         self.check()
 
+    def extend(self, seconds: float) -> None:
+        """Ask for so much time, from now, before the lack of progress is judged: for a step that is known to be long. An hour at the most counts."""
+        self._extended_until_s = time.monotonic() + seconds
+
     def save_checkpoint(self, source: Path) -> None:
         """Keep a copy of source as this job's checkpoint: whole or not at all, and given to the next attempt as `resume_from`."""
         target = self.job.dir / "checkpoint"
@@ -86,13 +98,22 @@ class Report:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.replace(target)
+        if self._leave_at_checkpoint:
+            raise WorkerLeaves(self._leave_at_checkpoint)
 
     def beat(self) -> JobBeat:
         """Return where the job is now. Called by the thread that talks to the supervisor."""
         phase, done, total = self._where
-        critical = self._critical[-1:] or [""]
+        left_s = self._extended_until_s - time.monotonic()
         return JobBeat(
-            job=self.job.id, attempt=self.job.attempt, phase=phase, done=float(done), total=float(total), metrics=dict(self._metrics), critical=critical[0]
+            job=self.job.id,
+            attempt=self.job.attempt,
+            phase=phase,
+            done=float(done),
+            total=float(total),
+            metrics=dict(self._metrics),
+            critical=self._critical[-1] if self._critical else "",
+            extend_s=5.0 * math.ceil(left_s / 5.0) if left_s > 0 else 0.0,  # in steps, so that it does not make every beat a new one
         )
 
     def interrupt(self, order: BaseException) -> None:
@@ -101,6 +122,10 @@ class Report:
             self._order = order
         self._interrupted = True
         self._go.set()
+
+    def leave_at_checkpoint(self, why: str) -> None:
+        """Make the work stop right after its next checkpoint, where nothing of it is lost."""
+        self._leave_at_checkpoint = why
 
     def pause(self) -> None:
         """Make the next progress() or check() wait."""

@@ -5,11 +5,9 @@ from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
 
-import msgspec
-
 from supervisor import wire
 from supervisor.adapters.sockets import Router
-from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendStored, SendWelcome
+from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendResync, SendStored, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
     BeatHeard,
@@ -23,6 +21,7 @@ from supervisor.core.events import (
 )
 from supervisor.core.model import JobId, WorkerName
 from supervisor.errors import WireError
+from supervisor.runtime.carried import cannot_carry
 from supervisor.runtime.ports import ToWorker
 
 
@@ -47,8 +46,10 @@ class WorkerChannel:
         match action:
             case SendWelcome():
                 message = wire.Welcome(limits=self._limits)
+            case SendResync():
+                message = wire.Resync()
             case SendDrain():
-                message = wire.Drain()
+                message = wire.Drain(boundary=action.boundary)
             case SendCancel():
                 message = wire.Cancel(job=action.job, attempt=action.attempt)
             case SendStored():
@@ -64,6 +65,13 @@ class WorkerChannel:
                 )
         if not self._router.send(wire.routing_id(action.worker, action.generation), wire.encode(message)):
             self.dropped["worker away"] += 1
+
+    def set_limits(self, limits: dict[str, float]) -> None:
+        """Welcome every worker with these from now on, those that are here already as well."""
+        self._limits = limits
+        data = wire.encode(wire.Welcome(limits=limits))
+        for worker, (generation, _token) in self._tokens.items():
+            self._router.send(wire.routing_id(worker, generation), data)
 
     def ping(self) -> None:
         """Tell every worker that the supervisor lives."""
@@ -103,12 +111,13 @@ def _event(worker: WorkerName, message: wire.AnyFromWorker) -> AnyEvent | None:
                     total=beat.total if isfinite(beat.total) else 0.0,
                     metrics={name: value for name, value in beat.metrics.items() if isfinite(value)},  # a loss may be NaN, and JSON has no word for that
                     critical=beat.critical,
+                    extend_s=beat.extend_s,
                 )
                 for beat in message.jobs
             )
             return BeatHeard(worker=worker, generation=generation, jobs=jobs, device_bytes=message.device_bytes)
         case wire.Hello():
-            return HelloHeard(worker=worker, generation=generation)
+            return HelloHeard(worker=worker, generation=generation, jobs=tuple((JobId(job), attempt) for job, attempt in message.jobs))
         case wire.Ready():
             return ReadyHeard(worker=worker, generation=generation, note=message.note)
         case wire.Accepted():
@@ -134,9 +143,6 @@ def _event(worker: WorkerName, message: wire.AnyFromWorker) -> AnyEvent | None:
 def _finished(worker: WorkerName, message: wire.Result) -> AnyEvent:
     """Return the job's end: with its result, or as a failure where the result cannot be kept (MessagePack can say more than JSON can)."""
     generation, job, attempt = message.generation, JobId(message.job), message.attempt
-    try:
-        msgspec.json.encode([[[message.value]]])  # as deep as it lies in the store and in an answer
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        sentence = f"its result holds what JSON cannot: {error}"
-        return JobEnded(worker=worker, generation=generation, job=job, attempt=attempt, reason="user_error", error=sentence)
+    if problem := cannot_carry(message.value):
+        return JobEnded(worker=worker, generation=generation, job=job, attempt=attempt, reason="user_error", error=f"its result cannot be kept: {problem}")
     return JobFinished(worker=worker, generation=generation, job=job, attempt=attempt, value=message.value)

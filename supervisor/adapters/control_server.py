@@ -9,7 +9,7 @@ import msgspec
 
 from supervisor import control
 from supervisor.adapters.sockets import Router
-from supervisor.runtime.operations import Rejected
+from supervisor.runtime.requests import Rejected
 
 Handle = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 

@@ -16,11 +16,13 @@ def host_device(budget_bytes: int) -> Device:
 class HostDevice:
     """Measures the budget. holders names the workers whose memory counts: those that ask for a device at all."""
 
-    def __init__(self, processes: Processes, *, budget_bytes: int, holders: frozenset[WorkerName], pid_of: Callable[[WorkerName], int]) -> None:
-        """Measure these holders' trees through `processes`."""
+    def __init__(
+        self, processes: Processes, *, budget_bytes: Callable[[], int], holds: Callable[[WorkerName], bool], pid_of: Callable[[WorkerName], int]
+    ) -> None:
+        """Measure the trees of the workers that hold a device at all through `processes`."""
         self._processes = processes
         self._budget_bytes = budget_bytes
-        self._holders = holders
+        self._holds = holds
         self._pid_of = pid_of
 
     async def measure(self, device: DeviceId) -> DeviceSample:
@@ -28,6 +30,6 @@ class HostDevice:
         if device != HOST:
             raise DeviceError(f"there is no device {device}, only {HOST}")
         used: Mapping[WorkerName, int] = await self._processes.memory()
-        holdings = tuple(Holding(name, self._pid_of(name), size) for name, size in used.items() if name in self._holders and size)
+        holdings = tuple(Holding(name, self._pid_of(name), size) for name, size in used.items() if self._holds(name) and size)
         total = sum(holding.used_bytes for holding in holdings)
-        return DeviceSample(used_bytes=total, free_bytes=max(0, self._budget_bytes - total), holdings=holdings)
+        return DeviceSample(used_bytes=total, free_bytes=max(0, self._budget_bytes() - total), holdings=holdings)

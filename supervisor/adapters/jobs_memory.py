@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from supervisor.core.model import TERMINAL, Job, JobId
+from supervisor.core.model import TERMINAL, Job, JobId, Lease
 
 
 def supersedes(new: Job, old: Job | None) -> bool:
@@ -18,6 +18,7 @@ class MemoryJobs:
         """Begin with nothing."""
         self._jobs: dict[JobId, Job] = {}
         self._fence = 0
+        self._leases: tuple[Lease, ...] = ()
 
     async def save(self, job: Job) -> None:
         """Keep the job, unless a newer attempt or its end is kept already."""
@@ -44,9 +45,14 @@ class MemoryJobs:
         """Return how many jobs there are in each status."""
         return Counter(job.status.value for job in self._jobs.values())
 
-    async def save_fence(self, fence: int) -> None:
-        """Keep the fence, if it is higher than the last."""
+    async def save_leases(self, leases: Sequence[Lease], fence: int) -> None:
+        """Keep the leases, and the fence if it is higher than the last."""
+        self._leases = tuple(leases)
         self._fence = max(self._fence, fence)
+
+    async def leases(self) -> Sequence[Lease]:
+        """Return the leases that were saved last."""
+        return self._leases
 
     async def last_fence(self) -> int:
         """Return the highest fence ever saved."""

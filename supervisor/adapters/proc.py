@@ -1,6 +1,7 @@
 """/proc: who a process is, who belongs to a tree, what a tree uses. Every function may be slow and belongs in a thread."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -68,6 +69,23 @@ def members(leader: int, leader_ticks: int, tag: str) -> list[Seen]:
         and seen.start_ticks >= leader_ticks
         and ((leader and seen.session == leader and not reused) or (seen.pid != os.getpid() and has_tag(seen.pid, tag)))
     ]
+
+
+def leader(pid: int, start_ticks: int, tag: str) -> Seen | None:
+    """Return the living leader of a recorded generation, if it is provably that one.
+
+    pid 0: the record was written before the spawn and never completed; the leader is then who was born with the tag and leads a session.
+    """
+    if pid:
+        seen = look(pid)
+        ours = seen is not None and seen.start_ticks == start_ticks and seen.state not in "ZX" and (seen.session == pid or has_tag(pid, tag))
+        return seen if ours else None
+    return next((seen for seen in everyone() if seen.session == seen.pid and seen.state not in "ZX" and has_tag(seen.pid, tag)), None)
+
+
+def age_s(seen: Seen) -> float:
+    """Return how long ago the process was started."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - seen.start_ticks / os.sysconf("SC_CLK_TCK")
 
 
 def pss_bytes(pid: int) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from supervisor.adapters import proc, spawning
 from supervisor.adapters.evidence import gather, tail
-from supervisor.core.events import TreeGone, TreeStuck, WorkerExited
+from supervisor.core.events import Adopted, TreeGone, TreeStuck, WorkerExited
 from supervisor.core.model import Evidence, WorkerName
 from supervisor.errors import StateError
 from supervisor.runtime.ports import Launch, SpawnError
@@ -33,6 +33,7 @@ class Record(Struct, kw_only=True):
     boot_id: str
     pid: int = 0
     start_ticks: int = 0
+    adopted: bool = False
 
     def members(self) -> list[proc.Seen]:
         """Return who lives of it. Slow: for a thread."""
@@ -48,16 +49,28 @@ class LocalProcesses:
         self._post = post
         self._records: dict[tuple[WorkerName, int], Record] = {}
         self._pidfds: dict[tuple[WorkerName, int], int] = {}
+        self._spawning: dict[tuple[WorkerName, int], signal.Signals | None] = {}  # with the signal that was ordered meanwhile
 
     async def spawn(self, launch: Launch) -> int:
         """Start it and return the pid, once its own program runs. Raises SpawnError."""
+        key = (launch.worker, launch.generation)
+        self._spawning[key] = None
+        try:
+            pid = await self._spawn(launch)
+        finally:
+            ordered = self._spawning.pop(key)
+        if ordered is not None:
+            self._signal_group(launch.worker, launch.generation, ordered)
+        return pid
+
+    async def _spawn(self, launch: Launch) -> int:
         record = Record(worker=launch.worker, generation=launch.generation, token=launch.token, tag=launch.tag, log=str(launch.log), boot_id=proc.boot_id())
         try:
             await asyncio.to_thread(self._write, record)
             report, record.pid, pidfd = spawning.fork(launch)
         except OSError as error:
             raise SpawnError(f"{error.strerror or error}: {error.filename or launch.argv[0]}") from error
-        except ValueError as error:  # a NUL byte in the command or the environment
+        except ValueError as error:
             raise SpawnError(f"{error}: {launch.argv[0]!r}") from error
         seen = proc.look(record.pid)  # not reaped yet, so it is there, if only as a zombie
         record.start_ticks = seen.start_ticks if seen else 0
@@ -84,8 +97,9 @@ class LocalProcesses:
 
     def _exited(self, record: Record, pidfd: int) -> None:
         asyncio.get_running_loop().remove_reader(pidfd)
-        with suppress(ProcessLookupError):
-            os.killpg(record.pid, signal.SIGKILL)  # the leader is a zombie until it is reaped: its group cannot be anybody else's
+        if not record.adopted:  # that one was reaped by its new parent: its group's number may be somebody else's, and the sweep proves each member
+            with suppress(ProcessLookupError):
+                os.killpg(record.pid, signal.SIGKILL)  # the leader is a zombie until it is reaped: its group cannot be anybody else's
         ended = spawning.reap(pidfd)
         os.close(pidfd)
         self._pidfds.pop((record.worker, record.generation), None)
@@ -93,20 +107,24 @@ class LocalProcesses:
 
     def terminate(self, worker: WorkerName, generation: int) -> None:
         """SIGTERM, then SIGCONT (a stopped process hears nothing else), to its group."""
+        if (worker, generation) in self._spawning:  # it would hear nothing yet
+            self._spawning[worker, generation] = self._spawning[worker, generation] or signal.SIGTERM
+        self._signal_group(worker, generation, signal.SIGTERM)
+        self._signal_group(worker, generation, signal.SIGCONT)
+
+    def _signal_group(self, worker: WorkerName, generation: int, number: signal.Signals) -> None:
         if (worker, generation) in self._pidfds:  # not reaped, so the group is ours
             with suppress(ProcessLookupError):
-                os.killpg(self._records[worker, generation].pid, signal.SIGTERM)
-                os.killpg(self._records[worker, generation].pid, signal.SIGCONT)
+                os.killpg(self._records[worker, generation].pid, number)
 
     async def kill(self, worker: WorkerName, generation: int) -> None:
         """SIGKILL to its whole tree."""
+        if (worker, generation) in self._spawning:
+            self._spawning[worker, generation] = signal.SIGKILL
+        self._signal_group(worker, generation, signal.SIGKILL)
         record = self._records.get((worker, generation))
-        if record is None:
-            return
-        if (worker, generation) in self._pidfds:
-            with suppress(ProcessLookupError):
-                os.killpg(record.pid, signal.SIGKILL)
-        await asyncio.to_thread(_sweep, record)
+        if record is not None:
+            await asyncio.to_thread(_sweep, record)
 
     async def prove_gone(self, worker: WorkerName, generation: int, within_s: float) -> TreeGone | TreeStuck:
         """End what the leader left behind; return the proof that nothing is left, or who is."""
@@ -164,11 +182,39 @@ class LocalProcesses:
         """Return the generation that each record of an earlier supervisor names."""
         return {record.worker: record.generation for record in self._earlier()}
 
+    async def adopt(self, known: Collection[str]) -> list[Adopted]:
+        """Take back every worker of these names that an earlier supervisor left running and whose leader is provably ours."""
+        taken = []
+        for record in self._earlier():
+            if record.worker not in known or record.boot_id != proc.boot_id():
+                continue
+            leader = await asyncio.to_thread(proc.leader, record.pid, record.start_ticks, record.tag)
+            if leader is None:
+                continue
+            try:
+                pidfd = os.pidfd_open(leader.pid)
+            except OSError:
+                continue
+            if (again := proc.look(leader.pid)) is None or again.start_ticks != leader.start_ticks:  # it ended, and the number is somebody else's
+                os.close(pidfd)
+                continue
+            record.pid, record.start_ticks, record.adopted = leader.pid, leader.start_ticks, True
+            await asyncio.to_thread(self._write, record)
+            key = (record.worker, record.generation)
+            self._records[key], self._pidfds[key] = record, pidfd
+            asyncio.get_running_loop().add_reader(pidfd, self._exited, record, pidfd)
+            taken.append(Adopted(worker=record.worker, generation=record.generation, pid=leader.pid, age_s=proc.age_s(leader)))
+        return taken
+
+    def token_of(self, worker: WorkerName, generation: int) -> str:
+        """Return the token that this generation was given."""
+        return self._records[worker, generation].token
+
     async def end_survivors(self) -> Mapping[WorkerName, int]:
         """End what an earlier supervisor left running and is provably ours. Returns how many processes of each worker there were. Raises StateError."""
         ended: dict[WorkerName, int] = {}
         for record in self._earlier():
-            if record.boot_id == proc.boot_id():
+            if record.boot_id == proc.boot_id() and (record.worker, record.generation) not in self._records:
                 self._records[record.worker, record.generation] = record
                 left = await asyncio.to_thread(record.members)
                 if left:

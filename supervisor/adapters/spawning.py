@@ -26,7 +26,7 @@ exec "$@" >> "$log" 2>&1
 
 
 def fork(launch: Launch) -> tuple[int, int, int]:
-    """Return the read end of the report pipe, the child's pid and its pidfd. Does nothing that can block: the shim does. Raises OSError."""
+    """Return the read end of the report pipe, the child's pid and its pidfd. Does nothing that can block: the shim does. Raises OSError or ValueError."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
         argv = ("/bin/sh", "-c", _SHIM, "warden-shim", str(launch.log), launch.umask, str(launch.oom_score_adj), str(launch.cwd), *launch.argv)
@@ -43,7 +43,7 @@ def fork(launch: Launch) -> tuple[int, int, int]:
             setsigmask=[],
             setsigdef=[number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)],
         )
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL byte in the command or the environment
         os.close(read_end)
         raise
     finally:

@@ -6,21 +6,21 @@ from typing import NoReturn
 
 import click
 
-from supervisor import DISTRIBUTION, __version__
+import supervisor
 from supervisor.cli.check import check, config
 from supervisor.cli.context import Context, Exit
 from supervisor.cli.jobs import jobs
 from supervisor.cli.logs import logs
 from supervisor.cli.status import gpu, health, status
-from supervisor.cli.workers import stop, workers
+from supervisor.cli.workers import reload, stop, workers
 from supervisor.control import Refused, Unreachable
 from supervisor.errors import ConfigError, SupervisorError
 
-_EXIT_OF_REFUSAL = {"usage": Exit.USAGE, "unknown": Exit.FAILED, "busy": Exit.BUSY, "failed": Exit.FAILED}
+_EXIT_OF_REFUSAL = {"config": Exit.CONFIG, "usage": Exit.USAGE, "unknown": Exit.FAILED, "busy": Exit.BUSY, "failed": Exit.FAILED}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="warden", message=f"%(prog)s %(version)s ({DISTRIBUTION})")
+@click.version_option(supervisor.__version__, prog_name="warden", message=f"%(prog)s %(version)s ({supervisor.DISTRIBUTION})")
 @click.option("--config", "config_path", metavar="FILE", help="The configuration, instead of the supervisor.toml that is found.")
 @click.pass_context
 def cli(context: click.Context, config_path: str | None) -> None:
@@ -47,7 +47,7 @@ def demo(context: Context, folder: str | None) -> None:
     sys.exit(tell(context.environ, folder))
 
 
-for command in (check, config, status, health, gpu, jobs, workers, logs, stop):
+for command in (check, config, status, health, gpu, jobs, workers, logs, reload, stop):
     cli.add_command(command)
 
 

@@ -1,5 +1,6 @@
 """What every command needs: the configuration, the connection, the exit codes."""
 
+import socket
 import sys
 from collections.abc import Mapping
 from enum import IntEnum
@@ -49,9 +50,9 @@ class Context:
     def client(self) -> Client:
         """Return a connection. Raises Unreachable at once, with the reason, where no supervisor can be there."""
         endpoint = endpoint_of(self.state_dir)
-        if not Path(endpoint.removeprefix("ipc://")).exists():
-            raise Unreachable(f"no supervisor runs on {self.state_dir} (there is no socket): start it with: warden run")
-        return Client(endpoint)
+        if problem := _nobody_at(endpoint.removeprefix("ipc://")):
+            raise Unreachable(f"no supervisor runs on {self.state_dir} ({problem}): start it with: warden run")
+        return Client(lambda: endpoint)
 
     def ask(self, op: str, args: Mapping[str, JSONValue], shape: type[Shape], *, timeout_s: float = 10.0) -> Shape:
         """Return the answer as its shape. Raises Refused or Unreachable."""
@@ -61,6 +62,20 @@ class Context:
     def status(self) -> StatusView:
         """Return the supervisor's status."""
         return self.ask("status", {}, StatusView)
+
+
+def _nobody_at(path: str) -> str:
+    """Return why nobody can answer at this socket, empty when somebody listens. At once: a request would wait for its whole deadline."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except FileNotFoundError:
+            return "there is no socket"
+        except ConnectionRefusedError:
+            return "nobody listens at the socket that one left"
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+    return ""
 
 
 def print_json(value: object) -> None:

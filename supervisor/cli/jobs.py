@@ -8,11 +8,16 @@ import click
 
 from supervisor.cli.context import Context, Exit, print_json
 from supervisor.cli.screen import ago, bar, clock, colour, size, table, tone_of
-from supervisor.cli.watch import watch_job
 from supervisor.control import JSONValue
 from supervisor.shapes import JobView
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+def _watched(context: Context, job: str, *, quiet: bool) -> JobView:
+    from supervisor.cli.watch import watch_job  # rich costs 4 MiB, and `warden run` comes through this module as well
+
+    return watch_job(context, job, quiet=quiet)
 
 
 @click.group()
@@ -40,7 +45,7 @@ def submit(context: Context, kind: str, pairs: tuple[str, ...], file: str | None
         return
     if not as_json:
         print(job.id)
-    ended = watch_job(context, job.id, quiet=as_json)
+    ended = _watched(context, job.id, quiet=as_json)
     if as_json:
         print_json(ended)
     sys.exit(Exit.OK if ended.status == "completed" else Exit.FAILED)
@@ -53,8 +58,12 @@ def _from_file(file: str | None) -> dict[str, JSONValue]:
         params = json.loads(Path(file).read_text())
     except OSError as error:
         raise click.UsageError(f"--params {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{file}: not UTF-8 text: expected a JSON object") from error
     except json.JSONDecodeError as error:
         raise click.UsageError(f"{file}:{error.lineno}: not JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise click.UsageError(f"{file}: nested too deep to be read: make it flatter") from error
     if not isinstance(params, dict):
         raise click.UsageError(f'{file}: expected a JSON object such as {{"epochs": 3}}, found {type(params).__name__}')
     return params
@@ -66,11 +75,18 @@ def _pair(pair: str) -> tuple[str, JSONValue]:
         raise click.UsageError(f"{pair!r}: expected KEY=VALUE, such as epochs=3")
     try:
         value: JSONValue = json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         value = text
-    if isinstance(value, str) and value and Path(value).expanduser().exists():
-        value = str(Path(value).expanduser().absolute())
-    return key, value
+    return key, _absolute(value) if isinstance(value, str) and value else value
+
+
+def _absolute(text: str) -> str:
+    """Return a text that names an existing path as an absolute path, any other as it is."""
+    try:
+        path = Path(text).expanduser()
+        return str(path.absolute()) if path.exists() else text
+    except (OSError, ValueError, RuntimeError):  # too long for a name, or of a user that is not there: a text then
+        return text
 
 
 @jobs.command("list")
@@ -155,7 +171,7 @@ def death_certificate(job: JobView) -> list[str]:
 @click.pass_obj
 def watch(context: Context, job: str, *, as_json: bool) -> None:
     """Watch a job to its end; exit 1 if it fails or is cancelled. Ctrl-C leaves the job running."""
-    ended = watch_job(context, job, quiet=as_json)
+    ended = _watched(context, job, quiet=as_json)
     if as_json:
         print_json(ended)
     sys.exit(Exit.OK if ended.status == "completed" else Exit.FAILED)
@@ -170,7 +186,7 @@ def cancel(context: Context, job: str, *, no_wait: bool, as_json: bool) -> None:
     """Cancel a job, and say what that gave back."""
     view = context.ask("jobs.cancel", {"job": job}, JobView)
     if not no_wait and view.status == "cancelling":
-        view = watch_job(context, view.id, quiet=True)
+        view = _watched(context, view.id, quiet=True)
     if as_json:
         print_json(view)
     elif view.cancel is not None:

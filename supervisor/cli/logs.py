@@ -10,6 +10,7 @@ from typing import BinaryIO, Final
 import click
 
 from supervisor.cli.context import Context, Exit
+from supervisor.errors import SupervisorError
 
 _LOOK_S: Final = 0.2
 _BLOCK: Final = 64 * 1024
@@ -43,11 +44,12 @@ def _paths(context: Context, name: str | None) -> list[Path]:
         wanted = [log_dir / "watchdog.log"]
     else:
         models = context.loaded.limits.workers
+        name = Path(name).name  # a worker, not a way out of the folder
         names = [f"{name}-{i}" for i in range(models[name].replicas)] if name in models else [name]
         wanted = [log_dir / "workers" / f"{one}.log" for one in names]
     found = [path for path in wanted if path.is_file()]
     if not found:
-        raise click.ClickException(f"{', '.join(map(str, wanted))}: no such log yet; there are {_known(log_dir)}")
+        raise SupervisorError(f"{', '.join(map(str, wanted))}: no such log yet; there are {_known(log_dir)}")
     return found
 
 

@@ -21,9 +21,9 @@ _TEN_PERCENT: Final = 10
 _SAYS_WHY_AFTER_S: Final = 2.0
 
 
-def watch_job(context: Context, job: str, *, quiet: bool = False, look: Callable[[JobView], None] | None = None) -> JobView:
-    """Return the job once it ended. Shows it meanwhile, unless quiet. look sees every reading."""
-    with Client(endpoint_of(context.state_dir)) as client, _Show(quiet=quiet) as show:
+def watch_job(context: Context, job: str, *, quiet: bool = False) -> JobView:
+    """Return the job once it ended. Shows it meanwhile, unless quiet. Outlives the supervisor: a later one is found again."""
+    with Client(partial(endpoint_of, context.state_dir)) as client, _Show(quiet=quiet) as show:
         away_since_s: float | None = None
         while True:
             try:
@@ -39,8 +39,6 @@ def watch_job(context: Context, job: str, *, quiet: bool = False, look: Callable
                 away_since_s = None
             job = view.id
             show.reading(view, partial(_last_handover, client, view.id))
-            if look is not None:
-                look(view)
             if view.status in _ENDED:
                 return view
             time.sleep(LOOK_S)
@@ -48,7 +46,10 @@ def watch_job(context: Context, job: str, *, quiet: bool = False, look: Callable
 
 def _last_handover(client: Client, job: str) -> HandoverView | None:
     """Return the hand-over that was made for this job, if one was."""
-    status = msgspec.convert(client.ask("status", timeout_s=_ASK_S), StatusView)
+    try:
+        status = msgspec.convert(client.ask("status", timeout_s=_ASK_S), StatusView)
+    except Unreachable:  # it went away this moment: the phase is told without the hand-over
+        return None
     for device in status.devices:
         if device.last_handover is not None and device.last_handover.job == job:
             return device.last_handover

@@ -50,6 +50,14 @@ def restart(context: Context, name: str) -> None:
 
 
 @click.command()
+@click.pass_obj
+def reload(context: Context) -> None:
+    """Take supervisor.toml as it is now; say what changed, and what each change takes. Exit 78, and nothing changes, if something is wrong with it."""
+    changed = context.ask("reload", {}, list[str])
+    print("\n".join(changed) if changed else "nothing changed")
+
+
+@click.command()
 @click.option("--now", is_flag=True, help="Without waiting for work to be saved.")
 @click.option("--timeout", default=90.0, show_default=True, metavar="SECONDS", help="How long to wait for its end.")
 @click.pass_obj

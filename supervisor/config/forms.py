@@ -245,6 +245,19 @@ def _plain(value: object, inside: KeyPath) -> None:
         _plain(item, (*inside, str(key)))
 
 
+_PROGRESS: Final = ("sdk", "notify", "output", "none")
+
+
+def _read_progress(value: object) -> str:
+    expected = f'one of {", ".join(_PROGRESS)}, or "file:PATH" with placeholders allowed'
+    text = _text(value, expected)
+    if text.startswith("file:") and len(text) > len("file:"):
+        _filled(text)
+    elif text not in _PROGRESS:
+        raise FormError(f"must be {expected}", value)
+    return text
+
+
 def choice(offered: tuple[str, ...], later: tuple[str, ...] = ()) -> Form:
     """Return the form of a closed set of words. `later` are words of the contract that this release does not offer; "file:" stands for any that begins so."""
     words = [f'"{word}"' for word in offered]
@@ -263,6 +276,7 @@ def choice(offered: tuple[str, ...], later: tuple[str, ...] = ()) -> Form:
 
 
 TEXT: Final = Form("a string", _text, verbatim=True)
+PROGRESS: Final = Form("a source of progress", _read_progress, verbatim=True)
 DURATION: Final = Form(DURATION_FORM, _read_duration, verbatim=True)
 SIZE: Final = Form(SIZE_FORM, _read_size, verbatim=True)
 COUNT: Final = Form("a whole number", _read_count)

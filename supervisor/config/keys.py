@@ -35,7 +35,6 @@ _NOT_YET: Final[Mapping[tuple[type[Struct], str], tuple[str, ...]]] = {
     (GpuLimits, "backend"): ("nvml",),
     (GpuLimits, "sharing"): ("budget",),
     (JobLimits, "backend"): ("celery",),
-    (WorkerSpec, "progress"): ("notify", "output", "file:"),
 }
 """Words of the contract that this release refuses, because to accept them would be to pretend."""
 
@@ -46,13 +45,12 @@ _SPECIAL: Final[Mapping[tuple[type[Struct], str], Form]] = {
     (WorkerSpec, "env"): forms.ENVIRONMENT,
     (WorkerSpec, "cwd"): forms.PLACE,
     (WorkerSpec, "umask"): forms.UMASK,
+    (WorkerSpec, "progress"): forms.PROGRESS,
     (WorkerSpec, "priority"): forms.PRIORITY,
 }
 
-_WATCHDOG_LATER: Final = {"recycle_after": forms.DURATION, "recycle_wait": forms.DURATION}
-
 LATER: Final[Mapping[str, Mapping[str, Form]]] = {
-    "supervisor": {"on_crash": forms.choice(("adopt", "kill")), "disk_floor": forms.SIZE},
+    "supervisor": {"disk_floor": forms.SIZE},
     "api": {
         "bind": forms.TEXT,
         "socket": forms.TEXT,
@@ -60,7 +58,6 @@ LATER: Final[Mapping[str, Mapping[str, Form]]] = {
         "max_upload": forms.SIZE,
         "allowed_roots": forms.TEXTS,
     },
-    "watchdog": _WATCHDOG_LATER,
     "memory": {
         "check_every": forms.DURATION,
         "worker_soft": forms.SIZE,
@@ -78,7 +75,6 @@ LATER: Final[Mapping[str, Mapping[str, Form]]] = {
     },
     "jobs": {"keep_finished": forms.DURATION},
     "notify": {"command": forms.TEXTS},
-    "workers": _WATCHDOG_LATER | {"user": forms.TEXT, "stop_signal": forms.TEXT, "after": forms.TEXTS},
     "schedules": {"cron": forms.TEXT, "job": forms.OPTIONS},
 }
 """Keys of the contract that this release accepts with a warning."""

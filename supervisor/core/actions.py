@@ -26,7 +26,9 @@ class Spawn(ForWorker, frozen=True, kw_only=True):
 
 
 class Terminate(ForWorker, frozen=True, kw_only=True):
-    """SIGTERM, then SIGCONT, to the whole group."""
+    """SIGTERM, or the signal that the operator named, then SIGCONT, to the whole group."""
+
+    signal: str = "TERM"
 
 
 class Kill(ForWorker, frozen=True, kw_only=True):
@@ -44,11 +46,17 @@ class GatherEvidence(ForWorker, frozen=True, kw_only=True):
 
 
 class SendDrain(ForWorker, frozen=True, kw_only=True):
-    """Ask to finish what is at hand and leave."""
+    """Ask to finish what is at hand and leave; with boundary, to leave at the next checkpoint already, for the work goes on in another process."""
+
+    boundary: bool = False
 
 
 class SendWelcome(ForWorker, frozen=True, kw_only=True):
     """Answer a hello."""
+
+
+class SendResync(ForWorker, frozen=True, kw_only=True):
+    """Ask a worker that was taken back to say where it is."""
 
 
 class SendJob(ForWorker, frozen=True, kw_only=True):
@@ -138,6 +146,7 @@ AnyAction = (
     | GatherEvidence
     | SendDrain
     | SendWelcome
+    | SendResync
     | SendJob
     | SendCancel
     | SendStored

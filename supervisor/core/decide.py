@@ -5,12 +5,13 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover, work
+from supervisor.core import adoption, generations, handover, reload, work
 from supervisor.core.actions import Decision, MeasureDevice, MeasureMemory, Reply, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
     BeatHeard,
     CancelRequested,
+    ConfigChanged,
     DeviceMeasured,
     EvidenceGathered,
     FleetEvent,
@@ -23,6 +24,7 @@ from supervisor.core.events import (
     MemoryMeasured,
     NoteHeard,
     OfWorker,
+    ProgramSeen,
     ReadyHeard,
     ReleaseMeasured,
     SaveFailed,
@@ -41,6 +43,7 @@ from supervisor.core.health import judge
 from supervisor.core.lag import forgive
 from supervisor.core.limits import Limits
 from supervisor.core.model import Cause, Device, Fleet, JobId, JobStatus, LeaseState, Process, Wanted, Worker, WorkerName, WorkerState
+from supervisor.core.recycle import due_at_s, insist, recycle
 from supervisor.core.settle import settle
 from supervisor.core.turn import Turn
 
@@ -52,11 +55,10 @@ def first_fleet(limits: Limits, devices: tuple[Device, ...], *, fence: int = 0, 
     """
     last = generations or {}
     workers = {
-        name: Worker(name=name, model=model, wanted=Wanted.UP if spec.autostart else Wanted.DOWN, generation=last.get(name, 0))
-        for model, spec in limits.workers.items()
-        for name in (WorkerName(f"{model}-{i}") for i in range(spec.replicas))
+        name: Worker(name=name, model=model, wanted=Wanted.UP if limits.workers[model].autostart else Wanted.DOWN, generation=last.get(name, 0))
+        for name, model in reload.places(limits).items()
     }
-    return Fleet(workers=workers, devices={device.id: device for device in devices}, fence=fence)
+    return Fleet(workers=workers, devices={device.id: device for device in devices}, fence=fence, serial=fence)
 
 
 def decide(fleet: Fleet, event: AnyEvent, limits: Limits, now_s: float) -> Decision:
@@ -92,8 +94,13 @@ def _of_worker(turn: Turn, worker: Worker, event: WorkerEvent) -> bool:  # noqa:
             if worker.process is not None:
                 process: Process = replace(worker.process, hello_at_s=turn.now_s, beat_at_s=turn.now_s)
                 turn.put_worker(replace(worker, process=process))
+                if process.adopted:
+                    adoption.resynced(turn, worker, event)
             turn.act(SendWelcome(worker=worker.name, generation=worker.generation))
             return False
+        case ProgramSeen():
+            generations.seen(turn, worker, event)
+            return event.ready
         case WorkerSpawned():
             generations.spawned(turn, worker, event)
         case SpawnFailed():
@@ -127,10 +134,7 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901  # one row p
         case Tick():
             _tick(turn, event)
         case SupervisorStarted():
-            turn.fleet = replace(turn.fleet, wall_offset_s=event.wall_s - turn.now_s)
-            for worker in tuple(turn.fleet.workers.values()):
-                turn.put_worker(replace(worker, since_s=turn.now_s))
-            work.recovered(turn, event)
+            adoption.take_over(turn, event)
         case DeviceMeasured():
             handover.measured(turn, event)
         case MemoryMeasured():
@@ -147,6 +151,9 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901  # one row p
             turn.announce("supervisor_stopping", reason="at once" if event.at_once else f"within {turn.limits.supervisor.shutdown_grace_s:g} s")
             turn.act(Reply(request=event.request))
             turn.wake_in(turn.limits.supervisor.shutdown_grace_s)
+        case ConfigChanged():
+            turn.announce("config_reloaded", reason="; ".join(event.changed) or "nothing that counts", fields={"generation": event.generation})
+            reload.apply(turn, event)
         case SaveFailed():
             work.save_failed(turn, event)
         case _:
@@ -166,8 +173,10 @@ def _tick(turn: Turn, event: Tick) -> None:
         if verdict is not None:
             generations.condemn(turn, worker, verdict)
         else:
-            generations.climb_down(turn, worker)
+            insist(turn, worker)
+            generations.climb_down(turn, turn.fleet.workers[name])
     if turn.fleet.stopping_since_s is None:
+        recycle(turn)
         handover.expire(turn)
     if turn.now_s - turn.fleet.health_said_at_s >= turn.limits.supervisor.health_every_s:
         turn.fleet = replace(turn.fleet, health_said_at_s=turn.now_s)
@@ -186,6 +195,7 @@ def _say_health(turn: Turn) -> None:
             "mem_bytes": worker.memory_bytes,
             "beat_s": turn.now_s - process.beat_at_s if process.beat_at_s is not None else None,
             "progress_s": turn.now_s - min(moved) if moved else None,
+            "recycle_in_s": max(0.0, due - turn.now_s) if (due := due_at_s(worker, turn.spec(worker).watchdog)) is not None else None,
         }
         known = {name: value for name, value in readings.items() if value is not None}
         turn.announce("worker_healthy", worker=worker.name, job=worker.jobs[0] if worker.jobs else None, fields={**fields, **known})
@@ -214,7 +224,7 @@ def _wanted(turn: Turn, event: WantedChanged) -> None:
         fresh = wanted is Wanted.UP and worker.wanted is Wanted.DOWN
         worker = turn.put_worker(replace(worker, wanted=wanted, retry_at_s=turn.now_s if fresh or event.restart else worker.retry_at_s))
         if event.restart and worker.stop is None:
-            generations.order_leave(turn, worker, Cause.OPERATOR, "restart asked for by the operator")
+            generations.order_leave(turn, worker, Cause.OPERATOR, "restart asked for by the operator", boundary=True)
         if wanted is Wanted.DOWN:
             for job in worker.jobs:
                 _hand_back(turn, job)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
-from supervisor.core.limits import JSONValue
-from supervisor.core.model import DeviceId, DeviceSample, Evidence, Exit, Job, JobId, WorkerName
+from supervisor.core.limits import JSONValue, Limits
+from supervisor.core.model import DeviceId, DeviceSample, Evidence, Exit, Job, JobId, Lease, WorkerName
 
 
 class Event(Struct, frozen=True, kw_only=True, tag=True):
@@ -19,11 +19,22 @@ class Tick(Event, frozen=True, kw_only=True):
     lag_s: float = 0.0
 
 
+class Adopted(Struct, frozen=True, kw_only=True):
+    """A process that an earlier supervisor started, that still runs, and that is provably ours. age_s: since its start."""
+
+    worker: WorkerName
+    generation: int
+    pid: int
+    age_s: float
+
+
 class SupervisorStarted(Event, frozen=True, kw_only=True):
-    """The first event: what an earlier supervisor left in the store."""
+    """The first event: what an earlier supervisor left in the store, and alive."""
 
     wall_s: float
     jobs: tuple[Job, ...] = ()
+    leases: tuple[Lease, ...] = ()
+    adopted: tuple[Adopted, ...] = ()
 
 
 class OfWorker(Event, frozen=True, kw_only=True):
@@ -71,13 +82,28 @@ class EvidenceGathered(OfWorker, frozen=True, kw_only=True):
 
 
 class HelloHeard(OfWorker, frozen=True, kw_only=True):
-    """The process is up; its model is not loaded yet."""
+    """The process is up; its model is not loaded yet. jobs: what it already works on, each with its attempt, where it had another supervisor before."""
+
+    jobs: tuple[tuple[JobId, int], ...] = ()
 
 
 class ReadyHeard(OfWorker, frozen=True, kw_only=True):
     """The model is loaded."""
 
     note: str = ""
+
+
+class ProgramSeen(OfWorker, frozen=True, kw_only=True):
+    """A program without the SDK showed something: by sd_notify, by its output, or by a file that it writes.
+
+    moved: progress; alive: a beat; extend_s: it asks for so much more time before it is judged.
+    """
+
+    ready: bool = False
+    alive: bool = False
+    moved: bool = False
+    status: str = ""
+    extend_s: float = 0.0
 
 
 class NoteHeard(OfWorker, frozen=True, kw_only=True):
@@ -97,6 +123,7 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     total: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
     critical: str = ""
+    extend_s: float = 0.0  # it asks for so much more time before it is judged
 
 
 class BeatHeard(OfWorker, frozen=True, kw_only=True):
@@ -194,6 +221,14 @@ class ShutdownRequested(Request, frozen=True, kw_only=True):
     at_once: bool = False
 
 
+class ConfigChanged(Event, frozen=True, kw_only=True):
+    """supervisor.toml was read anew; these are the limits before. changed: the keys, for the log."""
+
+    previous: Limits
+    generation: int
+    changed: tuple[str, ...] = ()
+
+
 class SaveFailed(Event, frozen=True, kw_only=True):
     """A job could not be written to the store. refuse_to: the request that hears so; empty when the write is tried again."""
 
@@ -212,6 +247,7 @@ WorkerEvent = (
     | HelloHeard
     | ReadyHeard
     | NoteHeard
+    | ProgramSeen
     | BeatHeard
     | JobAccepted
     | JobFinished
@@ -219,5 +255,5 @@ WorkerEvent = (
     | LevelMeasured
     | ReleaseMeasured
 )
-FleetEvent = Tick | SupervisorStarted | DeviceMeasured | MemoryMeasured | JobSubmitted | CancelRequested | WantedChanged | ShutdownRequested | SaveFailed
+FleetEvent = Tick | SupervisorStarted | DeviceMeasured | MemoryMeasured | JobSubmitted | CancelRequested | WantedChanged | ShutdownRequested | ConfigChanged | SaveFailed
 AnyEvent = WorkerEvent | FleetEvent

@@ -13,6 +13,19 @@ CANCEL_GRACE_S: Final = 10.0
 """How long work may go on after a cancel before its process is ended."""
 
 
+EXTEND_MAX_S: Final = 3600.0
+"""How far a program may push a clock beyond its limit by asking for more time."""
+
+SAY_READY: Final = ("sdk", "notify")
+"""The progress sources that say when they are ready; any other program is ready as soon as it runs."""
+
+_NEVER_STALLED: Final = ("sdk", "none")
+"""The progress sources whose worker as a whole has no stall clock: a job has one, or nothing has."""
+
+_STALLED_ONCE_SEEN: Final = "notify"
+"""The progress source that many programs use for READY=1 alone: its stall clock runs from the first progress that it shows."""
+
+
 class Clock(Struct, frozen=True):
     """One deadline: armed at an instant, with a limit in seconds."""
 
@@ -20,7 +33,7 @@ class Clock(Struct, frozen=True):
     armed_at_s: float
     limit_s: float
     job: JobId | None = None
-    extra_s: float = 0.0  # for a critical section
+    extra_s: float = 0.0  # for a critical section, or an extension that was asked for
 
     def over_s(self, now_s: float) -> float:
         """Return by how much it expired; negative while it has not."""
@@ -28,10 +41,11 @@ class Clock(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """A worker that must be stopped: why, in a sentence with its numbers, and because of which job."""
+    """A worker that must be stopped: why, in a sentence with its numbers, past which limit, and because of which job."""
 
     cause: Cause
     sentence: str
+    limit_s: float
     job: JobId | None = None
 
 
@@ -42,9 +56,13 @@ def clocks(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec) -> tuple
         return ()
     armed = []
     if worker.state is WorkerState.STARTING:
-        armed.append(Clock(Cause.START_TIMEOUT, process.spawned_at_s, watchdog.start_timeout_s))
+        since_s = max(process.spawned_at_s, worker.since_s)
+        armed.append(Clock(Cause.START_TIMEOUT, since_s, watchdog.start_timeout_s, None, _extra(since_s + watchdog.start_timeout_s, process.extend_until_s)))
     if process.beat_at_s is not None:  # from the first hello on; a program without the SDK never says one
         armed.append(Clock(Cause.SILENT, process.beat_at_s, watchdog.silent_after_s))
+    if spec.progress not in _NEVER_STALLED and process.ready_at_s is not None and (process.shown_at_s is not None or spec.progress != _STALLED_ONCE_SEEN):
+        shown_s = max(process.ready_at_s, process.shown_at_s or 0.0)
+        armed.append(Clock(Cause.STALL, shown_s, watchdog.stall_after_s, None, _extra(shown_s + watchdog.stall_after_s, process.extend_until_s)))
     for name in worker.jobs:
         job = jobs.get(name)
         if job is None:
@@ -52,10 +70,22 @@ def clocks(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec) -> tuple
         extra_s = watchdog.critical_max_s if job.critical else 0.0
         moved_at_s = job.progress_at_s or job.sent_at_s  # a job that was sent and is never begun is stuck in its worker as well
         if job.status in (JobStatus.PREPARING, JobStatus.RUNNING) and moved_at_s is not None:
-            armed.append(Clock(Cause.STALL, moved_at_s, watchdog.stall_after_s, name, extra_s))
+            limit_s = stall_limit_s(spec, job)
+            extra_s = max(extra_s, _extra(moved_at_s + limit_s, job.extend_until_s))
+            armed.append(Clock(Cause.STALL, moved_at_s, limit_s, name, extra_s))
         if job.status is JobStatus.CANCELLING and job.cancel_at_s is not None and job.phase != RELEASING:
             armed.append(Clock(Cause.CANCEL, job.cancel_at_s, CANCEL_GRACE_S, name, extra_s))
     return tuple(armed)
+
+
+def stall_limit_s(spec: WorkerSpec, job: Job) -> float:
+    """Return how long the job may stand still in the phase it is in."""
+    return spec.phases.get(job.phase, spec.watchdog.stall_after_s)
+
+
+def _extra(due_s: float, extend_until_s: float) -> float:
+    """Return by how much an extension puts a clock off: never by more than EXTEND_MAX_S, however often it is asked for."""
+    return min(EXTEND_MAX_S, max(0.0, extend_until_s - due_s))
 
 
 def judge(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec, now_s: float) -> Verdict | None:
@@ -66,7 +96,8 @@ def judge(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec, now_s: fl
     clock = max(expired, key=lambda clock: clock.over_s(now_s))
     spent_s = now_s - clock.armed_at_s
     job = jobs.get(clock.job) if clock.job else None
-    extra = f" and {clock.extra_s:g} s more for its critical section" if clock.extra_s else ""
+    why = "for its critical section" if job is not None and job.critical else "that it asked for"
+    extra = f" and {clock.extra_s:g} s more {why}" if clock.extra_s else ""
     match clock.cause:
         case Cause.START_TIMEOUT:
             sentence = f"not ready {spent_s:.1f} s after its start, start_timeout is {clock.limit_s:g} s"
@@ -74,10 +105,11 @@ def judge(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec, now_s: fl
             sentence = f"no heartbeat for {spent_s:.1f} s, silent_after is {clock.limit_s:g} s"
         case Cause.STALL:
             where = f", phase {job.phase or '?'} at {job.done:g} of {job.total:g}" if job else ""
-            sentence = f"no progress for {spent_s:.1f} s, stall_after is {clock.limit_s:g} s{extra}{where}"
+            limit = f'phases."{job.phase}"' if job is not None and job.phase in spec.phases else "stall_after"
+            sentence = f"no progress for {spent_s:.1f} s, {limit} is {clock.limit_s:g} s{extra}{where}"
         case _:
             sentence = f"its work did not stop within {clock.limit_s:g} s of the cancel{extra}"
-    return Verdict(clock.cause, sentence, clock.job)
+    return Verdict(clock.cause, sentence, clock.limit_s, clock.job)
 
 
 def job_sentence(cause: Cause, job: Job, limit_words: str) -> str:

@@ -98,7 +98,10 @@ def returned(job: Job, reason: Reason, message: str, now_s: float, wall_s: float
         sent_at_s=None,
         begun_at_s=None,
         progress_at_s=None,
+        cancel_at_s=None,
+        extend_until_s=0.0,
         level_bytes=None,
+        peak_bytes=None,
         queued_at_s=min(job.queued_at_s, now_s),
     )
 
@@ -129,7 +132,8 @@ def after_worker_end(job: Job, cause: Cause, failure: Failure, limits: JobLimits
     budget = BUDGET_OF_CAUSE[cause]
     tries = {**job.tries, budget: job.tries.get(budget, 0) + 1}
     job = replace(job, tries=tries)
-    if tries[budget] <= limits.retries.for_cause(budget) and job.attempt < job.max_attempts:
+    # Failures count, not the attempt's number: a planned return begins an attempt as well, and costs nothing.
+    if tries[budget] <= limits.retries.for_cause(budget) and sum(tries.values()) < job.max_attempts:
         return returned(job, Reason.WAITING_FOR_WORKER, f"attempt {job.attempt} ended: {failure.message}", now_s, wall_s)
     if cause is Cause.CRASH and job.sent_at_s is not None and tries[budget] >= POISON_AT:  # one that no worker ever had killed none
         failure = replace(failure, reason=Reason.POISON, message=f"it ended {tries[budget]} workers, the last time: {failure.message}")

@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core.model import Device, Job, Worker
+from supervisor.core.model import Device, Job, Worker, WorkerState
 from supervisor.core.turn import Turn
 
 LAG_WORTH_SAYING_S: Final = 2.0
@@ -28,15 +28,31 @@ def _later(at_s: float, lag_s: float, now_s: float) -> float:
     return min(now_s, at_s + lag_s)
 
 
+def _later_if(at_s: float | None, lag_s: float, now_s: float) -> float | None:
+    return None if at_s is None else _later(at_s, lag_s, now_s)
+
+
 def _worker(worker: Worker, lag_s: float, now_s: float) -> Worker:
     process, stop = worker.process, worker.stop
     if process is not None:
-        beat_at_s = None if process.beat_at_s is None else _later(process.beat_at_s, lag_s, now_s)
-        worker = replace(worker, process=replace(process, spawned_at_s=_later(process.spawned_at_s, lag_s, now_s), beat_at_s=beat_at_s))
+        process = replace(
+            process,
+            spawned_at_s=_later(process.spawned_at_s, lag_s, now_s),
+            ready_at_s=_later_if(process.ready_at_s, lag_s, now_s),
+            beat_at_s=_later_if(process.beat_at_s, lag_s, now_s),
+            shown_at_s=_later_if(process.shown_at_s, lag_s, now_s),
+            extend_until_s=process.extend_until_s + lag_s,
+        )
+        worker = replace(worker, process=process)
     if stop is not None:
-        term_at_s = None if stop.term_at_s is None else _later(stop.term_at_s, lag_s, now_s)
-        killed_at_s = None if stop.killed_at_s is None else _later(stop.killed_at_s, lag_s, now_s)
-        worker = replace(worker, since_s=_later(worker.since_s, lag_s, now_s), stop=replace(stop, term_at_s=term_at_s, killed_at_s=killed_at_s))
+        stop = replace(
+            stop,
+            ordered_at_s=_later(stop.ordered_at_s, lag_s, now_s),
+            term_at_s=_later_if(stop.term_at_s, lag_s, now_s),
+            killed_at_s=_later_if(stop.killed_at_s, lag_s, now_s),
+        )
+    if stop is not None or worker.state is WorkerState.STARTING:
+        worker = replace(worker, since_s=_later(worker.since_s, lag_s, now_s), stop=stop)
     return worker
 
 
@@ -46,8 +62,9 @@ def _job(job: Job, lag_s: float, now_s: float) -> Job:
     return replace(
         job,
         sent_at_s=_later(job.sent_at_s, lag_s, now_s),
-        progress_at_s=None if job.progress_at_s is None else _later(job.progress_at_s, lag_s, now_s),
-        cancel_at_s=None if job.cancel_at_s is None else _later(job.cancel_at_s, lag_s, now_s),
+        progress_at_s=_later_if(job.progress_at_s, lag_s, now_s),
+        cancel_at_s=_later_if(job.cancel_at_s, lag_s, now_s),
+        extend_until_s=job.extend_until_s + lag_s,
     )
 
 

@@ -27,6 +27,7 @@ class SupervisorLimits(Struct, frozen=True, kw_only=True):
     log_keep: int = 5
     health_every_s: float = 60.0
     shutdown_grace_s: float = 60.0
+    on_crash: Literal["adopt", "kill"] = "adopt"
     orphan_after_s: float = 300.0
 
 
@@ -39,6 +40,8 @@ class Watchdog(Struct, frozen=True, kw_only=True):
     stop_grace_s: float = 30.0
     unkillable_after_s: float = 10.0
     critical_max_s: float = 30.0
+    recycle_after_s: float = 3600.0
+    recycle_wait_s: float = 1800.0
     backoff_first_s: float = 1.0
     backoff_max_s: float = 300.0
     healthy_after_s: float = 600.0
@@ -101,12 +104,16 @@ class WorkerSpec(Struct, frozen=True, kw_only=True):
     replicas: int = 1
     autostart: bool = True
     concurrency: int = 1
-    progress: Literal["sdk", "none"] = "sdk"
+    progress: str = "sdk"  # sdk, notify, output, none, or file:PATH
     options: Mapping[str, JSONValue] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str = "{state_dir}"
+    user: str = ""
     umask: str = "0077"
+    stop_signal: str = "TERM"
     oom_score_adj: int = 500
+    after: tuple[str, ...] = ()
+    phases: Mapping[str, float] = field(default_factory=dict)  # seconds; stands for stall_after while a job is in that phase
     watchdog: Watchdog = field(default_factory=Watchdog)
 
 
@@ -151,12 +158,43 @@ def conflicts(limits: Limits) -> Iterator[Conflict]:
             yield Conflict(table, "gpu_bytes", "plus gpu.margin is more than gpu.host_budget, so it could never be granted")
         if limits.gpu.backend == "none" and spec.gpu_bytes:
             yield Conflict(table, "gpu_bytes", 'asks for a device, but gpu.backend is "none"')
+        yield from _spec_conflicts(table, spec, limits)
         if spec.serves and spec.progress != "sdk":
             yield Conflict(table, "progress", 'must be "sdk" for a worker that serves jobs: they reach it through the SDK')
         for kind in spec.serves:
             if kind in served:
                 yield Conflict(table, "serves", f'"{kind}" is served by workers.{served[kind]} already')
             served[kind] = name
+
+
+STOP_SIGNALS: Final = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2")
+
+
+def _spec_conflicts(table: str, spec: WorkerSpec, limits: Limits) -> Iterator[Conflict]:
+    """Yield the broken rules of one worker's table that look at other tables, or at words that only some programs know."""
+    if spec.stop_signal not in STOP_SIGNALS:
+        yield Conflict(table, "stop_signal", f"must be one of {', '.join(STOP_SIGNALS)}")
+    if spec.stop_signal != "TERM" and spec.progress == "sdk":
+        yield Conflict(table, "stop_signal", 'must be "TERM" for a worker of the SDK: that is what it saves its work by')
+    if spec.user and spec.progress in ("sdk", "notify"):
+        yield Conflict(table, "user", 'is for programs with progress "none", "output" or "file:": the sockets lie in a folder that is private to Warden\'s own user')
+    for name in spec.after:
+        if name not in limits.workers:
+            yield Conflict(table, "after", f'"{name}" is no [workers.{name}]')
+    if table.removeprefix("workers.") in _before(spec, limits):
+        yield Conflict(table, "after", "goes round in a circle: it would wait for itself")
+
+
+def _before(spec: WorkerSpec, limits: Limits) -> set[str]:
+    """Return every worker that must be ready before this one, directly or not."""
+    found: set[str] = set()
+    open_names = list(spec.after)
+    while open_names:
+        name = open_names.pop()
+        if name in limits.workers and name not in found:
+            found.add(name)
+            open_names += limits.workers[name].after
+    return found
 
 
 _AT_LEAST_ONE: Final = ("log_keep", "quarantine_after", "max_running", "max_queued")

@@ -6,6 +6,7 @@ from typing import NewType
 from msgspec import Struct, field
 
 from supervisor.core.limits import JSONValue
+from supervisor.core.records import Evidence, Exit, Failure, Receipt
 from supervisor.core.states import (
     AT_WORK,
     PLANNED,
@@ -58,34 +59,6 @@ LeaseId = NewType("LeaseId", str)
 DeviceId = NewType("DeviceId", str)
 
 
-class Exit(Struct, frozen=True):
-    """How a process ended. kind: code, signal, spawn_failed or unknown (an exit that nobody could read)."""
-
-    kind: str
-    number: int = 0
-    detail: str = ""
-
-    def __str__(self) -> str:
-        """Return it in words."""
-        match self.kind:
-            case "code":
-                return f"exit code {self.number}"
-            case "signal":
-                return f"killed by signal {self.number}{f' ({self.detail})' if self.detail else ''}"
-            case "spawn_failed":
-                return f"could not be started: {self.detail}"
-            case _:
-                return "exit unknown"
-
-
-class Evidence(Struct, frozen=True, kw_only=True):
-    """What was seen of a worker just before it was killed."""
-
-    stack: str = ""
-    process: str = ""  # state and wait channel from /proc
-    log_tail: tuple[str, ...] = ()
-
-
 class Stop(Struct, frozen=True, kw_only=True):
     """An order to leave that was given to a process, and how far down the ladder it is."""
 
@@ -93,6 +66,7 @@ class Stop(Struct, frozen=True, kw_only=True):
     reason: str
     ordered_at_s: float
     job: JobId | None = None  # the job whose clock expired; the others of that worker are not to blame
+    limit_s: float | None = None  # of the clock that expired
     term_at_s: float | None = None  # when SIGTERM was sent; None while drained or while evidence is gathered
     killed_at_s: float | None = None
     evidence: Evidence | None = None
@@ -106,8 +80,11 @@ class Process(Struct, frozen=True, kw_only=True):
     hello_at_s: float | None = None
     ready_at_s: float | None = None
     beat_at_s: float | None = None
+    shown_at_s: float | None = None  # the last progress of a program without the SDK
+    extend_until_s: float = 0.0
     device_bytes: int | None = None
     moved: bool = False  # some job of this generation made progress
+    adopted: bool = False  # an earlier supervisor started it
 
 
 class Worker(Struct, frozen=True, kw_only=True):
@@ -125,9 +102,11 @@ class Worker(Struct, frozen=True, kw_only=True):
     exit: Exit | None = None
     failures: int = 0  # in a row, without progress between
     retry_at_s: float = 0.0
-    restarts: Mapping[str, int] = field(default_factory=dict)
+    restarts: Mapping[str, int] = field(default_factory=dict)  # spawns after an end, by the cause of that end
+    ended_by: Cause | None = None  # the cause of the last end, until the next spawn counts it
     last_reason: str = ""
     note: str = ""  # what it said as it got ready
+    retired: bool = False  # the configuration no longer names it
     last_error: str = ""  # the last error that it told of by itself
     memory_bytes: int | None = None
 
@@ -139,24 +118,6 @@ class Worker(Struct, frozen=True, kw_only=True):
     def idle(self) -> bool:
         """True when it could leave without any work being lost."""
         return not self.jobs and self.state in (WorkerState.STARTING, WorkerState.READY)
-
-
-class Failure(Struct, frozen=True, kw_only=True):
-    """Why a job has no result: the death certificate."""
-
-    reason: Reason
-    message: str
-    evidence: str = ""
-    phase: str = ""
-    stack: str = ""
-    log_tail: tuple[str, ...] = ()
-
-
-class Receipt(Struct, frozen=True, kw_only=True):
-    """What a cancel gave back, measured."""
-
-    freed_bytes: int
-    took_s: float
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -192,6 +153,7 @@ class Job(Struct, frozen=True, kw_only=True):
     begun_at_s: float | None = None
     progress_at_s: float | None = None
     cancel_at_s: float | None = None
+    extend_until_s: float = 0.0
     level_bytes: int | None = None  # what its worker held just before the work began
     peak_bytes: int | None = None  # what its worker held when the cancel came
 

@@ -30,11 +30,11 @@ def after_failure(worker: Worker, watchdog: Watchdog, now_s: float) -> Comeback:
     if failures == 1:
         return Comeback(now_s, failures, quarantined=False)
     pause_s = watchdog.backoff_first_s * 2.0 ** min(failures - 2, 30)
-    return Comeback(now_s + min(watchdog.backoff_max_s, pause_s * _spread(worker)), failures, quarantined=False)
+    return Comeback(now_s + min(watchdog.backoff_max_s, pause_s * (0.8 + 0.4 * spread(worker))), failures, quarantined=False)
 
 
-def _spread(worker: Worker) -> float:
-    """Return 0.8 to 1.2, the same for the same worker and generation: a decision must replay."""
+def spread(worker: Worker) -> float:
+    """Return 0 to 1, the same for the same worker and generation: a decision must replay."""
     # Not a checksum: those of "sam-0#1" and "sam-1#1" lie close together.
     digest = hashlib.blake2b(f"{worker.name}#{worker.generation}".encode(), digest_size=4).digest()
-    return 0.8 + 0.4 * int.from_bytes(digest) / 0xFFFFFFFF
+    return int.from_bytes(digest) / 0xFFFFFFFF

@@ -8,6 +8,7 @@ from supervisor.core.gpu import Begin, Blocked, device_for, may_begin, startable
 from supervisor.core.jobs import Step, advance, in_order
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
+from supervisor.core.limits import WorkerSpec
 from supervisor.core.model import (
     AT_WORK,
     WITH_PROCESS,
@@ -20,6 +21,7 @@ from supervisor.core.model import (
     Worker,
     WorkerState,
 )
+from supervisor.core.reload import forget_retired
 from supervisor.core.turn import Turn
 
 
@@ -28,6 +30,7 @@ def settle(turn: Turn) -> None:
     if turn.fleet.stopping_since_s is not None:
         _leave(turn)
         return
+    forget_retired(turn)
     _assign(turn)
     _bring_residents_back(turn)
     for name in tuple(turn.fleet.workers):
@@ -178,18 +181,25 @@ def _start_or_retire(turn: Turn, worker: Worker) -> None:
     spec = turn.spec(worker)
     if worker.wanted is Wanted.DOWN:
         if worker.state in WITH_PROCESS and worker.stop is None:
-            generations.order_leave(turn, worker, Cause.OPERATOR, "the operator wants it down")
+            why = "the configuration no longer names it" if worker.retired else "the operator wants it down"
+            generations.order_leave(turn, worker, Cause.OPERATOR, why, boundary=True)
         elif may(worker, Signal.REST):
             turn.put_worker(replace(move(worker, Signal.REST, turn.now_s), failures=0))
         return
     needed = spec.resident or not spec.serves or bool(worker.jobs)
     if startable(worker, turn.now_s):
-        if needed and (not spec.gpu_bytes or _granted(turn, worker)):
+        if needed and (not spec.gpu_bytes or _granted(turn, worker)) and _preceded(turn, spec):
             generations.start(turn, worker)
         elif not needed and may(worker, Signal.REST):
             turn.put_worker(move(worker, Signal.REST, turn.now_s))
     elif worker.state is WorkerState.READY and not needed:
         generations.order_leave(turn, worker, Cause.IDLE, "no job is left for it, and it is not resident")
+
+
+def _preceded(turn: Turn, spec: WorkerSpec) -> bool:
+    """Return whether every worker that must be ready before one of this kind is."""
+    serving = (WorkerState.READY, WorkerState.BUSY)
+    return all(worker.state in serving for worker in turn.fleet.workers.values() if worker.model in spec.after)
 
 
 def _granted(turn: Turn, worker: Worker) -> bool:

@@ -5,7 +5,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from supervisor.core import generations, handover
-from supervisor.core.actions import Announce, AnyAction, MeasureRelease, Reply, SendCancel, SendStored
+from supervisor.core.actions import AnyAction, MeasureRelease, Reply, SendCancel, SendResync, SendStored
 from supervisor.core.events import (
     BeatHeard,
     CancelRequested,
@@ -17,13 +17,13 @@ from supervisor.core.events import (
     LevelMeasured,
     ReleaseMeasured,
     SaveFailed,
-    SupervisorStarted,
 )
+from supervisor.core.endings import said
 from supervisor.core.health import CANCEL_GRACE_S
-from supervisor.core.jobs import RELEASING, Step, advance, after_worker_end, failed, returned
+from supervisor.core.jobs import RELEASING, Step, advance, failed, returned
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
-from supervisor.core.model import AT_WORK, Cause, Failure, Job, JobId, JobStatus, Reason, Receipt, Worker, WorkerState
+from supervisor.core.model import Cause, Failure, Job, JobId, JobStatus, Reason, Receipt, Worker, WorkerState
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
 
@@ -41,22 +41,7 @@ def submitted(turn: Turn, event: JobSubmitted) -> None:
     else:
         job = replace(event.job, queued_at_s=turn.now_s, created_wall=turn.wall_s)
         accepted = Reply(request=event.request, job=job.id)
-        turn.save_job(job, accepted, _said(turn, job, "job_queued"), refuse_to=event.request)
-
-
-def recovered(turn: Turn, event: SupervisorStarted) -> None:
-    """Take the live jobs of the store: what was at work when the last supervisor ended waits for another attempt."""
-    for found in event.jobs:
-        job = replace(found, queued_at_s=min(found.queued_at_s, turn.now_s))
-        if job.status is JobStatus.CANCELLING:
-            job = replace(advance(job, Step.CANCELLED, turn.wall_s), message="the supervisor ended before its cancel was done", phase="")
-            turn.save_job(job, _said(turn, job, "job_cancelled", job.message))
-        elif job.status in AT_WORK:
-            lost = Failure(reason=Reason.LOST, message="the supervisor ended while it was at work", phase=job.phase)
-            job = after_worker_end(job, Cause.ADOPTED_GONE, lost, turn.limits.jobs, turn.now_s, turn.wall_s)
-            turn.save_job(job, _said(turn, job, "job_failed" if job.error else "job_retried", job.message))
-        else:
-            turn.put_job(job)
+        turn.save_job(job, accepted, said(turn, job, "job_queued"), refuse_to=event.request)
 
 
 def save_failed(turn: Turn, event: SaveFailed) -> None:
@@ -86,7 +71,7 @@ def accepted(turn: Turn, worker: Worker, event: JobAccepted) -> None:
         turn.act(stored)
         return
     job = replace(advance(job, Step.BEGIN, turn.wall_s), reason=Reason.NONE, message="", phase="", begun_at_s=turn.now_s, progress_at_s=turn.now_s)
-    turn.save_job(job, stored, _said(turn, job, "job_started"))
+    turn.save_job(job, stored, said(turn, job, "job_started"))
     turn.wake_in(turn.spec(worker).watchdog.stall_after_s)
 
 
@@ -95,6 +80,8 @@ def beat(turn: Turn, worker: Worker, event: BeatHeard) -> None:
     if worker.process is None:
         return
     process = replace(worker.process, beat_at_s=turn.now_s, device_bytes=event.device_bytes)
+    if process.adopted and process.hello_at_s is None:  # it is connected again; only now can it be asked
+        turn.act(SendResync(worker=worker.name, generation=worker.generation))
     for progress in event.jobs:
         job = _current(turn, worker, progress.job, progress.attempt)
         if job is not None and job.begun_at_s is not None:
@@ -116,6 +103,7 @@ def _progress(turn: Turn, worker: Worker, job: Job, progress: JobProgress, *, mo
         total=progress.total,
         metrics=progress.metrics,
         critical=progress.critical,
+        extend_until_s=turn.now_s + progress.extend_s if progress.extend_s else job.extend_until_s,
         progress_at_s=turn.now_s if moved else job.progress_at_s,
     )
     turn.put_job(job)
@@ -157,7 +145,7 @@ def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:
         _take_from_worker(turn, job)
         reason = _REASONS.get(event.reason, Reason.USER_ERROR)
         job = failed(job, Failure(reason=reason, message=event.error or event.reason, phase=job.phase, stack=event.stack), turn.wall_s)
-        turn.save_job(job, stored, _said(turn, job, "job_failed", job.message))
+        turn.save_job(job, stored, said(turn, job, "job_failed", job.message))
 
 
 def _release(turn: Turn, worker: Worker, job: Job, stored: SendStored) -> None:
@@ -214,7 +202,7 @@ def cancel(turn: Turn, event: CancelRequested) -> None:
         _take_from_worker(turn, job)
         nothing = Receipt(freed_bytes=0, took_s=0.0)
         job = replace(advance(job, Step.CANCELLED, turn.wall_s), receipt=nothing, reason=Reason.NONE, message="before its work began", phase="")
-        turn.save_job(job, reply, _said(turn, job, "job_cancelled", job.message))
+        turn.save_job(job, reply, said(turn, job, "job_cancelled", job.message))
 
 
 def _ask_to_stop(turn: Turn, job: Job, message: str, *then: AnyAction) -> None:
@@ -253,7 +241,3 @@ def _current(turn: Turn, worker: Worker, job: JobId, attempt: int) -> Job | None
         return found
     turn.fleet = replace(turn.fleet, dropped=turn.fleet.dropped + 1)
     return None
-
-
-def _said(turn: Turn, job: Job, event: str, reason: str = "") -> Announce:
-    return turn.announcement(event, job=job.id, worker=job.worker, reason=reason, fields={"kind": job.kind, "attempt": job.attempt})

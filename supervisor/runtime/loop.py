@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 from supervisor.core.actions import Decision
 from supervisor.core.decide import decide
-from supervisor.core.events import AnyEvent
+from supervisor.core.events import AnyEvent, ConfigChanged
 from supervisor.core.limits import Limits
 from supervisor.core.model import Fleet
+from supervisor.core.reload import effective
 from supervisor.runtime.ports import Journal
 
-TURN_MAX_EVENTS = 200
-"""Events taken before the loop gives way to sockets and timers."""
+TURN_MAX_S = 0.010
+"""How long events are taken before the loop gives way to sockets and timers: with a thousand jobs in the queue one event may cost a millisecond."""
 
 
 class Loop:
@@ -34,6 +35,12 @@ class Loop:
         self._inbox.append(event)
         self._posted.set()
 
+    def change_limits(self, limits: Limits, *, generation: int, changed: tuple[str, ...]) -> None:
+        """Decide by these limits from the next event on; a model that they lack is kept for as long as one of its workers is there."""
+        previous = self.limits
+        self.limits = effective(limits, previous, self.fleet)
+        self.post(ConfigChanged(previous=previous, generation=generation, changed=changed))
+
     def leave(self) -> None:
         """Make `run` return after this turn."""
         self._left = True
@@ -44,10 +51,11 @@ class Loop:
         while not self._left:
             await self._posted.wait()
             self._posted.clear()
-            for _ in range(TURN_MAX_EVENTS):
-                if not self._inbox:
-                    break
+            end_s = time.monotonic() + TURN_MAX_S
+            while self._inbox and not self._left:
                 self._turn(self._inbox.popleft())
+                if time.monotonic() >= end_s:
+                    break
             if self._inbox:
                 self._posted.set()
                 await asyncio.sleep(0)

@@ -7,11 +7,11 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 from uuid import uuid4
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from supervisor.core.actions import Reply
 from supervisor.core.events import AnyEvent, CancelRequested, JobSubmitted, ShutdownRequested, WantedChanged
@@ -19,7 +19,9 @@ from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import Fleet, Job, JobId, JobStatus, WorkerName
 from supervisor.errors import StoreError
 from supervisor.runtime import views
+from supervisor.runtime.carried import cannot_carry
 from supervisor.runtime.ports import JobFiles, JobStore
+from supervisor.runtime.requests import JobArgs, ListArgs, NoArgs, Rejected, StopArgs, SubmitArgs, WorkersArgs
 from supervisor.shapes import Intervention, JobView, MemoryView, StatusView, SupervisorView
 
 ANSWER_MAX_S: Final = 8.0
@@ -32,53 +34,19 @@ _ID_LETTERS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _ID_LENGTH: Final = 10
 
 
-class Rejected(Exception):
-    """A request is answered with no. code: usage, unknown, busy or failed."""
+class Settings(Protocol):
+    """The configuration as it can be read anew. Changes and problems are lines for people."""
 
-    def __init__(self, code: str, message: str) -> None:
-        """Keep both."""
-        super().__init__(message)
-        self.code = code
-        self.message = message
+    generation: int
+    error: str
 
+    def diff(self) -> tuple[list[str], list[str]]:
+        """Return what a reload would change, and what is wrong with the file."""
+        ...
 
-class SubmitArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a new job needs."""
-
-    kind: str
-    params: dict[str, JSONValue] = field(default_factory=dict)
-    priority: int | None = None
-    max_attempts: int | None = None
-
-
-class ListArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which jobs."""
-
-    statuses: list[str] = field(default_factory=list)
-    kind: str = ""
-    limit: int = 50
-
-
-class JobArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which job: its id, or the beginning of it."""
-
-    job: str
-
-
-class WorkersArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which workers: a name, or a model for all of its workers."""
-
-    name: str
-
-
-class StopArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the supervisor ends."""
-
-    now: bool = False
-
-
-class NoArgs(Struct, frozen=True, forbid_unknown_fields=True):
-    """Nothing."""
+    def reload(self) -> tuple[list[str], list[str]]:
+        """Take the file as it is now, unless something is wrong with it. Returns what changed, and what is wrong."""
+        ...
 
 
 class About(Struct, frozen=True, kw_only=True):
@@ -91,12 +59,15 @@ class About(Struct, frozen=True, kw_only=True):
     pss_bytes: Callable[[], int]
     dropped: Callable[[], int]
     interventions: Callable[[], list[Intervention]]
+    settings: "Settings"
 
 
 class Operations:
     """Answers requests. Each operation is one method; its argument type says what it takes."""
 
-    def __init__(self, *, fleet: Callable[[], Fleet], limits: Limits, post: Callable[[AnyEvent], None], store: JobStore, files: JobFiles, about: About) -> None:
+    def __init__(
+        self, *, fleet: Callable[[], Fleet], limits: Callable[[], Limits], post: Callable[[AnyEvent], None], store: JobStore, files: JobFiles, about: About
+    ) -> None:
         """Answer from these."""
         self._fleet = fleet
         self._limits = limits
@@ -114,6 +85,8 @@ class Operations:
             "workers.start": (WorkersArgs, self._start),
             "workers.stop": (WorkersArgs, self._stop_workers),
             "workers.restart": (WorkersArgs, self._restart),
+            "reload": (NoArgs, self._reload),
+            "config.diff": (NoArgs, self._diff),
             "stop": (StopArgs, self._stop),
         }
 
@@ -155,11 +128,11 @@ class Operations:
 
     def _view(self, job: Job) -> JobView:
         now_s = time.monotonic()
-        position = views.positions(self._fleet(), self._limits, now_s).get(job.id) if job.status is JobStatus.QUEUED else None
+        position = views.positions(self._fleet(), self._limits(), now_s).get(job.id) if job.status is JobStatus.QUEUED else None
         return views.job_view(job, position=position, now_s=now_s, folder=self._files.folder(job.id))
 
     async def _status(self, _args: NoArgs) -> StatusView:
-        fleet, limits, now_s, about = self._fleet(), self._limits, time.monotonic(), self._about
+        fleet, limits, now_s, about = self._fleet(), self._limits(), time.monotonic(), self._about
         return StatusView(
             supervisor=SupervisorView(
                 pid=os.getpid(),
@@ -172,6 +145,8 @@ class Operations:
                 pss_bytes=about.pss_bytes(),
                 dropped_messages=about.dropped() + fleet.dropped,
                 stopping=fleet.stopping_since_s is not None,
+                config_generation=about.settings.generation,
+                config_error=about.settings.error,
             ),
             workers=[views.worker_view(worker, fleet=fleet, limits=limits, now_s=now_s) for worker in fleet.workers.values()],
             devices=[views.device_view(device, fleet=fleet, limits=limits, now_s=now_s) for device in fleet.devices.values()],
@@ -182,22 +157,24 @@ class Operations:
         )
 
     async def _submit(self, args: SubmitArgs) -> JobView:
-        model = self._limits.model_for(args.kind)
+        model = self._limits().model_for(args.kind)
         if model is None:
-            kinds = sorted(kind for spec in self._limits.workers.values() for kind in spec.serves)
+            kinds = sorted(kind for spec in self._limits().workers.values() for kind in spec.serves)
             raise Rejected("usage", f"no worker serves {args.kind!r}; {_suggestion(args.kind, kinds)}")
         if args.priority is not None and args.priority < 0:
             raise Rejected("usage", f"priority {args.priority} found; expected 0 (the most urgent) or more")
         if args.max_attempts is not None and args.max_attempts < 1:
             raise Rejected("usage", f"max_attempts {args.max_attempts} found; expected 1 or more")
-        spec = self._limits.workers[model]
+        if problem := cannot_carry(args.params):
+            raise Rejected("usage", f"params cannot be taken: {problem}")
+        spec = self._limits().workers[model]
         name = JobId("j-" + "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH)))
         job = Job(
             id=name,
             kind=args.kind,
             params=args.params,
             priority=spec.priority if args.priority is None else args.priority,
-            max_attempts=args.max_attempts or 1 + self._limits.jobs.retries.total(),
+            max_attempts=args.max_attempts or 1 + self._limits().jobs.retries.total(),
         )
         await self._ask(lambda request: JobSubmitted(request=request, job=job))
         return self._view(await self._find(name))
@@ -221,7 +198,7 @@ class Operations:
         live = self._fleet().jobs
         stored = await self._store.newest(statuses=args.statuses, kind=args.kind, limit=max(1, min(args.limit, 10_000)))
         now_s = time.monotonic()
-        places = views.positions(self._fleet(), self._limits, now_s)
+        places = views.positions(self._fleet(), self._limits(), now_s)
         found = []
         for number, job in enumerate(stored, 1):
             found.append(views.job_view(live.get(job.id, job), position=places.get(job.id), now_s=now_s, folder=self._files.folder(job.id)))
@@ -260,6 +237,12 @@ class Operations:
     async def _restart(self, args: WorkersArgs) -> list[str]:
         return await self._want(args.name, "up", restart=True)
 
+    async def _reload(self, _args: NoArgs) -> list[str]:
+        return _unless_wrong(*self._about.settings.reload())
+
+    async def _diff(self, _args: NoArgs) -> list[str]:
+        return _unless_wrong(*self._about.settings.diff())
+
     async def _stop(self, args: StopArgs) -> dict[str, int]:
         await self._ask(lambda request: ShutdownRequested(request=request, at_once=args.now))
         return {"pid": os.getpid()}
@@ -270,3 +253,9 @@ def _suggestion(word: str, known: Iterable[str]) -> str:
     words = list(known)
     near = difflib.get_close_matches(word, words, n=1)
     return f"did you mean {near[0]}?" if near else f"known are {', '.join(words) or 'none'}"
+
+
+def _unless_wrong(changed: list[str], wrong: list[str]) -> list[str]:
+    if wrong:
+        raise Rejected("config", "\n".join(wrong))
+    return changed

@@ -20,12 +20,11 @@ from supervisor.core.events import (
     ReleaseMeasured,
     SaveFailed,
     SpawnFailed,
-    Tick,
     TreeStuck,
     WorkerSpawned,
 )
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import Fleet, WorkerName
+from supervisor.core.model import Fleet, Lease, LeaseId, WorkerName
 from supervisor.errors import StoreError
 from supervisor.runtime.launch import Launcher
 from supervisor.runtime.ports import Channel, Device, DeviceError, JobFiles, JobStore, Processes, SpawnError
@@ -60,24 +59,34 @@ class Ports(Struct, frozen=True, kw_only=True):
 
 
 class Performer:
-    """Starts what a decision orders, in its order. `fleet` and `leave` reach the loop."""
+    """Starts what a decision orders, in its order. `fleet` and `leave` reach the loop, `tick` the ticker."""
 
-    def __init__(self, ports: Ports, *, limits: Limits, fleet: Callable[[], Fleet], post: Callable[[AnyEvent], None], leave: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ports: Ports,
+        *,
+        limits: Callable[[], Limits],
+        fleet: Callable[[], Fleet],
+        post: Callable[[AnyEvent], None],
+        tick: Callable[[], None],
+        leave: Callable[[], None],
+    ) -> None:
         """Perform through these ports."""
         self.interventions: deque[Intervention] = deque(maxlen=_INTERVENTIONS_KEPT)
         self._ports = ports
         self._limits = limits
         self._fleet = fleet
         self._post = post
+        self._tick = tick
         self._leave = leave
         self._tasks: set[asyncio.Task[None]] = set()
-        self._fence = 0
+        self._leases: Mapping[LeaseId, Lease] = {}
 
     def perform(self, decision: act.Decision) -> None:
         """Start every action. Never waits."""
-        if decision.fleet.fence > self._fence:  # on disk before the holder it was given to can use it: both queue at the same store
-            self._fence = decision.fleet.fence
-            self._start(self._save_fence(self._fence))
+        if decision.fleet.leases is not self._leases:
+            self._leases = decision.fleet.leases
+            self._start(self._save_leases())
         for action in decision.actions:
             self._one(action)
 
@@ -97,7 +106,7 @@ class Performer:
                 self._start(self._save(action))
             case act.Reply():
                 ports.answer(action)
-            case act.SendDrain() | act.SendWelcome() | act.SendStored():
+            case act.SendDrain() | act.SendWelcome() | act.SendResync() | act.SendStored():
                 ports.channel.send(action)
             case act.SendJob():
                 self._start(self._send_job(action))
@@ -120,7 +129,7 @@ class Performer:
             case act.MeasureMemory():
                 self._start(self._measure_memory())
             case act.WakeAt():
-                asyncio.get_running_loop().call_later(max(0.0, action.at_s - time.monotonic()) + 0.001, self._wake)
+                asyncio.get_running_loop().call_later(max(0.0, action.at_s - time.monotonic()) + 0.001, self._tick)
             case act.Leave():
                 self._leave()
             case _:
@@ -136,9 +145,6 @@ class Performer:
         if not task.cancelled() and (error := task.exception()) is not None:
             # every failure of the world is an event by now: this one is a bug of ours, and must not go on in silence
             asyncio.get_running_loop().call_exception_handler({"message": "an action failed", "exception": error, "task": task})
-
-    def _wake(self) -> None:
-        self._post(Tick(wall_s=time.time()))
 
     def _announce(self, action: act.Announce) -> None:
         level = LEVELS[action.event]
@@ -167,16 +173,17 @@ class Performer:
         for following in action.then:
             self._one(following)
 
-    async def _save_fence(self, fence: int) -> None:
+    async def _save_leases(self) -> None:
+        """Write the leases as they now are: a supervisor that comes after us gives each holder that still runs its lease back."""
         while True:
             try:
-                return await self._ports.store.save_fence(fence)
+                return await self._ports.store.save_leases(tuple(self._leases.values()), self._fleet().fence)
             except StoreError:  # said by the job writes, which fail at the same time
                 await asyncio.sleep(_SAVE_AGAIN_S)
 
     async def _spawn(self, action: act.Spawn) -> None:
         worker = self._fleet().workers[action.worker]
-        spec = self._limits.workers[worker.model]
+        spec = self._limits().workers[worker.model]
         launch = self._ports.launcher.launch(worker, action.generation, spec, action.device)
         self._ports.channel.expect(action.worker, action.generation, launch.token)
         try:
@@ -206,7 +213,7 @@ class Performer:
 
     async def _level(self, action: act.SendJob | act.SendCancel, moment: str) -> None:
         worker = self._fleet().workers[action.worker]
-        if self._limits.workers[worker.model].gpu_bytes:
+        if self._limits().workers[worker.model].gpu_bytes:
             used = await self._ports.processes.memory_of(action.worker)
             self._post(LevelMeasured(worker=action.worker, generation=action.generation, job=action.job, moment=moment, used_bytes=used))
 

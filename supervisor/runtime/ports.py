@@ -6,12 +6,12 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendStored, SendWelcome
+from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendResync, SendStored, SendWelcome
 from supervisor.core.events import AnyEvent, TreeGone, TreeStuck
 from supervisor.core.limits import Limits
-from supervisor.core.model import DeviceId, DeviceSample, Evidence, Fleet, Job, JobId, WorkerName
+from supervisor.core.model import DeviceId, DeviceSample, Evidence, Fleet, Job, JobId, Lease, WorkerName
 
-ToWorker = SendCancel | SendDrain | SendJob | SendStored | SendWelcome
+ToWorker = SendCancel | SendDrain | SendJob | SendResync | SendStored | SendWelcome
 
 
 class SpawnError(Exception):
@@ -120,8 +120,12 @@ class JobStore(Protocol):
         """Return how many jobs there are in each status."""
         ...
 
-    async def save_fence(self, fence: int) -> None:
-        """Return once this fence, if it is higher than the last, is on disk."""
+    async def save_leases(self, leases: Sequence[Lease], fence: int) -> None:
+        """Return once these, instead of the ones before, are on disk, and this fence if it is higher than the last."""
+        ...
+
+    async def leases(self) -> Sequence[Lease]:
+        """Return the leases that were saved last."""
         ...
 
     async def last_fence(self) -> int:

@@ -26,17 +26,27 @@ class Ticker:
         self._fleet = fleet
         self._perform = perform
         self._ping = ping
+        self._due_s = time.monotonic() + TICK_S
 
-    async def run(self, look_every_s: float) -> None:
+    def tick(self) -> None:
+        """Tick now: something falls due between two regular ticks. A lag is said by whichever tick comes first after it, and once."""
+        now_s = time.monotonic()
+        late_s = now_s - self._due_s
+        if late_s > _LAG_S:
+            self._due_s = now_s
+        self._post(Tick(wall_s=time.time(), lag_s=late_s if late_s > _LAG_S else 0.0))
+
+    async def run(self, look_every_s: Callable[[], float]) -> None:
         """Tick until cancelled."""
-        last_s = looked_s = pinged_s = time.monotonic()
+        looked_s = pinged_s = time.monotonic()
         while True:
+            asked_s = time.monotonic()
+            self._due_s = asked_s + TICK_S
             await asyncio.sleep(TICK_S)
             now_s = time.monotonic()
-            self.lag_s = max(0.0, now_s - last_s - TICK_S)
-            last_s = now_s
-            self._post(Tick(wall_s=time.time(), lag_s=self.lag_s if self.lag_s > _LAG_S else 0.0))
-            if now_s - looked_s >= look_every_s - TICK_S / 2:
+            self.lag_s = max(0.0, now_s - asked_s - TICK_S)
+            self.tick()
+            if now_s - looked_s >= look_every_s() - TICK_S / 2:
                 looked_s = now_s
                 fleet = self._fleet()
                 self._perform(Decision(fleet, look(fleet)))

@@ -1,0 +1,97 @@
+"""What a supervisor takes over from the one before it: live processes with their leases and jobs; what was at work and is lost gets another attempt."""
+
+from msgspec.structs import replace
+
+from supervisor.core import generations, work
+from supervisor.core.actions import SendCancel, SendJob
+from supervisor.core.endings import said
+from supervisor.core.events import Adopted, HelloHeard, SupervisorStarted
+from supervisor.core.jobs import Step, advance, after_worker_end, returned
+from supervisor.core.lifecycle import Signal
+from supervisor.core.lifecycle import advance as move
+from supervisor.core.model import AT_WORK, Cause, Device, Failure, Job, JobStatus, Lease, LeaseId, LeaseState, Process, Reason, Worker
+from supervisor.core.turn import Turn
+
+
+def take_over(turn: Turn, event: SupervisorStarted) -> None:
+    """Begin where the last supervisor ended."""
+    turn.fleet = replace(turn.fleet, wall_offset_s=event.wall_s - turn.now_s)
+    for worker in tuple(turn.fleet.workers.values()):
+        turn.put_worker(replace(worker, since_s=turn.now_s))
+    for found in event.adopted:
+        _take_back(turn, turn.fleet.workers[found.worker], found, event.leases)
+    for job in event.jobs:
+        _take_job(turn, replace(job, queued_at_s=min(job.queued_at_s, turn.now_s)))
+    for found in event.adopted:  # a program that does not speak to us is ready at once, an SDK worker when it says so
+        if turn.spec(turn.fleet.workers[found.worker]).progress != "sdk":
+            generations.ready(turn, turn.fleet.workers[found.worker], "")
+
+
+def _take_back(turn: Turn, worker: Worker, found: Adopted, leases: tuple[Lease, ...]) -> None:
+    """Put a process back into its place. Its clocks start afresh: what it did while nobody listened is not held against it."""
+    process = Process(spawned_at_s=turn.now_s - found.age_s, pid=found.pid, beat_at_s=turn.now_s, adopted=True)
+    if turn.spec(worker).progress != "sdk":
+        process = replace(process, beat_at_s=None)
+    worker = turn.put_worker(replace(move(worker, Signal.SPAWN, turn.now_s), generation=found.generation, process=process))
+    turn.announce("worker_adopted", worker=worker.name, fields={"pid": found.pid, "generation": found.generation, "age_s": found.age_s})
+    if turn.spec(worker).gpu_bytes and turn.fleet.devices:
+        _take_lease(turn, worker, next((lease for lease in leases if lease.worker == worker.name and lease.device in turn.fleet.devices), None))
+
+
+def _take_lease(turn: Turn, worker: Worker, stored: Lease | None) -> None:
+    """The holder holds on: with the lease that was stored, or with a new one where the crash came before it was."""
+    device: Device = next(iter(turn.fleet.devices.values()))
+    turn.fleet = replace(turn.fleet, serial=turn.fleet.serial + 1, fence=turn.fleet.fence + (stored is None))
+    spec = turn.spec(worker)
+    fresh = Lease(
+        id=LeaseId(f"l-{turn.fleet.serial}"),
+        device=device.id,
+        worker=worker.name,
+        need_bytes=spec.gpu_bytes,
+        priority=spec.priority,
+        state=LeaseState.HELD,
+        since_s=turn.now_s,
+        fence=turn.fleet.fence,
+    )
+    if stored is not None:
+        fresh = replace(fresh, device=stored.device, since_s=min(stored.since_s, turn.now_s), fence=stored.fence)
+    turn.put_lease(fresh)
+
+
+def _take_job(turn: Turn, job: Job) -> None:
+    """Leave a job with the worker that was taken back, or settle it as lost."""
+    worker = turn.fleet.workers.get(job.worker) if job.worker else None
+    if job.status in AT_WORK and job.sent_at_s is not None and worker is not None and worker.process is not None:
+        now_s = turn.now_s
+        turn.put_worker(replace(worker, jobs=(*worker.jobs, job.id)))
+        turn.put_job(
+            replace(
+                job,
+                sent_at_s=now_s,
+                progress_at_s=None if job.progress_at_s is None else now_s,
+                cancel_at_s=None if job.cancel_at_s is None else now_s,
+                phase="" if job.status is JobStatus.CANCELLING else job.phase,  # its memory is measured afresh
+            )
+        )
+    elif job.status is JobStatus.CANCELLING:
+        job = replace(advance(job, Step.CANCELLED, turn.wall_s), message="the supervisor ended before its cancel was done", phase="")
+        turn.save_job(job, said(turn, job, "job_cancelled", job.message))
+    elif job.status in AT_WORK and job.sent_at_s is None:  # no work had begun: nothing is lost
+        job = returned(job, Reason.WAITING_FOR_WORKER, "the supervisor ended while it was being prepared", turn.now_s, turn.wall_s)
+        turn.save_job(job, said(turn, job, "job_returned", job.message))
+    elif job.status in AT_WORK:
+        lost = Failure(reason=Reason.LOST, message="the supervisor and its worker ended while it was at work", phase=job.phase)
+        job = after_worker_end(job, Cause.ADOPTED_GONE, lost, turn.limits.jobs, turn.now_s, turn.wall_s)
+        turn.save_job(job, said(turn, job, "job_failed" if job.error else "job_retried", job.message))
+    else:
+        turn.put_job(job)
+
+
+def resynced(turn: Turn, worker: Worker, event: HelloHeard) -> None:
+    """Say again what a worker that was taken back may never have heard. It knows an order that it had before, and takes none twice."""
+    for name in worker.jobs:
+        job = turn.fleet.jobs[name]
+        if job.status is JobStatus.CANCELLING:
+            turn.act(SendCancel(worker=worker.name, generation=worker.generation, job=job.id, attempt=job.attempt))
+        elif job.sent_at_s is not None and (job.id, job.attempt) not in event.jobs:
+            turn.act(SendJob(worker=worker.name, generation=worker.generation, job=job.id, attempt=job.attempt, kind=job.kind, params=job.params))

@@ -1,0 +1,90 @@
+"""What becomes of a worker's jobs when its process ends: who is to blame, who goes back to the queue at no cost, and the death certificate."""
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from supervisor.core.actions import Announce
+from supervisor.core.health import job_sentence
+from supervisor.core.jobs import REASON_OF_CAUSE, Step, advance, after_worker_end, failed, returned
+from supervisor.core.model import PLANNED, Cause, Evidence, Exit, Failure, Job, JobStatus, Reason, Receipt, Worker, WorkerState
+from supervisor.core.turn import Turn
+from supervisor.units import say_duration
+
+_TIMED: Final = frozenset({Cause.STALL, Cause.SILENT, Cause.START_TIMEOUT})
+
+
+def cause_of(worker: Worker) -> Cause:
+    """Return why the process ended. A crash on the way out of a planned leave is a crash."""
+    stop, exit_ = worker.stop, worker.exit or Exit("unknown")
+    crashed = exit_.kind == "signal" or (exit_.kind == "code" and exit_.number != 0)
+    if stop is not None and not (crashed and stop.cause in PLANNED and stop.term_at_s is None):
+        return stop.cause
+    if worker.process is not None and worker.process.adopted and exit_.kind == "unknown":  # its status went to its former parent
+        return Cause.ADOPTED_GONE
+    return Cause.SPAWN_FAILED if exit_.kind == "spawn_failed" else Cause.CRASH
+
+
+def settle_jobs(turn: Turn, worker: Worker, log_tail: tuple[str, ...] = ()) -> None:
+    """Settle every job of a worker whose tree is gone."""
+    cause = cause_of(worker)
+    for name in worker.jobs:
+        job = turn.fleet.jobs[name]
+        if job.status is JobStatus.CANCELLING:
+            _cancelled(turn, worker, job)
+        elif _blameless(worker, job, cause):
+            _returned(turn, worker, job)
+        else:
+            job = after_worker_end(job, cause, _failure(worker, job, cause, log_tail), turn.limits.jobs, turn.now_s, turn.wall_s)
+            turn.save_job(job, said(turn, job, "job_failed" if job.error else "job_retried", job.message))
+
+
+def set_aside_jobs(turn: Turn, worker: Worker, reason: str) -> None:
+    """Settle every job of a worker that cannot be killed: what it is to blame for has failed, for nobody knows what the process still does to it."""
+    cause = cause_of(worker)
+    for name in worker.jobs:
+        job = turn.fleet.jobs[name]
+        if job.status is not JobStatus.CANCELLING and _blameless(worker, job, cause):
+            _returned(turn, worker, job)
+        else:
+            turn.save_job(failed(job, _failure(worker, job, cause), turn.wall_s), said(turn, job, "job_failed", reason))
+
+
+def _blameless(worker: Worker, job: Job, cause: Cause) -> bool:
+    """Return whether the job has nothing to do with the end: it was planned, or another job's clock had expired."""
+    return cause in PLANNED or (worker.stop is not None and worker.stop.cause not in PLANNED and not worker.ends_by_fault_of(job.id))
+
+
+def _returned(turn: Turn, worker: Worker, job: Job) -> None:
+    job = returned(job, Reason.WAITING_FOR_WORKER, f"its worker left: {worker.stop.reason if worker.stop else worker.exit}", turn.now_s, turn.wall_s)
+    turn.save_job(job, said(turn, job, "job_returned", job.message))
+
+
+def _cancelled(turn: Turn, worker: Worker, job: Job) -> None:
+    receipt = Receipt(freed_bytes=job.peak_bytes or worker.memory_bytes or 0, took_s=turn.now_s - (job.cancel_at_s or turn.now_s))
+    overrun = worker.stop is not None and worker.stop.cause is Cause.CANCEL
+    message = "its process was ended, for its work did not stop by itself" if overrun else f"its worker ended before its work had stopped: {worker.exit}"
+    job = replace(advance(job, Step.CANCELLED, turn.wall_s), receipt=receipt, message=message)
+    turn.save_job(job, said(turn, job, "job_cancelled", job.message))
+
+
+def _failure(worker: Worker, job: Job, cause: Cause, log_tail: tuple[str, ...] = ()) -> Failure:
+    """Return the death certificate of a job whose worker ended under it."""
+    stop = worker.stop
+    seen = (stop.evidence if stop else None) or Evidence()
+    if stop is not None and stop.limit_s is not None and cause in _TIMED:
+        message, evidence = job_sentence(cause, job, say_duration(stop.limit_s)), stop.reason
+    elif worker.state is WorkerState.UNKILLABLE:
+        message, evidence = f"{worker.name} had to end under it and cannot be killed", stop.reason if stop else ""
+    else:
+        message = f"{worker.name} ended under it: {worker.exit or 'no exit seen'}{f'; its last word: {worker.last_error}' if worker.last_error else ''}"
+        evidence = stop.reason if stop and stop.cause is cause else str(worker.exit or "")
+    if seen.process:
+        evidence = f"{evidence}; {seen.process}"
+    reason = REASON_OF_CAUSE.get(cause, Reason.WORKER_CRASH)
+    return Failure(reason=reason, message=message, evidence=evidence, phase=job.phase, stack=seen.stack, log_tail=seen.log_tail or log_tail)
+
+
+def said(turn: Turn, job: Job, event: str, reason: str = "") -> Announce:
+    """Return what is said of a job, to be said once it is on disk."""
+    return turn.announcement(event, job=job.id, worker=job.worker, reason=reason, fields={"kind": job.kind, "attempt": job.attempt})

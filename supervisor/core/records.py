@@ -1,0 +1,51 @@
+"""What is kept of an end: how a process exited, what was seen of it before, why a job has no result, what a cancel gave back."""
+
+from msgspec import Struct
+
+from supervisor.core.states import Reason
+
+
+class Exit(Struct, frozen=True):
+    """How a process ended. kind: code, signal, spawn_failed or unknown (an exit that nobody could read)."""
+
+    kind: str
+    number: int = 0
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        match self.kind:
+            case "code":
+                return f"exit code {self.number}"
+            case "signal":
+                return f"killed by signal {self.number}{f' ({self.detail})' if self.detail else ''}"
+            case "spawn_failed":
+                return f"could not be started: {self.detail}"
+            case _:
+                return "exit unknown"
+
+
+class Evidence(Struct, frozen=True, kw_only=True):
+    """What was seen of a worker just before it was killed."""
+
+    stack: str = ""
+    process: str = ""  # state and wait channel from /proc
+    log_tail: tuple[str, ...] = ()
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """Why a job has no result: the death certificate."""
+
+    reason: Reason
+    message: str
+    evidence: str = ""
+    phase: str = ""
+    stack: str = ""
+    log_tail: tuple[str, ...] = ()
+
+
+class Receipt(Struct, frozen=True, kw_only=True):
+    """What a cancel gave back, measured."""
+
+    freed_bytes: int
+    took_s: float

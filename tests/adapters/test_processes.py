@@ -1,0 +1,244 @@
+"""Worker processes: spawned, watched, signalled, ended as whole trees, and found again after the supervisor's own death."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from supervisor.adapters import proc
+from supervisor.adapters.processes import LocalProcesses, Record
+from supervisor.core.events import TreeGone, WorkerExited
+from supervisor.core.model import Exit, WorkerName
+from supervisor.runtime.ports import Launch, SpawnError
+from tests.support.live import alive
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
+
+NAME = WorkerName("tool-0")
+WITHIN_S = 20
+
+
+class Kept:
+    """The processes of one test, and their exits as they come."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.exits: asyncio.Queue[WorkerExited] = asyncio.Queue()
+        (folder / "run").mkdir(exist_ok=True)
+        self.processes = LocalProcesses(run_dir=folder / "run", post=self.exits.put_nowait)
+        self.pids: list[int] = []
+
+    def launch(self, *argv: str, generation: int = 1, log: str = "tool.log", env: dict[str, str] | None = None) -> Launch:
+        return Launch(
+            worker=NAME,
+            generation=generation,
+            token="t",
+            tag=f"tag-{os.getpid()}-{generation}",
+            argv=argv,
+            env={"PATH": os.environ["PATH"], "WARDEN_TAG": f"tag-{os.getpid()}-{generation}", **(env or {})},
+            cwd=self.folder,
+            log=self.folder / log,
+            umask="0077",
+            oom_score_adj=0,
+        )
+
+    async def spawn(self, *argv: str, generation: int = 1) -> int:
+        self.pids.append(await self.processes.spawn(self.launch(*argv, generation=generation)))
+        return self.pids[-1]
+
+    async def exit(self) -> Exit:
+        async with asyncio.timeout(WITHIN_S):
+            return (await self.exits.get()).exit
+
+
+@pytest_asyncio.fixture
+async def kept(tmp_path: Path) -> AsyncIterator[Kept]:
+    one = Kept(tmp_path)
+    yield one
+    for generation in range(1, 10):
+        await one.processes.kill(NAME, generation)
+        await one.processes.prove_gone(NAME, generation, WITHIN_S)
+    async with asyncio.timeout(WITHIN_S):
+        while one.processes._pidfds:
+            await one.exits.get()
+
+
+async def test_a_process_leads_a_session_and_writes_into_its_own_log(kept: Kept) -> None:
+    pid = await kept.spawn("sh", "-c", "echo out; echo err >&2; pwd; umask; exec sleep 60")
+
+    assert os.getsid(pid) == pid != os.getsid(0)
+    log = kept.folder / "tool.log"
+    async with asyncio.timeout(WITHIN_S):
+        while len(log.read_text().splitlines()) < 4:
+            await asyncio.to_thread(os.sched_yield)
+    assert log.read_text().splitlines() == ["out", "err", str(kept.folder), "0077"]
+
+
+@pytest.mark.parametrize(
+    ("script", "ended", "words"),
+    [
+        ("exit 0", Exit("code", 0), "exit code 0"),
+        ("exit 7", Exit("code", 7), "exit code 7"),
+        ("kill -KILL $$", Exit("signal", 9, "SIGKILL"), "killed by signal 9 (SIGKILL)"),
+    ],
+)
+async def test_an_exit_is_told_as_it_was(kept: Kept, script: str, ended: Exit, words: str) -> None:
+    await kept.spawn("sh", "-c", script)
+
+    found = await kept.exit()
+
+    assert (found, str(found)) == (ended, words)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"argv": ("/nowhere/program",)}, "command not found or not executable: /nowhere/program"),
+        ({"argv": ("no-such-program",)}, "command not found or not executable: no-such-program"),
+        ({"argv": ("/etc",)}, "command not found or not executable: /etc"),
+        ({"argv": ("/etc/passwd",)}, "command not found or not executable: /etc/passwd"),
+        ({"cwd": Path("/nowhere")}, "/nowhere"),
+        ({"log": Path("/nowhere/tool.log")}, "/nowhere/tool.log"),
+        ({"umask": "soon"}, "umask"),
+        ({"argv": ("true", "nul\0byte")}, "embedded null byte"),
+        ({"env": {"X": "y" * 3_000_000}}, "Argument list too long"),
+    ],
+)
+async def test_a_spawn_that_fails_says_why_and_leaves_nothing(kept: Kept, change: dict[str, object], says: str) -> None:
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # nothing else opens one here
+    launch = msgspec.structs.replace(kept.launch("sleep", "60"), **change)
+
+    with pytest.raises(SpawnError) as refused:
+        await kept.processes.spawn(launch)
+
+    assert says in str(refused.value)
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208  # the same
+    assert kept.exits.empty()
+
+
+async def test_a_program_with_a_space_and_a_quote_in_its_arguments_gets_them_as_they_are(kept: Kept) -> None:
+    await kept.spawn("printf", "[%s]", "a b", "it's", '"', "$HOME", "*", "")
+    await kept.exit()
+
+    assert (kept.folder / "tool.log").read_text() == "[a b][it's][\"][$HOME][*][]"
+
+
+async def test_terminate_wakes_a_stopped_process_and_asks_its_group(kept: Kept) -> None:
+    pid = await kept.spawn("sleep", "60")
+    os.kill(pid, signal.SIGSTOP)
+
+    kept.processes.terminate(NAME, 1)
+
+    assert await kept.exit() == Exit("signal", 15, "SIGTERM")
+
+
+async def test_a_signal_that_is_ordered_during_the_spawn_is_not_lost(kept: Kept) -> None:
+    spawning = asyncio.ensure_future(kept.spawn("sleep", "60"))
+    await asyncio.to_thread(os.sched_yield)
+    kept.processes.terminate(NAME, 1)
+
+    await spawning
+
+    assert (await kept.exit()).kind == "signal"
+
+
+async def test_a_tree_is_gone_with_those_that_made_sessions_of_their_own(kept: Kept) -> None:
+    pid = await kept.spawn("sh", "-c", "sleep 60 & setsid sleep 60 & setsid sh -c 'sleep 60 & wait' & echo up; wait")
+    async with asyncio.timeout(WITHIN_S):
+        while len(members := await asyncio.to_thread(kept.processes._records[NAME, 1].members)) < 5:
+            pass
+    os.kill(pid, signal.SIGKILL)
+    await kept.exit()
+
+    gone = await kept.processes.prove_gone(NAME, 1, WITHIN_S)
+
+    assert isinstance(gone, TreeGone)
+    assert gone.swept >= 3
+    assert gone.log_tail == ("up",)
+    assert not [member.pid for member in members if alive(member.pid)]
+    assert not (kept.folder / "run" / "tool-0.json").exists()
+
+
+async def test_signals_to_what_is_gone_or_never_was_go_nowhere(kept: Kept) -> None:
+    await kept.spawn("true")
+    await kept.exit()
+
+    kept.processes.terminate(NAME, 1)
+    kept.processes.terminate(WorkerName("nobody-0"), 5)
+    await kept.processes.kill(WorkerName("nobody-0"), 5)
+
+    assert await kept.processes.prove_gone(WorkerName("nobody-0"), 5, 1.0) == TreeGone(worker=WorkerName("nobody-0"), generation=5)
+
+
+async def test_memory_is_that_of_the_whole_tree(kept: Kept) -> None:
+    child = "import time; x = bytearray(b'x' * 50_000_000); print('up', flush=True); time.sleep(60)"
+    await kept.spawn("sh", "-c", f'{sys.executable} -c "{child}" & setsid {sys.executable} -c "{child}" & wait')
+    log = kept.folder / "tool.log"
+    async with asyncio.timeout(WITHIN_S):
+        while log.read_text().count("up") < 2:
+            await asyncio.to_thread(os.sched_yield)
+
+    used = await kept.processes.memory()
+
+    assert 100_000_000 < used[NAME] < 300_000_000
+    assert abs(await kept.processes.memory_of(NAME) - used[NAME]) < 20_000_000
+    assert await kept.processes.memory_of(WorkerName("nobody-0")) == 0
+
+
+async def test_evidence_of_a_python_process_has_its_stacks(kept: Kept) -> None:
+    code = "import faulthandler, signal, time\nfaulthandler.register(signal.SIGUSR1)\nprint('up', flush=True)\ndef stuck(): time.sleep(60)\nstuck()"
+    await kept.spawn(sys.executable, "-c", code)
+    log = kept.folder / "tool.log"
+    async with asyncio.timeout(WITHIN_S):
+        while "up" not in log.read_text():
+            await asyncio.to_thread(os.sched_yield)
+
+    seen = await kept.processes.evidence(NAME, 1)
+
+    assert "stuck" in seen.stack
+    assert seen.log_tail == ("up",)
+    assert "is sleeping" in seen.process
+
+
+async def test_evidence_of_a_process_that_would_die_of_the_signal_asks_for_none(kept: Kept) -> None:
+    pid = await kept.spawn("sleep", "60")
+
+    seen = await kept.processes.evidence(NAME, 1)
+
+    assert seen.stack == ""
+    assert alive(pid)
+
+
+async def test_what_an_earlier_supervisor_left_is_ended_and_its_generation_is_remembered(kept: Kept) -> None:
+    pid = await kept.spawn("sh", "-c", "setsid sleep 60 & sleep 60", generation=4)
+    later = LocalProcesses(run_dir=kept.folder / "run", post=lambda _event: None)
+
+    assert later.last_generations() == {"tool-0": 4}
+    assert (await later.end_survivors())[NAME] >= 1
+
+    assert not alive(pid)
+
+
+async def test_a_record_of_another_boot_or_of_a_pid_given_out_anew_ends_nobody(kept: Kept) -> None:
+    stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)  # noqa: ASYNC220  # it stands for somebody else's
+    record = Record(worker=NAME, generation=1, token="t", tag="old", log="", boot_id="another boot", pid=stranger.pid, start_ticks=1)
+    path = kept.folder / "run" / "tool-0.json"
+
+    for one in (record, msgspec.structs.replace(record, boot_id=proc.boot_id())):
+        path.write_bytes(msgspec.json.encode(one))
+        assert await LocalProcesses(run_dir=kept.folder / "run", post=lambda _event: None).end_survivors() == {}
+
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
+
+
+async def test_a_record_without_a_pid_never_means_the_kernel() -> None:
+    assert proc.members(0, 0, "a tag that nobody has") == []

@@ -1,0 +1,158 @@
+"""What people get wrong at the command line: one sentence each, the right exit code, never a traceback."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.live import ONE_WORKER, Live, MakeLive, lives
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def warden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """One supervisor for all of this file: nothing here may harm it."""
+    with lives(tmp_path_factory.mktemp("cli")) as make:
+        one = make(ONE_WORKER)
+        one.wait_for_event("worker_ready", worker="sam-0")
+        yield one
+
+
+def sentences(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return what it said to people, and prove that it was no traceback."""
+    assert "Traceback" not in done.stderr + done.stdout
+    return [line for line in done.stderr.splitlines() if line]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (("jobs", "submit", "demo.cuont"), 2, "no worker serves 'demo.cuont'; did you mean demo.count?"),
+        (("jobs", "submit", "x"), 2, "no worker serves 'x'; known are demo.count"),
+        (("jobs", "submit"), 2, "Missing argument 'KIND'"),
+        (("jobs", "submit", "demo.count", "steps"), 2, "'steps': expected KEY=VALUE, such as epochs=3"),
+        (("jobs", "submit", "demo.count", "=3"), 2, "'=3': expected KEY=VALUE, such as epochs=3"),
+        (("jobs", "submit", "demo.count", "--params", "nowhere.json"), 2, "nowhere.json: No such file or directory"),
+        (("jobs", "submit", "demo.count", "--params", "/"), 2, "Is a directory"),
+        (("jobs", "submit", "demo.count", "--params", "broken.json"), 2, "broken.json:2: not JSON"),
+        (("jobs", "submit", "demo.count", "--params", "list.json"), 2, 'list.json: expected a JSON object such as {"epochs": 3}, found list'),
+        (("jobs", "submit", "demo.count", "--params", "bytes.json"), 2, "bytes.json: not UTF-8 text"),
+        (("jobs", "submit", "demo.count", "--priority", "-1"), 2, "priority -1 found; expected 0 (the most urgent) or more"),
+        (("jobs", "submit", "demo.count", "--priority", "high"), 2, "'high' is not a valid integer"),
+        (("jobs", "submit", "demo.count", "x=" + "[" * 150 + "]" * 150), 2, "params cannot be taken: it is nested deeper than 100 levels"),
+        (("jobs", "submit", "demo.count", "--wiat"), 2, "No such option"),
+        (("jobs", "show", "j-nothing"), 1, "no job 'j-nothing' is known, nor exactly one that begins so"),
+        (("jobs", "watch", "j-nothing"), 1, "no job 'j-nothing' is known"),
+        (("jobs", "cancel", "j-nothing"), 1, "no job 'j-nothing' is known"),
+        (("jobs", "list", "--status", "done"), 2, "status 'done' is unknown; known are queued"),
+        (("jobs", "list", "--limit", "many"), 2, "'many' is not a valid integer"),
+        (("workers", "stop", "sma"), 1, "no worker 'sma'; there are sam-0"),
+        (("logs", "sma"), 1, "no such log yet; there are sam-0"),
+        (("logs", "../../etc/passwd"), 1, "no such log yet"),
+        (("sttaus",), 2, "No such command 'sttaus'"),
+        (("--config", "nowhere.toml", "status"), 78, "nowhere.toml: there is no such file"),
+    ],
+)
+def test_a_mistake_gets_a_sentence_and_its_exit_code(warden: Live, args: tuple[str, ...], code: int, says: str) -> None:
+    (warden.folder / "broken.json").write_text('{"a": 1,\n"b": }')
+    (warden.folder / "list.json").write_text("[1]")
+    (warden.folder / "bytes.json").write_bytes(b"\xff\xfe{}")
+
+    done = warden.cli(*args)
+
+    assert done.returncode == code, done.stderr
+    assert says in "\n".join(sentences(done))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "says"),
+    [
+        (("steps=many",), "demo.count: params.steps: Expected `int`, got `str`"),
+        (("stpes=3",), "demo.count: params: stpes is unknown (did you mean steps?)"),
+        (("fault=dance",), "demo.count: params.fault: Invalid enum value 'dance'"),
+        (("steps=[[1]]",), "demo.count: params.steps: Expected `int`, got `array`"),
+    ],
+)
+def test_parameters_of_the_wrong_type_fail_the_job_as_bad_input(warden: Live, pairs: tuple[str, ...], says: str) -> None:
+    done = warden.cli("jobs", "submit", "demo.count", *pairs, "--wait")
+
+    assert done.returncode == 1
+    assert sentences(done) == []
+    assert "failed: bad_input" in done.stdout
+    assert says in done.stdout
+
+
+@pytest.mark.parametrize("command", [("status",), ("health",), ("gpu", "status"), ("jobs", "list"), ("jobs", "submit", "demo.count"), ("stop",)])
+def test_no_supervisor_is_exit_4_with_what_to_do(live: MakeLive, command: tuple[str, ...]) -> None:
+    off = live(start=False)
+
+    done = off.cli(*command)
+
+    assert done.returncode == 4
+    assert sentences(done) == [f"no supervisor runs on {off.state_dir} (there is no socket): start it with: warden run"]
+
+
+def test_a_socket_that_a_killed_supervisor_left_is_exit_4_and_not_a_wait_for_ever(live: MakeLive) -> None:
+    gone = live("")
+    gone.kill()
+
+    done = gone.cli("status")
+
+    assert done.returncode == 4
+    assert sentences(done) == [f"no supervisor runs on {gone.state_dir} (nobody listens at the socket that one left): start it with: warden run"]
+    gone.start()
+
+
+BROKEN = {
+    "not TOML": ("schema_version = 1\n[workers.sam\n", ["supervisor.toml:2:"]),
+    "a bare number": ("schema_version = 1\n[watchdog]\nstall_after = 600\n", ["supervisor.toml:3: watchdog.stall_after", 'write "600s"']),
+    "an unknown key": ("schema_version = 1\n[watchdog]\nstall_aftr = '5s'\n", ["supervisor.toml:3:", "stall_after"]),
+    "two mistakes": ("schema_version = 1\n[watchdog]\nstall_aftr = '5s'\nsilent_after = 3\n", ["supervisor.toml:3:", "supervisor.toml:4:"]),
+    "an unknown placeholder": ("schema_version = 1\n[workers.sam]\ncommand = ['{pyhton}']\n", ["supervisor.toml:3:", "python"]),
+}
+
+
+@pytest.mark.parametrize("command", ["check", "run", "status", "logs", "jobs list"])
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_exit_78_with_every_mistake_and_its_line(tmp_path: Path, command: str, case: str, live: MakeLive) -> None:
+    toml, says = BROKEN[case]
+    off = live(start=False)
+    (off.folder / "supervisor.toml").write_text(toml)
+
+    done = off.cli(*command.split())
+
+    assert done.returncode == 78
+    assert "Traceback" not in done.stderr + done.stdout
+    for words in says:
+        assert words in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "run", "status"])
+def test_no_file_at_all_is_exit_78_and_names_every_place_looked_at(live: MakeLive, command: str) -> None:
+    off = live(start=False)
+    (off.folder / "supervisor.toml").unlink()
+
+    done = off.cli(command, env={"HOME": str(off.folder), "XDG_CONFIG_HOME": ""})
+
+    assert done.returncode == 78
+    assert len(sentences(done)) == 1
+    assert str(off.folder / "supervisor.toml") in done.stderr
+    assert "/etc/warden/supervisor.toml" in done.stderr
+
+
+def test_a_missing_program_is_told_by_check_and_does_not_hold_up_run(live: MakeLive) -> None:
+    off = live('[workers.bad]\ncommand = ["/nowhere/program"]\nprogress = "none"\n', start=False)
+
+    checked = off.cli("check")
+    off.start()
+
+    assert checked.returncode == 78
+    assert 'workers.bad.command names the program "/nowhere/program", which does not exist' in checked.stdout
+    off.wait_for_event("worker_spawn_failed", worker="bad-0")
+
+
+def test_the_supervisor_of_this_file_was_not_harmed(warden: Live) -> None:
+    assert warden.worker("sam-0").generation == 1
+    assert warden.wait_for_job(warden.submit(steps=1)).status == "completed"

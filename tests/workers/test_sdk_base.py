@@ -1,0 +1,244 @@
+"""The SDK's main thread as a real process, against a real ROUTER socket: load, work, drain, stop, and the end of each."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from supervisor import wire
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent.parent
+WITHIN_S = 20
+
+
+class Played:
+    """One worker process, and the supervisor's side of its socket."""
+
+    def __init__(self, folder: Path, *, options: str = "{}", script: str = "") -> None:
+        self.folder = folder
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.bind(f"ipc://{folder / 'w.sock'}")
+        env = {
+            **os.environ,
+            "WARDEN_ENDPOINT": f"ipc://{folder / 'w.sock'}",
+            "WARDEN_WORKER": "sam-0",
+            "WARDEN_GENERATION": "1",
+            "WARDEN_TOKEN": "t",
+            "WARDEN_STATE_DIR": str(folder),
+            "WARDEN_OPTIONS": options,
+        }
+        command = [sys.executable, "-c", script] if script else [sys.executable, "-P", "-m", "workers.fake"]
+        with (folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+
+    def wait_for(self, kind: type) -> Any:
+        while True:
+            assert self.socket.poll(1000 * WITHIN_S), self.log()
+            message = wire.decode_from_worker(self.socket.recv_multipart()[1])
+            if isinstance(message, wire.Accepted | wire.Result | wire.Failed):
+                what = {wire.Accepted: "accepted", wire.Result: "result", wire.Failed: "failed"}[type(message)]
+                self.say(wire.Stored(job=message.job, attempt=message.attempt, what=what))
+            if isinstance(message, kind):
+                return message
+
+    def say(self, message: wire.AnyToWorker) -> None:
+        self.socket.send_multipart((b"sam-0#1", wire.encode(message)))
+
+    def order(self, *, kind: str = "demo.count", attempt: int = 1, resume_from: str | None = None, **params: Any) -> None:
+        folder = str(self.folder / "jobs" / "j-1")
+        self.say(wire.JobOrder(job="j-1", attempt=attempt, kind=kind, params=params, dir=folder, resume_from=resume_from))
+
+    def end(self) -> int:
+        return self.process.wait(WITHIN_S)
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.socket.close()
+        self.context.term()
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Iterator[Callable[..., Played]]:
+    """What starts a worker process; each is ended."""
+    with ExitStack() as stack:
+        yield lambda **how: stack.enter_context(closing(Played(tmp_path, **how)))
+
+
+@pytest.fixture
+def worker(play: Callable[..., Played]) -> Played:
+    one = play()
+    one.wait_for(wire.Ready)
+    return one
+
+
+def test_a_job_is_accepted_done_and_its_folder_is_there(worker: Played) -> None:
+    worker.order(steps=3, step_s=0.0)
+
+    accepted, result = worker.wait_for(wire.Accepted), worker.wait_for(wire.Result)
+
+    assert (accepted.job, accepted.attempt) == ("j-1", 1)
+    assert result.value == {"counted": 3, "from": 0, "attempt": 1, "pid": worker.process.pid}
+    assert (worker.folder / "jobs" / "j-1").is_dir()
+
+
+def test_an_attempt_goes_on_from_a_checkpoint(worker: Played, tmp_path: Path) -> None:
+    (tmp_path / "count").write_text("2")
+
+    worker.order(steps=3, step_s=0.0, attempt=2, resume_from=str(tmp_path / "count"))
+
+    assert worker.wait_for(wire.Result).value["from"] == 2
+
+
+def test_a_drain_lets_the_job_finish(worker: Played) -> None:
+    worker.order(steps=10, step_s=0.02)
+    worker.wait_for(wire.Accepted)
+
+    worker.say(wire.Drain())
+
+    assert worker.wait_for(wire.Result).value["counted"] == 10
+    worker.wait_for(wire.Bye)
+    assert worker.end() == 0
+
+
+def test_a_drain_of_an_idle_worker_ends_it(worker: Played) -> None:
+    worker.say(wire.Drain())
+
+    worker.wait_for(wire.Bye)
+    assert worker.end() == 0
+
+
+def test_sigterm_saves_and_ends_and_the_job_is_not_to_blame(worker: Played) -> None:
+    worker.order(steps=10_000, checkpoint=True)
+    worker.wait_for(wire.Accepted)
+    while not (worker.folder / "jobs" / "j-1" / "checkpoint").exists():
+        worker.wait_for(wire.Beat)
+
+    worker.process.send_signal(signal.SIGTERM)
+
+    assert worker.wait_for(wire.Failed).reason == "shutdown"
+    worker.wait_for(wire.Bye)
+    assert worker.end() == 0
+
+
+def test_sigint_is_for_the_supervisor_alone(worker: Played) -> None:
+    worker.process.send_signal(signal.SIGINT)
+    worker.order(steps=1)
+
+    assert worker.wait_for(wire.Result)
+
+
+def test_a_cancel_ends_the_work_and_not_the_worker(worker: Played) -> None:
+    worker.order(steps=10_000)
+    worker.wait_for(wire.Accepted)
+
+    worker.say(wire.Cancel(job="j-1", attempt=1))
+
+    assert worker.wait_for(wire.Failed).reason == "cancelled"
+    worker.order(steps=1, attempt=2)
+    assert worker.wait_for(wire.Result)
+
+
+@pytest.mark.parametrize(
+    ("order", "reason", "says"),
+    [
+        ({"fault": "error"}, "user_error", "ValueError: the work failed, as it was told to"),
+        ({"stpes": 3}, "bad_input", "demo.count: params: stpes is unknown (did you mean steps?)"),
+        ({"steps": "x"}, "bad_input", "demo.count: params.steps: Expected `int`, got `str`"),
+        ({"kind": "demo.nothing"}, "bad_input", "sam-0 serves demo.count, demo.other, demo.train, not demo.nothing"),
+    ],
+)
+def test_what_goes_wrong_is_a_message_and_the_worker_lives(worker: Played, order: dict[str, Any], reason: str, says: str) -> None:
+    worker.order(**order)
+
+    failed = worker.wait_for(wire.Failed)
+
+    assert (failed.reason, failed.error) == (reason, says)
+    worker.order(steps=1, attempt=2)
+    assert worker.wait_for(wire.Result)
+
+
+def test_a_stack_is_dumped_on_request(worker: Played) -> None:
+    worker.order(fault="stall")
+    worker.wait_for(wire.Accepted)
+
+    while "_stand_still" not in worker.log():  # the first may come before the work stands still
+        worker.process.send_signal(signal.SIGUSR1)
+        worker.wait_for(wire.Beat)
+
+
+def test_unknown_options_are_refused_before_anything_is_loaded(play: Callable[..., Played]) -> None:
+    one = play(options='{"load_sec": 3}')
+
+    note = one.wait_for(wire.Log)
+
+    assert (note.level, note.text) == ("error", "supervisor.toml: options: load_sec is unknown (did you mean load_s?)")
+    assert one.end() == 1
+    assert "Traceback" not in one.log()
+
+
+def test_sigterm_while_loading_ends_it_at_once(play: Callable[..., Played]) -> None:
+    one = play(options='{"load_s": 3600.0}')
+    one.wait_for(wire.Hello)
+
+    one.process.send_signal(signal.SIGTERM)
+
+    assert one.end() in {0, -signal.SIGTERM}
+
+
+def test_a_worker_started_by_hand_says_what_it_is() -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("WARDEN_")}
+
+    done = subprocess.run([sys.executable, "-m", "workers.fake"], cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=WITHIN_S)
+
+    assert done.returncode == 1
+    assert "this program is a worker, started by `warden run`, not by hand" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_result_that_json_cannot_hold_is_the_works_own_error(play: Callable[..., Played]) -> None:
+    script = "from workers.base import Worker, main\nclass W(Worker):\n serves = ('demo.count',)\n def run(self, job, report): return {'x': object()}\nmain(W)"
+    one = play(script=script)
+    one.wait_for(wire.Ready)
+
+    one.order()
+
+    failed = one.wait_for(wire.Failed)
+    assert failed.reason == "user_error"
+    assert "Encoding objects of type object is unsupported" in failed.error
+
+
+def test_the_example_of_the_manual_works(play: Callable[..., Played]) -> None:
+    script = """
+from workers.base import Worker, main
+class Shout(Worker):
+    serves = ("demo.shout",)
+    def run(self, job, report):
+        for i, word in enumerate(job.params["words"], 1):
+            report.progress(i, len(job.params["words"]), phase="shout")
+            with report.critical("saving"):
+                pass
+        return {"shouted": i}
+main(Shout)
+"""
+    one = play(script=script)
+    one.wait_for(wire.Ready)
+
+    one.order(kind="demo.shout", words=["a", "b"])
+
+    assert one.wait_for(wire.Result).value == {"shouted": 2}

@@ -1,0 +1,212 @@
+"""The worker's thread that talks to the supervisor, against a real ROUTER socket."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from supervisor import wire
+from workers import link as link_module
+from workers.link import Identity, Link
+from workers.report import Job, JobCancelled, Report
+
+WITHIN_MS = 20_000
+STAMP: Any = {"worker": "sam-0", "generation": 3, "token": "secret"}
+
+
+class Peer:
+    """The supervisor's side."""
+
+    def __init__(self, path: Path) -> None:
+        self.endpoint = f"ipc://{path}"
+        self.context = zmq.Context()
+        self.heard: list[Any] = []
+        self.open()
+
+    def open(self) -> None:
+        self.socket = self.context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self.socket.bind(self.endpoint)
+
+    def close(self) -> None:
+        self.socket.close()
+        self.context.term()
+
+    def receive(self) -> Any:
+        assert self.socket.poll(WITHIN_MS), f"nothing more came after {self.heard}"
+        sender, data = self.socket.recv_multipart()
+        assert sender == b"sam-0#3"
+        self.heard.append(wire.decode_from_worker(data))
+        return self.heard[-1]
+
+    def wait_for(self, kind: type, *, so: Callable[[Any], bool] = lambda _message: True) -> Any:
+        while True:
+            message = self.receive()
+            if isinstance(message, kind) and so(message):
+                return message
+
+    def say(self, message: wire.AnyToWorker) -> None:
+        self.socket.send_multipart((b"sam-0#3", wire.encode(message)))
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Iterator[Peer]:
+    one = Peer(tmp_path / "w.sock")
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def link(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Link]:
+    monkeypatch.setattr(link_module, "RESEND_S", 0.1)
+    monkeypatch.setattr(link_module, "BEAT_IDLE_S", 0.1)
+    one = Link(Identity(endpoint=peer.endpoint, **STAMP), serves=("demo.count",), device_bytes=lambda: 7)
+    one.start()
+    peer.wait_for(wire.Hello)
+    yield one
+    if one._thread.is_alive():
+        one._unstored.clear()
+        one.close(wire.Bye(**STAMP))
+
+
+def report_of(folder: Path, job: str = "j-1") -> Report:
+    return Report(Job(id=job, attempt=1, kind="demo.count", params={}, dir=folder))
+
+
+def test_it_says_hello_and_beats_with_what_it_holds(link: Link, peer: Peer) -> None:
+    beat = peer.wait_for(wire.Beat)
+
+    assert (beat.worker, beat.generation, beat.token, beat.device_bytes, beat.jobs) == ("sam-0", 3, "secret", 7, ())
+    assert isinstance(peer.heard[0], wire.Hello)
+    assert peer.heard[0].serves == ("demo.count",)
+
+
+@pytest.mark.parametrize(
+    ("message", "what"),
+    [
+        (wire.Accepted(**STAMP, job="j-1", attempt=1), "accepted"),
+        (wire.Result(**STAMP, job="j-1", attempt=1, value={"x": 1}), "result"),
+        (wire.Failed(**STAMP, job="j-1", attempt=1, reason="user_error"), "failed"),
+    ],
+)
+def test_what_matters_is_sent_again_until_it_is_stored(link: Link, peer: Peer, message: wire.AnyFromWorker, what: str) -> None:
+    link.post(message)
+    for _ in range(3):
+        assert peer.wait_for(type(message)) == message
+
+    peer.say(wire.Stored(job="j-1", attempt=1, what="something else"))
+    assert peer.wait_for(type(message)) == message
+    peer.say(wire.Stored(job="j-1", attempt=1, what=what))
+    link.post(wire.Log(**STAMP, text="after"))
+    peer.wait_for(wire.Log)
+    seen = len([one for one in peer.heard if one == message])
+    peer.wait_for(wire.Beat, so=lambda beat: beat.seq > 0)
+    peer.wait_for(wire.Beat, so=lambda beat: beat.seq > 0)
+
+    assert len([one for one in peer.heard if one == message]) <= seen + 1
+
+
+def test_a_result_survives_a_supervisor_that_goes_and_comes_back(link: Link, peer: Peer) -> None:
+    peer.socket.close()
+    result = wire.Result(**STAMP, job="j-1", attempt=1, value=5)
+    link.post(result)
+
+    peer.open()
+
+    assert peer.wait_for(wire.Result) == result
+
+
+def test_a_job_comes_once_however_often_it_is_sent(link: Link, peer: Peer) -> None:
+    order = wire.JobOrder(job="j-1", attempt=1, kind="demo.count", params={"a": 1})
+    for message in (order, order, wire.JobOrder(job="j-1", attempt=2, kind="demo.count")):
+        peer.say(message)
+
+    assert link.orders.get(timeout=20) == order
+    second = link.orders.get(timeout=20)
+    assert second is not None
+    assert second.attempt == 2
+
+
+def test_progress_rides_on_the_beats_and_the_last_of_it_is_sent_before_the_end(link: Link, peer: Peer, tmp_path: Path) -> None:
+    report = report_of(tmp_path)
+    link.open_report(report)
+    report.progress(1, 4, phase="p")
+    beat = peer.wait_for(wire.Beat, so=lambda beat: beat.jobs and beat.jobs[0].done == 1)
+    report.progress(4, 4, phase="p")
+    link.close_report(report)
+    link.post(wire.Result(**STAMP, job="j-1", attempt=1))
+    peer.wait_for(wire.Result)
+
+    assert beat.jobs[0].phase == "p"
+    beats = [message for message in peer.heard if isinstance(message, wire.Beat) and message.jobs]
+    assert beats[-1].jobs[0].done == 4.0
+
+
+def test_a_cancel_reaches_the_work_and_one_that_comes_early_is_remembered(link: Link, peer: Peer, tmp_path: Path) -> None:
+    report = report_of(tmp_path)
+    link.open_report(report)
+
+    peer.say(wire.Cancel(job="j-1", attempt=1))
+    peer.say(wire.Cancel(job="j-2", attempt=1))
+    peer.say(wire.Drain())
+
+    assert link.orders.get(timeout=20) is None
+    with pytest.raises(JobCancelled):
+        report.check()
+    assert link.cancelled_early == {("j-2", 1)}
+    assert link.draining
+
+
+def test_pause_and_resume_reach_the_work(link: Link, peer: Peer, tmp_path: Path) -> None:
+    report = report_of(tmp_path)
+    link.open_report(report)
+
+    peer.say(wire.Pause())
+    peer.say(wire.Resume())
+    peer.say(wire.Drain())
+
+    link.orders.get(timeout=20)
+    report.check()
+
+
+def test_bytes_that_are_no_message_are_dropped(link: Link, peer: Peer, capsys: pytest.CaptureFixture[str]) -> None:
+    peer.socket.send_multipart((b"sam-0#3", b"\xc1garbage"))
+    peer.say(wire.Drain())
+
+    assert link.orders.get(timeout=20) is None
+    assert "dropped a message from the supervisor" in capsys.readouterr().out
+
+
+def test_a_resync_is_answered_with_hello_and_ready(link: Link, peer: Peer) -> None:
+    link.ready("UNTRAINED NETWORK")
+    assert peer.wait_for(wire.Ready).note == "UNTRAINED NETWORK"
+
+    peer.say(wire.Resync())
+
+    peer.wait_for(wire.Hello)
+    assert peer.wait_for(wire.Ready).note == "UNTRAINED NETWORK"
+
+
+def test_a_worker_without_a_supervisor_stops_its_work(link: Link, peer: Peer, tmp_path: Path) -> None:
+    report = report_of(tmp_path)
+    link.open_report(report)
+
+    peer.say(wire.Welcome(limits={"orphan_after_s": 0.2}))
+
+    assert link.orders.get(timeout=20) is None
+    assert link.stopping == "no supervisor for 0.2 s"
+    with pytest.raises(JobCancelled, match="no supervisor"):
+        report.check()
+
+
+def test_a_process_that_leaves_says_bye_and_waits_for_stored_only_so_long(link: Link, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "FLUSH_S", 0.3)
+    link.post(wire.Result(**STAMP, job="j-1", attempt=1))
+
+    link.close(wire.Bye(**STAMP))
+
+    assert not link._thread.is_alive()
+    peer.wait_for(wire.Bye)

@@ -1,0 +1,149 @@
+"""What a job's work sees: progress, orders to stop, pauses, critical sections, checkpoints."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from workers.report import EmergencyBrake, Job, JobCancelled, Report
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Report:
+    return Report(Job(id="j-1", attempt=2, kind="demo.count", params={}, dir=tmp_path))
+
+
+def test_a_beat_says_where_the_job_is_now(report: Report) -> None:
+    report.progress(3, 10, phase="train", metrics={"loss": 0.5})
+    report.progress(4, 10, phase="train")
+
+    beat = report.beat()
+
+    assert (beat.job, beat.attempt, beat.phase, beat.done, beat.total, beat.critical) == ("j-1", 2, "train", 4.0, 10.0, "")
+    assert beat.metrics == {"loss": 0.5}, "the last ones stay"
+
+
+@pytest.mark.parametrize("order", [JobCancelled("cancelled"), EmergencyBrake("1.8GiB available")])
+def test_an_order_is_raised_at_the_next_progress_and_at_each_after_it(report: Report, order: BaseException) -> None:
+    report.progress(1, 2)
+
+    report.interrupt(order)
+
+    for _ in range(2):
+        with pytest.raises(type(order)):
+            report.progress(2, 2)
+    with pytest.raises(type(order)):
+        report.check()
+    assert report.beat().done == 2.0, "what was reported with it still counts"
+
+
+def test_no_except_exception_of_a_library_swallows_an_order() -> None:
+    assert not issubclass(JobCancelled, Exception)
+    assert not issubclass(EmergencyBrake, Exception)
+
+
+def test_the_first_order_stands(report: Report) -> None:
+    report.interrupt(JobCancelled("cancelled"))
+    report.interrupt(JobCancelled("the worker was asked to stop"))
+
+    with pytest.raises(JobCancelled, match=r"^cancelled$"):
+        report.check()
+
+
+def test_an_order_waits_for_the_end_of_a_critical_section(report: Report) -> None:
+    done = []
+
+    with pytest.raises(JobCancelled), report.critical("saving"):  # noqa: PT012  # the section is the thing that is tested
+        report.interrupt(JobCancelled("cancelled"))
+        report.progress(1, 2)
+        assert report.beat().critical == "saving"
+        done.append("saved")
+
+    assert done == ["saved"]
+    assert report.beat().critical == ""
+
+
+def test_an_error_in_a_critical_section_is_not_hidden_by_an_order(report: Report) -> None:
+    with pytest.raises(OSError, match="no space"), report.critical("saving"):  # noqa: PT012  # the section is the thing that is tested
+        report.interrupt(JobCancelled("cancelled"))
+        raise OSError("no space")
+
+    assert report.beat().critical == ""
+
+
+def test_critical_sections_nest(report: Report) -> None:
+    with report.critical("outer"):
+        with report.critical("inner"):
+            assert report.beat().critical == "inner"
+        assert report.beat().critical == "outer"
+
+
+def paused_worker(report: Report) -> tuple[threading.Thread, threading.Event, list[BaseException]]:
+    """Return a thread that reports once, an event for its going on, and what it raised."""
+    went_on = threading.Event()
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            report.progress(1, 2)
+        except JobCancelled as order:
+            raised.append(order)
+        went_on.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread, went_on, raised
+
+
+def test_a_paused_job_holds_still_until_it_is_resumed(report: Report) -> None:
+    report.pause()
+    thread, went_on, raised = paused_worker(report)
+
+    assert not went_on.wait(0.1)
+    report.resume()
+
+    assert went_on.wait(20)
+    thread.join()
+    assert raised == []
+
+
+def test_a_paused_job_can_be_cancelled(report: Report) -> None:
+    report.pause()
+    thread, went_on, raised = paused_worker(report)
+
+    report.interrupt(JobCancelled("cancelled"))
+
+    assert went_on.wait(20)
+    thread.join()
+    assert [str(order) for order in raised] == ["cancelled"]
+
+
+def test_a_pause_after_an_order_changes_nothing(report: Report) -> None:
+    report.interrupt(JobCancelled("cancelled"))
+    report.pause()
+    report.resume()
+
+    with pytest.raises(JobCancelled):
+        report.check()
+
+
+def test_a_checkpoint_is_a_whole_copy_and_replaces_the_last(report: Report, tmp_path: Path) -> None:
+    source = tmp_path / "weights.pt"
+    for text in ("one", "two"):
+        source.write_text(text)
+        report.save_checkpoint(source)
+
+    assert (tmp_path / "checkpoint").read_text() == "two"
+    assert not (tmp_path / "checkpoint.partial").exists()
+
+
+def test_a_checkpoint_that_fails_leaves_the_last_one_whole(report: Report, tmp_path: Path) -> None:
+    source = tmp_path / "weights.pt"
+    source.write_text("one")
+    report.save_checkpoint(source)
+
+    with pytest.raises(FileNotFoundError):
+        report.save_checkpoint(tmp_path / "nowhere")
+
+    assert (tmp_path / "checkpoint").read_text() == "one"
+    assert report.beat().critical == ""

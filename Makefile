@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo check test faults bench format clean
+.PHONY: help demo check test faults chaos bench format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 16
@@ -32,6 +32,9 @@ test: .venv/.dev .venv/.models ## every test; under 12 minutes
 
 faults: .venv/.dev ## only the tests in which real processes stall, leak, crash and are killed
 	$(PYTEST) -m faults
+
+chaos: .venv/.dev ## ten minutes of random faults against a whole supervisor, every invariant checked; SECONDS=60 for less
+	PYTHONPATH=. $(RUN) -m tests.chaos --seconds $(or $(SECONDS),600)
 
 bench: .venv/.dev .venv/.models ## measure; each script in tests/bench prints its table
 	@for script in tests/bench/[a-z]*.py; do \

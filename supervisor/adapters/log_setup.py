@@ -1,25 +1,26 @@
-"""The two log files: watchdog.log for people, watchdog.jsonl for machines. One writer each, in a thread: a frozen log disk does not stop the supervisor."""
+"""The supervisor's own log: watchdog.log for people, watchdog.jsonl for machines, stderr for the journal, each as its readers expect it."""
 
-import logging
 import os
-import queue
-import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import structlog
 
+from supervisor.adapters.log_writer import Event, LogFile, Render, Stream, Writer
 from supervisor.errors import StateError
 from supervisor.units import format_size
 
 _EVENT_WIDTH: Final = 16
 _LEVEL_WIDTH: Final = 7
 _LEADING: Final = ("timestamp", "level", "event")
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}
+"""sd-daemon(3): a line that begins with <N> has this priority in the journal."""
 
 
 def spell(key: str, value: Any) -> tuple[str, str]:
@@ -44,77 +45,84 @@ def line(event: Mapping[str, Any]) -> str:
     return f"{moment} {event['level']:<{_LEVEL_WIDTH}} {event['event']:<{_EVENT_WIDTH}} {words}".rstrip()
 
 
-class _Formatter(logging.Formatter):
-    """Renders the event that structlog handed through stdlib logging."""
-
-    def __init__(self, *, people: bool) -> None:
-        super().__init__()
-        self._people = people
-
-    def format(self, record: logging.LogRecord) -> str:
-        event: Mapping[str, Any] = record.msg  # type: ignore[assignment]  # _render hands the event itself, not a text
-        if self._people:
-            return line(event)
-        moment = datetime.fromtimestamp(event["timestamp"], tz=UTC).isoformat(timespec="milliseconds")
-        return msgspec.json.encode({**event, "timestamp": moment}).decode()
+def journal_line(event: Mapping[str, Any]) -> str:
+    """Return the line for people with the priority that systemd's journal reads off its front."""
+    return f"<{_PRIORITIES.get(event['level'], 6)}>{line(event)}"
 
 
-class _CopyTruncate(RotatingFileHandler):
-    """Rotates by copy and truncate: `tail -f` follows the file it opened, and would miss every line after a rename."""
-
-    def rotate(self, source: str, dest: str) -> None:
-        shutil.copyfile(source, dest)
-        os.truncate(source, 0)
+def machine_line(event: Mapping[str, Any]) -> str:
+    """Return the line for machines: JSON with raw numbers; what JSON does not know is spelt as text."""
+    moment = datetime.fromtimestamp(event["timestamp"], tz=UTC).isoformat(timespec="milliseconds")
+    return msgspec.json.encode({**event, "timestamp": moment}, enc_hook=str).decode()
 
 
-class _AsIs(QueueHandler):
-    """Hands the record on untouched: it is formatted in the writing thread."""
-
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        return record
+def to_journal(environ: Mapping[str, str], fd: int) -> bool:
+    """Return whether this descriptor leads to systemd's journal: JOURNAL_STREAM names its device and inode, and a child may have another stderr."""
+    with suppress(OSError):
+        found = os.fstat(fd)
+        return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+    return False
 
 
 class Logs:
-    """The supervisor's own log. `close` writes what waits."""
+    """The supervisor's own log. `write` never waits; `close` writes what waits."""
 
-    def __init__(self, log_dir: Path, *, level: str, max_bytes: int, keep: int, echo: bool) -> None:
+    def __init__(self, log_dir: Path, *, level: str, max_bytes: int, keep: int, echo: bool, environ: Mapping[str, str] = os.environ) -> None:
         """Open both files; echo: also to stderr, for whoever runs it in the foreground. Raises StateError."""
-        self._waiting: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-        handlers: list[logging.Handler] = []
-        for name, people in (("watchdog.log", True), ("watchdog.jsonl", False)):
+        self._files: list[LogFile] = []
+        for name, render in (("watchdog.log", line), ("watchdog.jsonl", machine_line)):
             try:
-                handler = _CopyTruncate(log_dir / name, maxBytes=max_bytes, backupCount=keep, encoding="utf-8")
+                self._files.append(LogFile(log_dir / name, render, max_bytes=max_bytes, keep=keep))
             except OSError as error:
                 raise StateError(f"{log_dir / name}: {error.strerror}: Warden must be able to write its log there") from error
-            handler.setFormatter(_Formatter(people=people))
-            handlers.append(handler)
-        if echo:
-            stream = logging.StreamHandler(sys.stderr)
-            stream.setFormatter(_Formatter(people=True))
-            handlers.append(stream)
-        self._handlers = handlers
-        logger = logging.getLogger("warden")
-        logger.handlers = [_AsIs(self._waiting)]
-        logger.setLevel(level.upper())
-        logger.propagate = False
-        self._listener = QueueListener(self._waiting, *handlers)
-        self._listener.start()
+        self._writers = [Writer("log-files", self._files)]
+        if echo and sys.stderr is not None:
+            # a writer of its own: a terminal that was paused must not hold up the files
+            self._writers.append(Writer("log-stderr", [Stream(sys.stderr.fileno(), _render_for(sys.stderr.fileno(), environ))]))
+        self._level = _LEVELS[level]
         self._log = structlog.wrap_logger(
-            logger,
-            processors=[structlog.stdlib.filter_by_level, structlog.stdlib.add_log_level, _stamp, _render],
-            wrapper_class=structlog.stdlib.BoundLogger,
+            _Handover(self._writers),
+            processors=[structlog.processors.add_log_level, _stamp, _render],
+            wrapper_class=structlog.BoundLogger,
             cache_logger_on_first_use=True,
         )
 
     def write(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
         """Write one event to both files."""
-        self._log.log(getattr(logging, level.upper()), event, **fields)
+        if _LEVELS[level] >= self._level:
+            getattr(self._log, level)(event, **fields)
+
+    def set_limits(self, *, level: str, max_bytes: int, keep: int) -> None:
+        """Take new settings; they count from the next line."""
+        self._level = _LEVELS[level]
+        for file in self._files:
+            file.max_bytes, file.keep = max_bytes, keep
+
+    def stuck_for_s(self) -> float:
+        """Return how long the longest write under way has taken, 0.0 when none is. More than ten seconds means a disk, or a stderr, that does not answer."""
+        return max(writer.stuck_for_s() for writer in self._writers)
 
     def close(self) -> None:
         """Write what waits, and close."""
-        self._listener.stop()
-        for handler in self._handlers:
-            handler.close()
+        for writer in self._writers:
+            writer.close()
+
+
+class _Handover:
+    """The end of the processors' chain: gives the event to the writing threads."""
+
+    def __init__(self, writers: list[Writer]) -> None:
+        self._writers = writers
+
+    def info(self, event: Event) -> None:
+        for writer in self._writers:
+            writer.put(event)
+
+    debug = warning = error = info
+
+
+def _render_for(fd: int, environ: Mapping[str, str]) -> Render:
+    return journal_line if to_journal(environ, fd) else line
 
 
 def _stamp(_logger: Any, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:

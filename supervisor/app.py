@@ -15,6 +15,7 @@ import zmq
 
 from supervisor import __version__, control, wire
 from supervisor.adapters import meters
+from supervisor.adapters.cgroups import find_parent
 from supervisor.adapters.channel import WorkerChannel
 from supervisor.adapters.control_server import ControlServer
 from supervisor.adapters.host_device import HostDevice, host_device
@@ -22,7 +23,6 @@ from supervisor.adapters.job_files import JobFolders
 from supervisor.adapters.jobs_memory import MemoryJobs
 from supervisor.adapters.jobs_sqlite import open_store
 from supervisor.adapters.journal import Ring
-from supervisor.adapters.log_setup import Logs
 from supervisor.adapters.processes import LocalProcesses
 from supervisor.adapters.sockets import Router
 from supervisor.adapters.state_dir import StateDir
@@ -38,6 +38,7 @@ from supervisor.runtime.loop import Loop
 from supervisor.runtime.operations import About, Operations
 from supervisor.runtime.perform import Performer, Ports
 from supervisor.runtime.sources import Ticker
+from supervisor.service import Service
 from supervisor.settings import Settings
 
 _DROPS_SAID_EVERY_S: Final = 60.0
@@ -74,11 +75,11 @@ class _Service:
     async def _open(self, stack: AsyncExitStack) -> None:
         limits, state = self._limits, self._state
         settings = limits.supervisor
-        self._logs = Logs(Path(settings.log_dir), level=settings.log_level, max_bytes=settings.log_max_bytes, keep=settings.log_keep, echo=True)
-        stack.callback(self._logs.close)
+        self._service = Service(limits, self._environ)
+        stack.callback(self._service.close)
         self._store = await open_store(state.path / "jobs.sqlite") if limits.jobs.backend == "sqlite" else MemoryJobs()
         stack.push_async_callback(self._store.close)
-        self._processes = LocalProcesses(run_dir=state.run_dir, post=self._post)
+        self._processes = LocalProcesses(run_dir=state.run_dir, post=self._post, leaves_in=find_parent())
         generations = self._processes.last_generations()
         names = {f"{model}-{i}" for model, spec in limits.workers.items() for i in range(spec.replicas)}
         self._adopted = tuple(await self._processes.adopt(names)) if settings.on_crash == "adopt" else ()
@@ -96,7 +97,7 @@ class _Service:
         self._files = JobFolders(state.jobs_dir)
         self._loop = Loop(fleet, limits, perform=self._perform, journal=self._ring)
         self._ticker = Ticker(post=self._post, fleet=lambda: self._loop.fleet, perform=self._perform, ping=self._channel.ping)
-        self._settings = Settings(self._loaded, self._environ, loop=self._loop, say=self._logs.write, take=self._take_settings)
+        self._settings = Settings(self._loaded, self._environ, loop=self._loop, say=self._service.say, take=self._take_settings)
         self._operations = Operations(
             fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, post=self._post, store=self._store, files=self._files, about=self._about()
         )
@@ -110,6 +111,9 @@ class _Service:
         self._say("supervisor_started", pid=os.getpid(), version=__version__, config=str(self._loaded.path), state_dir=str(state.path))
         for worker, count in survivors.items():
             self._say("worker_swept", worker=worker, reason=f"{count} processes that an earlier supervisor had left were ended")
+        await self._service.prove(state.path)
+        for worker, sentence in self._processes.strangers:
+            self._service.say("warning", "worker_note", {"worker": worker, "reason": sentence})
 
     def _ports(self) -> Ports:
         limits, loaded = self._limits, self._loaded
@@ -134,7 +138,7 @@ class _Service:
                 log_dir=Path(limits.supervisor.log_dir),
                 environ=self._environ,
             ),
-            say=self._logs.write,
+            say=self._service.say,
             answer=self._operations.answer,
             available_bytes=meters.available_bytes,
         )
@@ -149,6 +153,7 @@ class _Service:
             dropped=lambda: self._channel.dropped.total() + self._control.dropped.total(),
             interventions=lambda: list(self._performer.interventions),
             settings=self._settings,
+            evidence=lambda worker, generation: self._performer.evidence(worker, generation),  # noqa: PLW0108  # the performer is made later
         )
 
     async def _run(self, stack: AsyncExitStack) -> int:
@@ -161,7 +166,12 @@ class _Service:
         self._post(SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted))
         for found in self._adopted:  # only now: what they have to say must come after their jobs are known
             self._channel.expect(found.worker, found.generation, self._processes.token_of(found.worker, found.generation))
-        for helper in (self._ticker.run(lambda: self._loop.limits.memory.look_every_s), self._say_drops(), self._settings.watch()):
+        for helper in (
+            self._ticker.run(lambda: self._loop.limits.memory.look_every_s),
+            self._say_drops(),
+            self._settings.watch(),
+            self._service.attend(lambda: self._loop.fleet),
+        ):
             task = loop.create_task(helper)
             task.add_done_callback(self._helper_ended)
             stack.callback(task.cancel)
@@ -184,9 +194,8 @@ class _Service:
 
     def _take_settings(self, limits: Limits) -> None:
         """Hand new limits to whoever keeps some outside the loop."""
-        settings = limits.supervisor
-        self._logs.set_limits(level=settings.log_level, max_bytes=settings.log_max_bytes, keep=settings.log_keep)
-        self._channel.set_limits({"orphan_after_s": settings.orphan_after_s})
+        self._service.take(limits)
+        self._channel.set_limits({"orphan_after_s": limits.supervisor.orphan_after_s})
 
     def _post(self, event: AnyEvent) -> None:
         self._loop.post(event)
@@ -195,7 +204,7 @@ class _Service:
         self._performer.perform(decision)
 
     def _say(self, event: str, **fields: JSONValue) -> None:
-        self._logs.write(LEVELS[event], event, fields)
+        self._service.say(LEVELS[event], event, fields)
 
     def _asked_to_stop(self) -> None:
         """SIGTERM or Ctrl-C: stop in order; a second one stops at once."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from supervisor.adapters.log_writer import Event, LogFile, Render, Stream, Writer
+from supervisor.adapters.small_structlog import structlog
 from supervisor.errors import StateError
 from supervisor.units import format_size
 

@@ -30,6 +30,7 @@ class Watch:
         self._batches = self._val_batches = 1
         self._done_batches = self._done_val = 0
         self._ending = False
+        self._to_keep = False  # ultralytics wrote last.pt, and its epoch has not been told yet
 
     def callbacks(self) -> Mapping[str, Callable[[Any], None]]:
         """Return a function for each of ultralytics' events that matter. They get the trainer, those of on_val_* the validator."""
@@ -86,9 +87,8 @@ class Watch:
         before = self.epochs * self._per_epoch if self._ending else self.epoch * self._per_epoch + self._batches
         self._report.progress(CHECKED + before + self._done_val, self._total, phase="validate")
 
-    def _saved(self, trainer: Any) -> None:
-        # last.pt itself loses its optimizer when the training ends, and it is not written atomically.
-        self._report.save_checkpoint(trainer.last)
+    def _saved(self, _trainer: Any) -> None:
+        self._to_keep = True
 
     def _epoch_end(self, trainer: Any) -> None:
         if trainer.epoch != self.epoch:  # one call more comes after the last epoch, for the final validation
@@ -98,7 +98,16 @@ class Watch:
         metrics = {"epoch": float(self.epoch + 1), "loss": loss, **read_metrics(trainer.metrics)}
         told = "  ".join(f"{name}={value:.4g}" for name, value in metrics.items() if name != "epoch")
         print(f"yolo: epoch {self.epoch + 1}/{self.epochs}  {told}", flush=True)
-        self._report.progress(CHECKED + (self.epoch + 1) * self._per_epoch, self._total, phase="validate", metrics=metrics)
+        try:
+            self._report.progress(CHECKED + (self.epoch + 1) * self._per_epoch, self._total, phase="validate", metrics=metrics)
+        finally:  # told first, since the work may have to leave at its checkpoint; kept in any case, since the epoch is done
+            self._keep(trainer)
+
+    def _keep(self, trainer: Any) -> None:
+        # last.pt itself loses its optimizer when the training ends, and it is not written atomically.
+        if self._to_keep:
+            self._to_keep = False
+            self._report.save_checkpoint(trainer.last)
 
 
 def read_metrics(found: Mapping[str, Any]) -> dict[str, float]:

@@ -24,6 +24,7 @@ from supervisor.adapters.jobs_memory import MemoryJobs
 from supervisor.adapters.jobs_sqlite import open_store
 from supervisor.adapters.journal import Ring
 from supervisor.adapters.processes import LocalProcesses
+from supervisor.adapters.program_progress import ProgramWatch
 from supervisor.adapters.sockets import Router
 from supervisor.adapters.state_dir import StateDir
 from supervisor.config import Loaded, fill
@@ -92,11 +93,18 @@ class _Service:
             limits={"orphan_after_s": settings.orphan_after_s},
         )
         stack.callback(self._channel.close)
+        self._programs = ProgramWatch(
+            state.sockets_dir,
+            post=self._post,
+            leader_of=self._processes.pid_of,
+            watchdog_of=lambda name: self._loop.limits.workers[self._loop.fleet.workers[name].model].watchdog,
+        )
+        stack.callback(self._programs.close)
         devices = () if limits.gpu.backend == "none" else (host_device(limits.gpu.host_budget_bytes),)
         fleet = first_fleet(limits, devices, fence=await self._store.last_fence(), generations=generations)
         self._files = JobFolders(state.jobs_dir)
         self._loop = Loop(fleet, limits, perform=self._perform, journal=self._ring)
-        self._ticker = Ticker(post=self._post, fleet=lambda: self._loop.fleet, perform=self._perform, ping=self._channel.ping)
+        self._ticker = Ticker(post=self._post, fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, perform=self._perform, ping=self._channel.ping)
         self._settings = Settings(self._loaded, self._environ, loop=self._loop, say=self._service.say, take=self._take_settings)
         self._operations = Operations(
             fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, post=self._post, store=self._store, files=self._files, about=self._about()
@@ -108,10 +116,10 @@ class _Service:
             partial(Router, context, state.sockets_dir / "control.sock", max_message_bytes=control.MAX_MESSAGE_BYTES), self._operations.handle
         )
         stack.callback(self._control.close)
+        await self._service.prove(state.path)
         self._say("supervisor_started", pid=os.getpid(), version=__version__, config=str(self._loaded.path), state_dir=str(state.path))
         for worker, count in survivors.items():
             self._say("worker_swept", worker=worker, reason=f"{count} processes that an earlier supervisor had left were ended")
-        await self._service.prove(state.path)
         for worker, sentence in self._processes.strangers:
             self._service.say("warning", "worker_note", {"worker": worker, "reason": sentence})
 
@@ -124,6 +132,7 @@ class _Service:
 
         return Ports(
             processes=self._processes,
+            programs=self._programs,
             channel=self._channel,
             device=HostDevice(
                 self._processes, budget_bytes=lambda: self._loop.limits.gpu.host_budget_bytes, holds=self._holds_a_device, pid_of=self._processes.pid_of
@@ -150,7 +159,7 @@ class _Service:
             started_at_s=time.monotonic(),
             loop_lag_s=lambda: self._ticker.lag_s,
             pss_bytes=meters.own_pss_bytes,
-            dropped=lambda: self._channel.dropped.total() + self._control.dropped.total(),
+            dropped=lambda: self._channel.dropped.total() + self._control.dropped.total() + self._programs.dropped.total(),
             interventions=lambda: list(self._performer.interventions),
             settings=self._settings,
             evidence=lambda worker, generation: self._performer.evidence(worker, generation),  # noqa: PLW0108  # the performer is made later
@@ -163,13 +172,15 @@ class _Service:
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._settings.reload)
         jobs, leases = tuple(await self._store.live()), tuple(await self._store.leases())
-        self._post(SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted))
+        self._loop.begin(SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted))
         for found in self._adopted:  # only now: what they have to say must come after their jobs are known
             self._channel.expect(found.worker, found.generation, self._processes.token_of(found.worker, found.generation))
+            self._performer.watch_adopted(found.worker, found.generation)
         for helper in (
             self._ticker.run(lambda: self._loop.limits.memory.look_every_s),
             self._say_drops(),
             self._settings.watch(),
+            self._programs.run(),
             self._service.attend(lambda: self._loop.fleet),
         ):
             task = loop.create_task(helper)
@@ -227,7 +238,7 @@ class _Service:
         said = 0
         while True:
             await asyncio.sleep(_DROPS_SAID_EVERY_S)
-            counts: Callable[[], Mapping[str, int]] = lambda: {**self._channel.dropped, **self._control.dropped}  # noqa: E731  # read twice
+            counts: Callable[[], Mapping[str, int]] = lambda: {**self._channel.dropped, **self._control.dropped, **self._programs.dropped}  # noqa: E731  # read twice
             if (total := sum(counts().values())) > said:
                 self._say("messages_dropped", reason=", ".join(f"{count} {why}" for why, count in counts().items()))
                 said = total

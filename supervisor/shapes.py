@@ -144,6 +144,20 @@ class StatusView(Struct, frozen=True, kw_only=True):
     unwell: list[str]
 
 
+class DumpView(Struct, frozen=True, kw_only=True):
+    """What can be seen of one live worker. stack: as its process wrote them into its log; empty where the process cannot."""
+
+    worker: str
+    pid: int | None
+    generation: int
+    state: str
+    jobs: list[str]
+    process: str
+    stack: str
+    log_tail: list[str]
+    log: str
+
+
 class ErrorView(Struct, frozen=True, kw_only=True):
     """Why a job has no result."""
 

@@ -2,7 +2,8 @@
 
 Its jobs are of the kinds it is told to serve (options.serves, default demo.count) and all take the same parameters: `steps` of `step_s` each, and one
 `fault` at step `at`: stall (stands still, its heart beats on), hang (holds the GIL, so nothing beats), crash (SIGKILL to itself), exit (exit code 3), error,
-deaf (ignores cancel and SIGTERM), memory (allocates `size_mb`), fork (leaves a child in a session of its own), critical (deaf inside a critical section).
+deaf (ignores cancel and SIGTERM), memory (allocates `size_mb`), fork (leaves a child in a session of its own), critical (deaf inside a critical section),
+family (leaves the processes of `fake_tree`, their pids in the job's folder).
 """
 
 import ctypes
@@ -11,13 +12,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
 
 from workers.base import BadInput, Job, JobCancelled, Report, Worker, main
 
-Fault = Literal["", "stall", "hang", "crash", "exit", "error", "deaf", "memory", "fork", "critical"]
+Fault = Literal["", "stall", "hang", "crash", "exit", "error", "deaf", "memory", "fork", "family", "critical"]
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -98,6 +100,8 @@ def _go_wrong(params: Params, report: Report, held: list[bytearray]) -> None:  #
             held.append(bytearray(b"x" * (params.size_mb * 2**20)))
         case "fork":
             _leave_child()
+        case "family":
+            _leave_family(report.job.dir / "family")
         case "critical":
             with report.critical("a very long save"):
                 _be_deaf()
@@ -122,6 +126,13 @@ def _be_deaf() -> None:
 def _leave_child() -> None:
     """Start a child in a session of its own, which outlives its parent unless somebody ends it."""
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True)
+
+
+def _leave_family(folder: Path) -> None:
+    """Start the processes of `fake_tree`, and return once all are there."""
+    family = subprocess.Popen([sys.executable, "-P", "-m", "workers.fake_tree", str(folder)], stdout=subprocess.PIPE)
+    if family.stdout is not None:
+        family.stdout.readline()
 
 
 if __name__ == "__main__":

@@ -1,21 +1,27 @@
 """A cgroup v2 leaf for each generation, where one can be made: what is born in it cannot leave it by a new session, a new title or a double fork."""
 
+import hashlib
+import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from supervisor.adapters import proc
+
 _MOUNTS = Path("/proc/self/mounts")
-_OWN = Path("/proc/self/cgroup")
 
 
 def find_parent() -> Path | None:
     """Return the folder of our own cgroup, or None where there is no v2 hierarchy or nothing can be made in it."""
     try:
         mount = next(fields[1] for line in _MOUNTS.read_text().splitlines() if (fields := line.split())[2] == "cgroup2")
-        own = next(line.removeprefix("0::") for line in _OWN.read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
         return None
-    parent = Path(mount) / own.strip().lstrip("/")
-    probe = parent / "warden-probe"
+    own = proc.cgroup_of(os.getpid())
+    if not own.startswith("/") or "/../" in f"{own}/":  # outside of what this mount shows
+        return None
+    parent = Path(mount) / own.lstrip("/")
+    probe = parent / f"warden-probe-{os.getpid()}"
     try:
         probe.mkdir(exist_ok=True)
         usable = (probe / "cgroup.kill").exists()  # Linux 5.14
@@ -23,6 +29,11 @@ def find_parent() -> Path | None:
     except OSError:
         return None
     return parent if usable else None
+
+
+def prefix_of(run_dir: Path) -> str:
+    """Return how the names of all leaves begin that supervisors on this folder make. A folder has one supervisor at a time."""
+    return f"warden-{hashlib.sha256(str(run_dir.absolute()).encode()).hexdigest()[:12]}-"
 
 
 class Leaf:
@@ -40,12 +51,20 @@ class Leaf:
             return False
         return True
 
+    def holds(self, pid: int) -> bool:
+        """Return whether the process, a zombie too, is in it."""
+        return self.path.name in proc.cgroup_of(pid).split("/")
+
     def pids(self) -> list[int]:
-        """Return who is in it; nobody where it is gone."""
+        """Return who lives in it and in what its members made below it; nobody where it is gone. Zombies are not listed."""
+        return [pid for folder in self._folders() for pid in _listed(folder)]
+
+    def empty(self) -> bool:
+        """Return whether nobody lives in it, by the kernel's own word. True where it is gone."""
         try:
-            return [int(line) for line in (self.path / "cgroup.procs").read_text().split()]
+            return "populated 0" in (self.path / "cgroup.events").read_text().splitlines()
         except OSError:
-            return []
+            return not self.path.exists()
 
     def kill(self) -> None:
         """SIGKILL to everybody in it at once, those born meanwhile included."""
@@ -53,6 +72,30 @@ class Leaf:
             (self.path / "cgroup.kill").write_text("1")
 
     def remove(self) -> None:
-        """Take the empty folder away; one that is not empty stays, and is found again by its name."""
-        with suppress(OSError):
-            self.path.rmdir()
+        """Take the empty folder away, and those below it; one that is not empty stays, and is found again by its name."""
+        for folder in self._folders():
+            with suppress(OSError):
+                folder.rmdir()
+
+    def _folders(self) -> Iterator[Path]:
+        """Yield the folders below it, the deepest first, and itself."""
+        yield from _below(self.path)
+        yield self.path
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            inner = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return
+    for one in inner:
+        yield from _below(one)
+        yield one
+
+
+def _listed(folder: Path) -> list[int]:
+    try:
+        return [pid for line in (folder / "cgroup.procs").read_text().split() if (pid := int(line))]  # 0: in a pid namespace that we do not see
+    except OSError:
+        return []

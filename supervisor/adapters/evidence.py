@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from supervisor.adapters import proc
+from supervisor.adapters.trees import Record
 from supervisor.core.model import Evidence
 
 BUDGET_S: Final = 3.0
@@ -16,14 +17,28 @@ _TAIL_BYTES: Final = 16 * 1024
 _TAIL_LINES: Final = 50
 _QUIET_S: Final = 0.1
 _LOOK_S: Final = 0.02
+_CHILDREN_MAX: Final = 20
 
 
-def gather(pid: int, pidfd: int, log: Path) -> Evidence:
-    """Return the evidence. Stacks are asked for only where the process catches SIGUSR1: it would die of the signal otherwise."""
-    story = proc.story(pid)
+def gather(record: Record, pidfd: int) -> Evidence:
+    """Return the evidence on a recorded generation. pidfd: its leader's.
+
+    Stacks are asked for only where the process catches SIGUSR1 (it would die of the signal otherwise), and can answer: one that is stopped cannot.
+    """
+    log = Path(record.log)
+    story = proc.story(record.pid)
     before = tail(log)
-    stack = _stack(pidfd, log) if proc.catches(pid, signal.SIGUSR1) else ""
-    return Evidence(stack=stack, process=story, log_tail=before)
+    seen = proc.look(record.pid)
+    answers = seen is not None and seen.state not in "TtZX" and proc.catches(record.pid, signal.SIGUSR1)
+    stack = _stack(pidfd, log) if answers else ""
+    return Evidence(stack=stack, process=f"{story}; {_children(record)}", log_tail=before)
+
+
+def _children(record: Record) -> str:
+    """Return who else lives of its tree, by pid and name."""
+    others = [f"{member.pid} {member.name}{' (stopped)' if member.state in 'Tt' else ''}" for member in record.members() if member.pid != record.pid]
+    more = f" and {len(others) - _CHILDREN_MAX} more" if len(others) > _CHILDREN_MAX else ""
+    return f"children: {', '.join(others[:_CHILDREN_MAX])}{more}" if others else "no children"
 
 
 def tail(log: Path) -> tuple[str, ...]:
@@ -53,6 +68,6 @@ def _stack(pidfd: int, log: Path) -> str:
             break
         time.sleep(_LOOK_S)
     with suppress(OSError), log.open("rb") as file:
-        file.seek(start)
+        file.seek(start if size >= start else max(0, size - _TAIL_BYTES))  # shorter than before: its head was taken away meanwhile
         return file.read(_STACK_MAX_BYTES).decode(errors="replace").strip()
     return ""

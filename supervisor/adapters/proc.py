@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +10,8 @@ import psutil
 from msgspec import Struct
 
 _PROC: Final = Path("/proc")
-_SESSION_FIELD: Final = 3  # counted after the command's closing parenthesis: state ppid pgrp session ...
+_GROUP_FIELD: Final = 2  # counted after the command's closing parenthesis: state ppid pgrp session ...
+_SESSION_FIELD: Final = 3
 _START_FIELD: Final = 19
 
 
@@ -20,8 +21,10 @@ class Seen(Struct, frozen=True):
     pid: int
     state: str
     ppid: int
+    group: int
     session: int
     start_ticks: int
+    name: str
 
 
 def boot_id() -> str:
@@ -32,11 +35,20 @@ def boot_id() -> str:
 def look(pid: int) -> Seen | None:
     """Return the process, or None when there is none (a zombie is one)."""
     try:
-        text = (_PROC / str(pid) / "stat").read_text()
+        text = (_PROC / str(pid) / "stat").read_bytes().decode(errors="replace")  # a program may give itself a name of any bytes
     except OSError:
         return None
-    fields = text[text.rindex(")") + 2 :].split()
-    return Seen(pid=pid, state=fields[0], ppid=int(fields[1]), session=int(fields[_SESSION_FIELD]), start_ticks=int(fields[_START_FIELD]))
+    name, _, rest = text.rpartition(")")
+    fields = rest.split()
+    return Seen(
+        pid=pid,
+        state=fields[0],
+        ppid=int(fields[1]),
+        group=int(fields[_GROUP_FIELD]),
+        session=int(fields[_SESSION_FIELD]),
+        start_ticks=int(fields[_START_FIELD]),
+        name=name.partition("(")[2],
+    )
 
 
 def everyone() -> Iterator[Seen]:
@@ -50,37 +62,83 @@ def everyone() -> Iterator[Seen]:
 
 def has_tag(pid: int, tag: str) -> bool:
     """Return whether the process was born with this WARDEN_TAG. False as well where its environment may not be read, or was overwritten by a new title."""
+    return bool(tag) and tag_of(pid) == tag
+
+
+def tag_of(pid: int) -> str:
+    """Return the WARDEN_TAG that the process was born with; empty without one, or where its environment may not be read or was overwritten by a new title."""
     try:
-        return f"WARDEN_TAG={tag}\0".encode() in (_PROC / str(pid) / "environ").read_bytes() + b"\0"
+        _, _, rest = (b"\0" + (_PROC / str(pid) / "environ").read_bytes()).partition(b"\0WARDEN_TAG=")
     except OSError:
-        return False
+        return ""
+    return rest.partition(b"\0")[0].decode(errors="replace")
+
+
+class Tree(Struct, frozen=True):
+    """What tells the tree of one generation: its leader (0: not known), when that started, the tag its members were born with, and members seen before.
+
+    known: pid -> start ticks of processes that were members at an earlier look: it finds those again that have lost session, tag and parents since.
+    """
+
+    leader: int
+    start_ticks: int
+    tag: str
+    known: Mapping[int, int]
+
+
+def trees(wanted: Sequence[Tree]) -> list[list[Seen]]:
+    """Return the living processes of each tree, in one pass over the machine: 30 us a process (measured), however many trees are asked for.
+
+    Of a tree are: its leader's session, those born with its tag, those known before, and the children of all of these, whatever session and title they made
+    for themselves. Zombies count as gone. The session of a pid that was given out anew is not ours: its leader then has other start ticks.
+    """
+    ticks: dict[int, int] = {}
+    living: list[Seen] = []
+    for seen in everyone():
+        ticks[seen.pid] = seen.start_ticks
+        if seen.state not in "ZX" and seen.pid != os.getpid():
+            living.append(seen)
+    sessions = {tree.leader: place for place, tree in enumerate(wanted) if tree.leader and ticks.get(tree.leader, tree.start_ticks) == tree.start_ticks}
+    tags = {tree.tag: place for place, tree in enumerate(wanted)}
+    known = {member: place for place, tree in enumerate(wanted) for member in tree.known.items()}
+    oldest = min((tree.start_ticks for tree in wanted), default=0)
+    found: list[list[Seen]] = [[] for _ in wanted]
+    place_of: dict[int, int] = {}
+    later: list[Seen] = []
+    for seen in living:
+        if seen.start_ticks < oldest:
+            continue
+        place = sessions.get(seen.session, known.get((seen.pid, seen.start_ticks)))
+        place = tags.get(tag_of(seen.pid)) if place is None else place
+        if place is not None and seen.start_ticks >= wanted[place].start_ticks:
+            found[place].append(seen)
+            place_of[seen.pid] = place
+        else:
+            later.append(seen)
+    while grown := [seen for seen in later if seen.ppid in place_of and seen.start_ticks >= ticks[seen.ppid]]:
+        for seen in grown:
+            place_of[seen.pid] = place_of[seen.ppid]
+            found[place_of[seen.pid]].append(seen)
+        later = [seen for seen in later if seen.pid not in place_of]
+    return found
 
 
 def members(leader: int, leader_ticks: int, tag: str) -> list[Seen]:
-    """Return the living processes of a tree: those in the leader's session, and those born with its tag, whatever session they made for themselves.
-
-    Zombies count as gone. The session of a pid that was given out anew is not ours: its leader then has other start ticks. leader 0: only the tag is known.
-    """
-    reused = any(seen.pid == leader and seen.start_ticks != leader_ticks for seen in [look(leader)] if seen is not None)
-    return [
-        seen
-        for seen in everyone()
-        if seen.state not in "ZX"
-        and seen.start_ticks >= leader_ticks
-        and ((leader and seen.session == leader and not reused) or (seen.pid != os.getpid() and has_tag(seen.pid, tag)))
-    ]
+    """Return the living processes of one tree, as `trees` does."""
+    return trees([Tree(leader, leader_ticks, tag, {})])[0]
 
 
-def leader(pid: int, start_ticks: int, tag: str) -> Seen | None:
-    """Return the living leader of a recorded generation, if it is provably that one.
+def leader(pid: int, start_ticks: int, tag: str, inside: Sequence[int] = ()) -> Seen | None:
+    """Return the living leader of a recorded generation, if it is provably that one. inside: who is in its cgroup.
 
-    pid 0: the record was written before the spawn and never completed; the leader is then who was born with the tag and leads a session.
+    pid 0: the record was written before the spawn and never completed. The leader is then the oldest that leads a session, in the cgroup or with the tag.
     """
     if pid:
         seen = look(pid)
-        ours = seen is not None and seen.start_ticks == start_ticks and seen.state not in "ZX" and (seen.session == pid or has_tag(pid, tag))
+        ours = seen is not None and seen.start_ticks == start_ticks and seen.state not in "ZX" and (seen.session == pid or pid in inside or has_tag(pid, tag))
         return seen if ours else None
-    return next((seen for seen in everyone() if seen.session == seen.pid and seen.state not in "ZX" and has_tag(seen.pid, tag)), None)
+    candidates = (seen for seen in everyone() if seen.session == seen.pid and seen.state not in "ZX" and (seen.pid in inside or has_tag(seen.pid, tag)))
+    return min(candidates, key=lambda seen: seen.start_ticks, default=None)
 
 
 def age_s(seen: Seen) -> float:
@@ -103,7 +161,7 @@ def pss_bytes(pid: int) -> int:
 def catches(pid: int, signal_number: int) -> bool:
     """Return whether the process has a handler for this signal: one without would be killed by it."""
     try:
-        for line in (_PROC / str(pid) / "status").read_text().splitlines():
+        for line in (_PROC / str(pid) / "status").read_text(errors="replace").splitlines():
             if line.startswith("SigCgt:"):
                 return bool(int(line.split()[1], 16) >> (signal_number - 1) & 1)
     except OSError:
@@ -112,6 +170,15 @@ def catches(pid: int, signal_number: int) -> bool:
 
 
 _STATES: Final = {"R": "running", "S": "sleeping", "D": "in uninterruptible sleep", "T": "stopped by a signal", "t": "traced", "Z": "zombie", "I": "idle"}
+
+
+def cgroup_of(pid: int) -> str:
+    """Return the path of its cgroup below the v2 mount, a zombie's too; empty where there is none."""
+    try:
+        lines = (_PROC / str(pid) / "cgroup").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.removeprefix("0::").removesuffix(" (deleted)") for line in lines if line.startswith("0::")), "")
 
 
 def story(pid: int) -> str:

@@ -1,18 +1,18 @@
-"""Worker processes: spawned through a shim in a session of their own, watched by pidfd, ended as whole trees; every signal proves its target first."""
+"""Worker processes: spawned through a shim in a session and a cgroup of their own, watched by pidfd, ended as whole trees; each signal proves its target."""
 
 import asyncio
 import os
 import signal
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import msgspec
-from msgspec import Struct
-
-from supervisor.adapters import proc, spawning
+from supervisor.adapters import proc, spawning, survivors
+from supervisor.adapters.cgroups import Leaf, prefix_of
 from supervisor.adapters.evidence import gather, tail
+from supervisor.adapters.trees import Record, measure, send, sweep
 from supervisor.core.events import Adopted, TreeGone, TreeStuck, WorkerExited
 from supervisor.core.model import Evidence, WorkerName
 from supervisor.errors import StateError
@@ -20,36 +20,31 @@ from supervisor.runtime.ports import Launch, SpawnError
 
 _SWEEP_PAUSE_S: Final = 0.02
 _STUCK_LOOK_S: Final = 1.0
-
-
-class Record(Struct, kw_only=True):
-    """One generation, written down before it is spawned and completed after: what a later supervisor needs to prove that a process is ours."""
-
-    worker: WorkerName
-    generation: int
-    token: str
-    tag: str
-    log: str
-    boot_id: str
-    pid: int = 0
-    start_ticks: int = 0
-    adopted: bool = False
-
-    def members(self) -> list[proc.Seen]:
-        """Return who lives of it. Slow: for a thread."""
-        return proc.members(self.pid, self.start_ticks, self.tag)
+_SHARED_S: Final = 0.1
+"""A reading of all memory that began so short a time ago serves the next who asks: a look at the workers and one at the device come together."""
 
 
 class LocalProcesses:
-    """The processes of this supervisor. Everything but the thread work runs on the loop."""
+    """The processes of this supervisor. Everything but the thread work runs on the loop.
 
-    def __init__(self, *, run_dir: Path, post: Callable[[WorkerExited], None]) -> None:
-        """Keep records in run_dir; post each exit."""
+    strangers: what an earlier supervisor wrote down and is not provably ours, a sentence each; it is left alone.
+    """
+
+    def __init__(self, *, run_dir: Path, post: Callable[[WorkerExited], None], leaves_in: Path | None = None) -> None:
+        """Keep records in run_dir; post each exit. leaves_in: the cgroup below which each generation gets a leaf (see `find_parent`); None for none."""
+        self.strangers: list[tuple[WorkerName, str]] = []
         self._run_dir = run_dir
         self._post = post
+        self._leaves_in = leaves_in
         self._records: dict[tuple[WorkerName, int], Record] = {}
         self._pidfds: dict[tuple[WorkerName, int], int] = {}
         self._spawning: dict[tuple[WorkerName, int], signal.Signals | None] = {}  # with the signal that was ordered meanwhile
+        self._reading: asyncio.Future[dict[WorkerName, int]] | None = None
+        self._read_at_s = 0.0
+        # Apart, so that many stalls at once, each three seconds of evidence, keep no proof and no meter waiting. A thread is made when it is first needed.
+        self._proofs = ThreadPoolExecutor(8, "warden-proof")
+        self._witnesses = ThreadPoolExecutor(16, "warden-evidence")
+        self._meters = ThreadPoolExecutor(2, "warden-meter")
 
     async def spawn(self, launch: Launch) -> int:
         """Start it and return the pid, once its own program runs. Raises SpawnError."""
@@ -66,15 +61,18 @@ class LocalProcesses:
     async def _spawn(self, launch: Launch) -> int:
         record = Record(worker=launch.worker, generation=launch.generation, token=launch.token, tag=launch.tag, log=str(launch.log), boot_id=proc.boot_id())
         try:
-            await asyncio.to_thread(self._write, record)
-            report, record.pid, pidfd = spawning.fork(launch)
+            await asyncio.to_thread(self._prepare, record)
+            report, record.pid, pidfd = spawning.fork(launch, record.cgroup)
         except OSError as error:
+            _remove_leaf(record)
             raise SpawnError(f"{error.strerror or error}: {error.filename or launch.argv[0]}") from error
         except ValueError as error:
+            _remove_leaf(record)
             raise SpawnError(f"{error}: {launch.argv[0]!r}") from error
         seen = proc.look(record.pid)  # not reaped yet, so it is there, if only as a zombie
         record.start_ticks = seen.start_ticks if seen else 0
-        self._records[launch.worker, launch.generation] = record
+        key = (launch.worker, launch.generation)
+        self._records[key] = record
         problem = await spawning.report(report)
         if problem:
             with suppress(ProcessLookupError):
@@ -82,18 +80,27 @@ class LocalProcesses:
             await spawning.readable(pidfd, spawning.SPAWN_MAX_S)
             spawning.reap(pidfd)
             os.close(pidfd)
-            del self._records[launch.worker, launch.generation]
+            _remove_leaf(record)
+            del self._records[key]
             raise SpawnError(problem)
-        await asyncio.to_thread(self._write, record)
-        self._pidfds[launch.worker, launch.generation] = pidfd
-        asyncio.get_running_loop().add_reader(pidfd, self._exited, record, pidfd)
+        if record.leaf is not None and not record.leaf.holds(record.pid) and not record.leaf.pids():  # it was not let in
+            _remove_leaf(record)
+            record.cgroup = ""
+        with suppress(OSError):  # a full disk: what was written before the spawn finds it as well
+            await asyncio.to_thread(record.write, self._run_dir)
+        self._watch(record, pidfd)
         return record.pid
 
-    def _write(self, record: Record) -> None:
-        path = self._run_dir / f"{record.worker}.json"
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(msgspec.json.encode(record))
-        partial.replace(path)  # not fsynced: only our own death has to be survived, and a reboot ends the process as well
+    def _prepare(self, record: Record) -> None:
+        """Write down what is about to be spawned, and make its cgroup. Raises OSError. For a thread."""
+        if self._leaves_in is not None:
+            leaf = Leaf(self._leaves_in / f"{prefix_of(self._run_dir)}{record.worker}-{record.generation}")
+            record.cgroup = str(leaf.path) if leaf.make() else ""
+        record.write(self._run_dir)
+
+    def _watch(self, record: Record, pidfd: int) -> None:
+        self._pidfds[record.worker, record.generation] = pidfd
+        asyncio.get_running_loop().add_reader(pidfd, self._exited, record, pidfd)
 
     def _exited(self, record: Record, pidfd: int) -> None:
         asyncio.get_running_loop().remove_reader(pidfd)
@@ -105,17 +112,25 @@ class LocalProcesses:
         self._pidfds.pop((record.worker, record.generation), None)
         self._post(WorkerExited(worker=record.worker, generation=record.generation, exit=ended))
 
-    def terminate(self, worker: WorkerName, generation: int) -> None:
-        """SIGTERM, then SIGCONT (a stopped process hears nothing else), to its group."""
+    def terminate(self, worker: WorkerName, generation: int, name: str = "TERM") -> None:
+        """Send the signal of this name, then SIGCONT (a stopped process hears nothing else), to its group."""
+        number = signal.Signals[f"SIG{name}"]
         if (worker, generation) in self._spawning:  # it would hear nothing yet
-            self._spawning[worker, generation] = self._spawning[worker, generation] or signal.SIGTERM
-        self._signal_group(worker, generation, signal.SIGTERM)
+            self._spawning[worker, generation] = self._spawning[worker, generation] or number
+        self._signal_group(worker, generation, number)
         self._signal_group(worker, generation, signal.SIGCONT)
 
     def _signal_group(self, worker: WorkerName, generation: int, number: signal.Signals) -> None:
-        if (worker, generation) in self._pidfds:  # not reaped, so the group is ours
-            with suppress(ProcessLookupError):
-                os.killpg(self._records[worker, generation].pid, number)
+        pidfd = self._pidfds.get((worker, generation))
+        if pidfd is None:
+            return
+        record = self._records[worker, generation]
+        with suppress(ProcessLookupError):
+            if record.adopted:  # not our child: it may be reaped at any moment, and then the group's number means nothing
+                signal.pidfd_send_signal(pidfd, number)
+                self._proofs.submit(_send_to_others, record, number)
+            else:
+                os.killpg(record.pid, number)  # not reaped, so the group is ours
 
     async def kill(self, worker: WorkerName, generation: int) -> None:
         """SIGKILL to its whole tree."""
@@ -124,7 +139,10 @@ class LocalProcesses:
         self._signal_group(worker, generation, signal.SIGKILL)
         record = self._records.get((worker, generation))
         if record is not None:
-            await asyncio.to_thread(_sweep, record)
+            await self._sweep(record)
+
+    async def _sweep(self, record: Record) -> list[int]:
+        return await asyncio.get_running_loop().run_in_executor(self._proofs, sweep, record)
 
     async def prove_gone(self, worker: WorkerName, generation: int, within_s: float) -> TreeGone | TreeStuck:
         """End what the leader left behind; return the proof that nothing is left, or who is."""
@@ -133,7 +151,7 @@ class LocalProcesses:
             return TreeGone(worker=worker, generation=generation)
         end_s = asyncio.get_running_loop().time() + within_s
         swept: set[int] = set()
-        while left := await asyncio.to_thread(_sweep, record):
+        while left := await self._sweep(record):
             swept |= set(left)
             if asyncio.get_running_loop().time() >= end_s:
                 return TreeStuck(worker=worker, generation=generation, pids=tuple(left))
@@ -142,16 +160,24 @@ class LocalProcesses:
 
     async def wait_gone(self, worker: WorkerName, generation: int) -> TreeGone:
         """Return once a tree that was stuck is gone after all. Waits for as long as the kernel keeps it: nothing else waits for this."""
-        record = self._records[worker, generation]
-        while await asyncio.to_thread(_sweep, record):  # noqa: ASYNC110  # the kernel sends no event for a tree
+        record = self._records.get((worker, generation))
+        if record is None:
+            return TreeGone(worker=worker, generation=generation)
+        while await self._sweep(record):  # noqa: ASYNC110  # the kernel sends no event for a tree
             await asyncio.sleep(_STUCK_LOOK_S)
         return await self._gone(record, 0)
 
     async def _gone(self, record: Record, swept: int) -> TreeGone:
+        last = await asyncio.get_running_loop().run_in_executor(self._proofs, self._forget, record)
         self._records.pop((record.worker, record.generation), None)
-        last = await asyncio.to_thread(tail, Path(record.log))
-        (self._run_dir / f"{record.worker}.json").unlink(missing_ok=True)
         return TreeGone(worker=record.worker, generation=record.generation, swept=swept, log_tail=last)
+
+    def _forget(self, record: Record) -> tuple[str, ...]:
+        """Remove what was kept of a tree that is gone, and return the end of its log. For a thread."""
+        _remove_leaf(record)
+        with suppress(OSError):
+            (self._run_dir / f"{record.worker}.json").unlink(missing_ok=True)
+        return tail(Path(record.log))
 
     async def evidence(self, worker: WorkerName, generation: int) -> Evidence:
         """Return what can be seen of it, within three seconds."""
@@ -161,34 +187,44 @@ class LocalProcesses:
             return Evidence()
         own = os.dup(pidfd)  # the exit may close the other one meanwhile
         try:
-            return await asyncio.to_thread(gather, record.pid, own, Path(record.log))
+            return await asyncio.get_running_loop().run_in_executor(self._witnesses, gather, record, own)
         finally:
             os.close(own)
 
     async def memory(self) -> Mapping[WorkerName, int]:
-        """Return the PSS of every worker's tree in bytes."""
-        return await asyncio.to_thread(_memory, tuple(self._records.values()))
+        """Return the PSS of every worker's tree in bytes. Who asks within 0.1 s of another gets the same reading."""
+        loop = asyncio.get_running_loop()
+        if self._reading is None or loop.time() - self._read_at_s > _SHARED_S:
+            self._read_at_s = loop.time()
+            self._reading = loop.run_in_executor(self._meters, measure, tuple(self._records.values()))
+        return await asyncio.shield(self._reading)
 
     async def memory_of(self, worker: WorkerName) -> int:
         """Return the PSS of one worker's tree in bytes; 0 when nothing of it is left."""
         records = tuple(record for record in self._records.values() if record.worker == worker)
-        return (await asyncio.to_thread(_memory, records)).get(worker, 0)
+        return (await asyncio.get_running_loop().run_in_executor(self._meters, measure, records)).get(worker, 0)
 
     def pid_of(self, worker: WorkerName) -> int:
         """Return the leader's pid of the worker's newest generation, 0 when there is none."""
         return max(((generation, record.pid) for (name, generation), record in self._records.items() if name == worker), default=(0, 0))[1]
 
+    def token_of(self, worker: WorkerName, generation: int) -> str:
+        """Return the token that this generation was given."""
+        return self._records[worker, generation].token
+
+    # --- what an earlier supervisor left ---
+
     def last_generations(self) -> Mapping[str, int]:
         """Return the generation that each record of an earlier supervisor names."""
-        return {record.worker: record.generation for record in self._earlier()}
+        return {record.worker: record.generation for record in survivors.records(self._run_dir)[0]}
 
     async def adopt(self, known: Collection[str]) -> list[Adopted]:
         """Take back every worker of these names that an earlier supervisor left running and whose leader is provably ours."""
         taken = []
-        for record in self._earlier():
+        for record in survivors.records(self._run_dir)[0]:
             if record.worker not in known or record.boot_id != proc.boot_id():
                 continue
-            leader = await asyncio.to_thread(proc.leader, record.pid, record.start_ticks, record.tag)
+            leader = await asyncio.to_thread(survivors.leader, record)
             if leader is None:
                 continue
             try:
@@ -199,22 +235,21 @@ class LocalProcesses:
                 os.close(pidfd)
                 continue
             record.pid, record.start_ticks, record.adopted = leader.pid, leader.start_ticks, True
-            await asyncio.to_thread(self._write, record)
-            key = (record.worker, record.generation)
-            self._records[key], self._pidfds[key] = record, pidfd
-            asyncio.get_running_loop().add_reader(pidfd, self._exited, record, pidfd)
+            with suppress(OSError):  # a full disk: what was written before finds it as well
+                await asyncio.to_thread(record.write, self._run_dir)
+            self._records[record.worker, record.generation] = record
+            self._watch(record, pidfd)
             taken.append(Adopted(worker=record.worker, generation=record.generation, pid=leader.pid, age_s=proc.age_s(leader)))
         return taken
-
-    def token_of(self, worker: WorkerName, generation: int) -> str:
-        """Return the token that this generation was given."""
-        return self._records[worker, generation].token
 
     async def end_survivors(self) -> Mapping[WorkerName, int]:
         """End what an earlier supervisor left running and is provably ours. Returns how many processes of each worker there were. Raises StateError."""
         ended: dict[WorkerName, int] = {}
-        for record in self._earlier():
+        found, unreadable = survivors.records(self._run_dir)
+        self.strangers += unreadable
+        for record in found:
             if record.boot_id == proc.boot_id() and (record.worker, record.generation) not in self._records:
+                self.strangers += await asyncio.to_thread(survivors.stranger, record)
                 self._records[record.worker, record.generation] = record
                 left = await asyncio.to_thread(record.members)
                 if left:
@@ -223,38 +258,20 @@ class LocalProcesses:
                     if isinstance(gone, TreeStuck):
                         pids = ", ".join(map(str, gone.pids))
                         raise StateError(f"processes of an earlier {record.worker} do not die: pid {pids}; start again when the kernel has let them go")
+                _remove_leaf(record)
                 self._records.pop((record.worker, record.generation), None)
+        if self._leaves_in is not None:
+            in_use = {record.cgroup for record in self._records.values()}
+            self.strangers += await asyncio.to_thread(survivors.clear_leaves, self._leaves_in, self._run_dir, in_use)
         return ended
 
-    def _earlier(self) -> list[Record]:
-        found = []
-        for path in sorted(self._run_dir.glob("*.json")):
-            with suppress(msgspec.DecodeError, OSError):  # a record torn by a crash between two writes: what it named was not spawned yet
-                found.append(msgspec.json.decode(path.read_bytes(), type=Record))
-        return found
+
+def _remove_leaf(record: Record) -> None:
+    if record.leaf is not None:
+        record.leaf.kill()  # a shim that failed may still be dying in it
+        record.leaf.remove()
 
 
-def _sweep(record: Record) -> list[int]:
-    """SIGKILL every member of the tree and return who there was. Each is proved to be ours again between its pidfd and the signal."""
-    found = []
-    for member in record.members():
-        try:
-            pidfd = os.pidfd_open(member.pid)
-        except OSError:
-            continue
-        try:
-            again = proc.look(member.pid)
-            if again is not None and again.start_ticks == member.start_ticks:
-                found.append(member.pid)
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        finally:
-            os.close(pidfd)
-    return found
-
-
-def _memory(records: tuple[Record, ...]) -> dict[WorkerName, int]:
-    used: dict[WorkerName, int] = {}
-    for record in records:
-        used[record.worker] = used.get(record.worker, 0) + sum(proc.pss_bytes(member.pid) for member in record.members())
-    return used
+def _send_to_others(record: Record, number: signal.Signals) -> None:
+    """Signal the other members of the group of a leader that is not our child."""
+    send(record, number, skip=(record.pid,), group=record.pid)

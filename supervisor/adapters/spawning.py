@@ -14,22 +14,50 @@ SPAWN_MAX_S: Final = 10.0
 
 # Runs in the child before the worker's own program. Its stderr is the report pipe: whatever it says there is why the spawn failed.
 # The pipe closes at the exec, since the program's stderr is its log; so an empty report means that the program runs.
+# Its names are its own, so that it changes none of the program's environment. It joins the cgroup first, so that nobody is ever born outside;
+# where it cannot, the tree is known by its session and tag.
 _SHIM: Final = """
-log=$1 umask=$2 oom=$3
-umask "$umask" || exit 125
-cd -- "$4" || exit 125
-shift 4
-[ "$oom" = 0 ] || { echo "$oom" > /proc/self/oom_score_adj; } 2>/dev/null
-case $1 in */*) [ -f "$1" ] && [ -x "$1" ];; *) command -v -- "$1" > /dev/null;; esac || { echo "command not found or not executable: $1" >&2; exit 127; }
-exec "$@" >> "$log" 2>&1
+warden_log=$1 warden_umask=$2 warden_oom=$3 warden_leaf=$4 warden_user=$5
+umask "$warden_umask" || exit 125
+[ ! -w "$warden_leaf/cgroup.procs" ] || { echo 0 > "$warden_leaf/cgroup.procs"; } 2>/dev/null
+cd -- "$6" || exit 125
+shift 6
+[ "$warden_oom" = 0 ] || { echo "$warden_oom" > /proc/self/oom_score_adj; } 2>/dev/null
+[ -z "$warden_user" ] || [ "$warden_user" = "$(id -un)" ] || {
+    AS_USER
+}
+LOOK_UP
+exec "$@" >> "$warden_log" 2>&1
 """
 
+# Looked up before: bash runs no EXIT trap after a failed exec, and its message would go to the log.
+_LOOK_UP: Final = """case $1 in */*) [ -f "$1" ] && [ -x "$1" ];; *) command -v -- "$1" > /dev/null;; esac || {
+    echo "command not found or not executable${warden_user:+ for $warden_user}: $1" >&2; exit 127; }"""
 
-def fork(launch: Launch) -> tuple[int, int, int]:
-    """Return the read end of the report pipe, the child's pid and its pidfd. Does nothing that can block: the shim does. Raises OSError or ValueError."""
+# The log is opened before the rights are given up, the command is looked up after: that is who runs it.
+_AS_USER: Final = r"""case $warden_user in *[!A-Za-z0-9._-]*|-*) echo "user \"$warden_user\" is no user's name" >&2; exit 126;; esac
+    [ "$(id -u)" = 0 ] || { echo "user \"$warden_user\" found, but only root can become somebody else: run warden as root, or take it out" >&2; exit 126; }
+    command -v setpriv > /dev/null || { echo "user \"$warden_user\" found, but there is no setpriv to become that user: install util-linux" >&2; exit 126; }
+    warden_group=$(id -g -- "$warden_user" 2>/dev/null) || { echo "there is no user \"$warden_user\" on this machine: add it, or correct user" >&2; exit 126; }
+    eval "warden_home=~$warden_user"
+    export USER="$warden_user" LOGNAME="$warden_user" HOME="${HOME:-$warden_home}" warden_user
+    exec 3>> "$warden_log" || exit 125
+    exec setpriv --reuid="$warden_user" --regid="$warden_group" --init-groups -- /bin/sh -c 'LOOK_UP_AS_USER
+unset warden_user
+exec "$@" >&3 2>&3 3>&-' warden-shim "$@" """
+
+_SCRIPT: Final = _SHIM.replace("AS_USER", _AS_USER).replace("LOOK_UP_AS_USER", _LOOK_UP).replace("LOOK_UP", _LOOK_UP)
+
+
+def fork(launch: Launch, leaf: str) -> tuple[int, int, int]:
+    """Return the read end of the report pipe, the child's pid and its pidfd. Does nothing that can block: the shim does. Raises OSError or ValueError.
+
+    leaf: the folder of the cgroup that it joins; empty for none.
+    """
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
-        argv = ("/bin/sh", "-c", _SHIM, "warden-shim", str(launch.log), launch.umask, str(launch.oom_score_adj), str(launch.cwd), *launch.argv)
+        given = (str(launch.log), launch.umask, str(launch.oom_score_adj), leaf, launch.user, str(launch.cwd))
+        argv = ("/bin/sh", "-c", _SCRIPT, "warden-shim", *given, *launch.argv)
         pid = os.posix_spawn(
             "/bin/sh",
             argv,

@@ -37,7 +37,7 @@ def check(context: Context, file: str | None) -> None:
 
 @click.group()
 def config() -> None:
-    """Look at the configuration that is in force."""
+    """Look at the configuration, and edit it."""
 
 
 @config.command()
@@ -55,3 +55,33 @@ def show(context: Context, *, origin: bool, as_json: bool) -> None:
     for key, value in values.items():
         who = f"   # {loaded.origins.get(key, 'default')}" if origin else ""
         print(f"{key:<{width}} = {value}{who}")
+
+
+@config.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_obj
+def diff(context: Context, *, as_json: bool) -> None:
+    """Say what a reload would change in the running supervisor, and what each change takes. Exit 78 if something is wrong with the file."""
+    changed = context.ask("config.diff", {}, list[str])
+    if as_json:
+        print_json(changed)
+    else:
+        print("\n".join(changed) if changed else "a reload would change nothing")
+
+
+@config.command("set")
+@click.argument("key")
+@click.argument("value")
+@click.pass_obj
+def set_value(context: Context, key: str, value: str) -> None:
+    """Set KEY (watchdog.stall_after) to VALUE (20m) in the file; comments stay. What would not be valid is refused with exit 78, and nothing is written.
+
+    A running supervisor takes the file by itself within seconds.
+    """
+    from supervisor.config.edit import set_key  # its library is for this command alone
+
+    edited = set_key(find(context.config_path, context.environ, Path.cwd()), key, value, context.environ)
+    print("\n".join(edited.changed) if edited.changed else "nothing changed")
+    print(edited.path, file=sys.stderr)
+    if edited.overruled:
+        print(f"{edited.overruled} sets {key} as well, and wins over the file", file=sys.stderr)

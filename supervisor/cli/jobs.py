@@ -169,6 +169,30 @@ def death_certificate(job: JobView) -> list[str]:
 @click.argument("job")
 @_JSON
 @click.pass_obj
+def why(context: Context, job: str, *, as_json: bool) -> None:
+    """Say what a job waits for, or, where it has no result, why: its death certificate."""
+    view = context.ask("jobs.show", {"job": job}, JobView)
+    if as_json:
+        print_json({"job": view.id, "status": view.status, "reason": view.reason, "message": view.message, "position": view.position, "error": view.error})
+        return
+    print("\n".join(_reasons(view)))
+
+
+def _reasons(job: JobView) -> list[str]:
+    if job.error is not None:
+        return [f"{job.id} ({job.kind}) has no result.", *death_certificate(job)]
+    if job.status == "queued":
+        waits = f"{job.id} waits: {job.message or job.reason or 'it is about to be placed'}"
+        order = f"  place    {job.position} in the queue, priority {job.priority} (0 is the most urgent), waiting since {clock(job.created_at)}"
+        return [waits, order, f"  you can  warden jobs cancel {job.id} | warden gpu status | warden jobs watch {job.id}"]
+    where = f"on {job.worker or 'no worker'}, phase {job.phase or '?'}, {job.done:g} of {job.total:g}" if job.completed_at is None else job.message
+    return [f"{job.id} is {job.status}{f': {where}' if where else ''}"]
+
+
+@jobs.command()
+@click.argument("job")
+@_JSON
+@click.pass_obj
 def watch(context: Context, job: str, *, as_json: bool) -> None:
     """Watch a job to its end; exit 1 if it fails or is cancelled. Ctrl-C leaves the job running."""
     ended = _watched(context, job, quiet=as_json)

@@ -9,8 +9,9 @@ from typing import Final
 
 import click
 
-from supervisor.cli.context import Context, Exit
+from supervisor.cli.context import Context, Exit, print_json
 from supervisor.control import Unreachable
+from supervisor.shapes import DumpView
 
 _LOOK_S: Final = 0.5
 
@@ -47,6 +48,23 @@ def stop_worker(context: Context, name: str) -> None:
 def restart(context: Context, name: str) -> None:
     """Give a worker a fresh process: it finishes its job first."""
     _want(context, "workers.restart", name, "leaves, and starts afresh")
+
+
+@workers.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_obj
+def dump(context: Context, name: str, *, as_json: bool) -> None:
+    """Show what a live worker does just now: state, children, device, stacks (also written into its log), its last lines. It works on unharmed."""
+    found = context.ask("workers.dump", {"name": name}, list[DumpView])
+    if as_json:
+        print_json(found)
+        return
+    for one in found:
+        at_work = f", {', '.join(one.jobs)}" if one.jobs else ""
+        print(f"{one.worker}: {one.state}{at_work}, pid {one.pid}, generation {one.generation}", *one.process.split("; "), sep="\n  ")
+        print(f"stacks (also in {one.log}):" if one.stack else "stacks: none, for the process does not answer SIGUSR1")
+        print(*one.stack.splitlines(), f"the last lines of {one.log}:", *(f"  {line}" for line in one.log_tail), sep="\n")
 
 
 @click.command()

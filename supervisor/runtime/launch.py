@@ -16,6 +16,10 @@ _NOT_HANDED_ON: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LIST
 """Of the supervisor's environment: what its own service manager meant for it alone."""
 
 
+_OF_ITS_OWN_USER: Final = ("HOME", "USER", "LOGNAME")
+"""Of the supervisor's environment: what a program that runs as somebody else gets anew."""
+
+
 class Launcher(Struct, frozen=True, kw_only=True):
     """Makes launches. fill replaces {python}, {config_dir}, {state_dir} and {name} in a text."""
 
@@ -29,7 +33,8 @@ class Launcher(Struct, frozen=True, kw_only=True):
     def launch(self, worker: Worker, generation: int, spec: WorkerSpec, device: DeviceId | None) -> Launch:
         """Return the launch of one generation, with a token and a tag that no other has."""
         token, tag = secrets.token_hex(16), secrets.token_hex(8)
-        inherited = {name: value for name, value in self.environ.items() if name not in _NOT_HANDED_ON}
+        withheld = (*_NOT_HANDED_ON, *(_OF_ITS_OWN_USER if spec.user else ()))
+        inherited = {name: value for name, value in self.environ.items() if name not in withheld}
         own = {name: self.fill(value, worker.name) for name, value in spec.env.items()}
         given = {
             "WARDEN_ENDPOINT": self.endpoint,
@@ -54,4 +59,5 @@ class Launcher(Struct, frozen=True, kw_only=True):
             log=self.log_dir / "workers" / f"{worker.name}.log",
             umask=spec.umask,
             oom_score_adj=spec.oom_score_adj,
+            user=spec.user,
         )

@@ -35,11 +35,18 @@ class Loop:
         self._inbox.append(event)
         self._posted.set()
 
+    def begin(self, event: AnyEvent) -> None:
+        """Put the first event before all that came in while the doors were opened: what runs already must be known before anything is started."""
+        self._inbox.appendleft(event)
+        self._posted.set()
+
     def change_limits(self, limits: Limits, *, generation: int, changed: tuple[str, ...]) -> None:
         """Decide by these limits from the next event on; a model that they lack is kept for as long as one of its workers is there."""
         previous = self.limits
         self.limits = effective(limits, previous, self.fleet)
-        self.post(ConfigChanged(previous=previous, generation=generation, changed=changed))
+        # Before what waits: no event is decided by limits that the fleet was not brought to.
+        self._inbox.appendleft(ConfigChanged(previous=previous, generation=generation, changed=changed))
+        self._posted.set()
 
     def leave(self) -> None:
         """Make `run` return after this turn."""

@@ -16,13 +16,13 @@ from msgspec import Struct
 from supervisor.core.actions import Reply
 from supervisor.core.events import AnyEvent, CancelRequested, JobSubmitted, ShutdownRequested, WantedChanged
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import Fleet, Job, JobId, JobStatus, WorkerName
+from supervisor.core.model import Evidence, Fleet, Job, JobId, JobStatus, WorkerName
 from supervisor.errors import StoreError
 from supervisor.runtime import views
 from supervisor.runtime.carried import cannot_carry
 from supervisor.runtime.ports import JobFiles, JobStore
 from supervisor.runtime.requests import JobArgs, ListArgs, NoArgs, Rejected, StopArgs, SubmitArgs, WorkersArgs
-from supervisor.shapes import Intervention, JobView, MemoryView, StatusView, SupervisorView
+from supervisor.shapes import DumpView, Intervention, JobView, MemoryView, StatusView, SupervisorView
 
 ANSWER_MAX_S: Final = 8.0
 """Below the client's own deadline, so that it hears a reason and not silence."""
@@ -60,6 +60,7 @@ class About(Struct, frozen=True, kw_only=True):
     dropped: Callable[[], int]
     interventions: Callable[[], list[Intervention]]
     settings: "Settings"
+    evidence: Callable[[WorkerName, int], Awaitable[Evidence]]
 
 
 class Operations:
@@ -85,6 +86,7 @@ class Operations:
             "workers.start": (WorkersArgs, self._start),
             "workers.stop": (WorkersArgs, self._stop_workers),
             "workers.restart": (WorkersArgs, self._restart),
+            "workers.dump": (WorkersArgs, self._dump),
             "reload": (NoArgs, self._reload),
             "config.diff": (NoArgs, self._diff),
             "stop": (StopArgs, self._stop),
@@ -236,6 +238,19 @@ class Operations:
 
     async def _restart(self, args: WorkersArgs) -> list[str]:
         return await self._want(args.name, "up", restart=True)
+
+    async def _dump(self, args: WorkersArgs) -> list[DumpView]:
+        """Look at every live process of the name at once; one whose end comes before that is left out."""
+        fleet = self._fleet()
+        named = [fleet.workers[name] for name in self._named(args.name)]
+        there = [worker for worker in named if worker.process is not None and worker.process.pid is not None]
+        seen = await asyncio.gather(*(self._about.evidence(worker.name, worker.generation) for worker in there))
+        logs = Path(self._limits().supervisor.log_dir) / "workers"
+        found = [views.dump_view(worker, evidence, logs / f"{worker.name}.log") for worker, evidence in zip(there, seen, strict=True) if evidence.process]
+        if not found:
+            gone = ", ".join(f"{worker.name} is {worker.state}" for worker in named)
+            raise Rejected("failed", f"there is no process to look at: {gone}; see warden status, or start it with: warden workers start {args.name}")
+        return found
 
     async def _reload(self, _args: NoArgs) -> list[str]:
         return _unless_wrong(*self._about.settings.reload())

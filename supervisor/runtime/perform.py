@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Final, Protocol, assert_never
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from supervisor.core import actions as act
 from supervisor.core.announcements import LEVELS
@@ -17,6 +18,7 @@ from supervisor.core.events import (
     EvidenceGathered,
     LevelMeasured,
     MemoryMeasured,
+    NoteHeard,
     ReleaseMeasured,
     SaveFailed,
     SpawnFailed,
@@ -24,10 +26,11 @@ from supervisor.core.events import (
     WorkerSpawned,
 )
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import Fleet, Lease, LeaseId, WorkerName
+from supervisor.core.model import Evidence, Fleet, Lease, LeaseId, Worker, WorkerName
 from supervisor.errors import StoreError
+from supervisor.runtime import views
 from supervisor.runtime.launch import Launcher
-from supervisor.runtime.ports import Channel, Device, DeviceError, JobFiles, JobStore, Processes, SpawnError
+from supervisor.runtime.ports import Channel, Device, DeviceError, JobFiles, JobStore, Processes, Programs, SpawnError
 from supervisor.shapes import Intervention
 
 RELEASE_MAX_S: Final = 10.0
@@ -48,6 +51,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     """The outside, as `app` chose it. answer gives a Reply to whoever asked; available_bytes reads the machine's memory."""
 
     processes: Processes
+    programs: Programs
     channel: Channel
     device: Device
     store: JobStore
@@ -90,6 +94,15 @@ class Performer:
         for action in decision.actions:
             self._one(action)
 
+    def watch_adopted(self, name: WorkerName, generation: int) -> None:
+        """Watch a program again that an earlier supervisor started."""
+        worker = self._fleet().workers.get(name)
+        try:
+            if worker is not None:
+                self._watch(worker, generation, adopted=True)
+        except SpawnError as error:
+            self._post(NoteHeard(worker=name, generation=generation, level="error", text=f"what it shows cannot be seen: {error}"))
+
     async def finish(self) -> None:
         """Wait for what is under way, but not for ever: at the end of the supervisor."""
         if self._tasks:
@@ -115,7 +128,7 @@ class Performer:
             case act.Spawn():
                 self._start(self._spawn(action))
             case act.Terminate():
-                ports.processes.terminate(action.worker, action.generation)
+                ports.processes.terminate(action.worker, action.generation, action.signal)
             case act.Kill():
                 self._start(ports.processes.kill(action.worker, action.generation))
             case act.ProveGone():
@@ -187,21 +200,39 @@ class Performer:
         launch = self._ports.launcher.launch(worker, action.generation, spec, action.device)
         self._ports.channel.expect(action.worker, action.generation, launch.token)
         try:
+            launch = replace(launch, env={**launch.env, **self._watch(worker, action.generation)})
             pid = await self._ports.processes.spawn(launch)
         except SpawnError as error:
+            self._ports.programs.end(action.worker, action.generation)
             self._post(SpawnFailed(worker=action.worker, generation=action.generation, detail=str(error)))
         else:
             self._post(WorkerSpawned(worker=action.worker, generation=action.generation, pid=pid))
 
+    def _watch(self, worker: Worker, generation: int, *, adopted: bool = False) -> Mapping[str, str]:
+        """Watch what a program shows. Returns what it needs for that in its environment. Raises SpawnError."""
+        launcher, spec = self._ports.launcher, self._limits().workers[worker.model]
+        log = launcher.log_dir / "workers" / f"{worker.name}.log"
+        _, is_file, path = spec.progress.partition("file:")
+        file = launcher.config_dir / launcher.fill(path, worker.name) if is_file else None
+        return self._ports.programs.begin(worker.name, generation, spec, log=log, file=file, adopted=adopted)
+
     async def _prove_gone(self, action: act.ProveGone) -> None:
         proof = await self._ports.processes.prove_gone(action.worker, action.generation, action.within_s)
         self._post(proof)
-        if isinstance(proof, TreeStuck):
+        if not isinstance(proof, TreeStuck):
+            self._ports.programs.end(action.worker, action.generation)
+        else:
             self._post(await self._ports.processes.wait_gone(action.worker, action.generation))
 
     async def _gather(self, action: act.GatherEvidence) -> None:
-        evidence = await self._ports.processes.evidence(action.worker, action.generation)
+        evidence = await self.evidence(action.worker, action.generation)
         self._post(EvidenceGathered(worker=action.worker, generation=action.generation, evidence=evidence))
+
+    async def evidence(self, worker: WorkerName, generation: int) -> Evidence:
+        """Return what can be seen of a process, and what its worker holds, within three seconds; empty where there is no process."""
+        seen = await self._ports.processes.evidence(worker, generation)
+        held = views.holdings(self._fleet(), worker)
+        return replace(seen, process="; ".join((seen.process, *held))) if seen.process else seen
 
     async def _send_job(self, action: act.SendJob) -> None:
         await self._level(action, "before")

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendResync, SendStored, SendWelcome
 from supervisor.core.events import AnyEvent, TreeGone, TreeStuck
-from supervisor.core.limits import Limits
+from supervisor.core.limits import Limits, WorkerSpec
 from supervisor.core.model import DeviceId, DeviceSample, Evidence, Fleet, Job, JobId, Lease, WorkerName
 
 ToWorker = SendCancel | SendDrain | SendJob | SendResync | SendStored | SendWelcome
@@ -35,6 +35,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     log: Path
     umask: str
     oom_score_adj: int
+    user: str = ""
 
 
 class Processes(Protocol):
@@ -44,8 +45,8 @@ class Processes(Protocol):
         """Start it and return the pid, once its own program runs. Raises SpawnError. Its exit comes as a WorkerExited event."""
         ...
 
-    def terminate(self, worker: WorkerName, generation: int) -> None:
-        """SIGTERM, then SIGCONT, to its group."""
+    def terminate(self, worker: WorkerName, generation: int, name: str = "TERM") -> None:
+        """Send the signal of this name, then SIGCONT, to its group."""
         ...
 
     async def kill(self, worker: WorkerName, generation: int) -> None:
@@ -70,6 +71,18 @@ class Processes(Protocol):
 
     async def memory_of(self, worker: WorkerName) -> int:
         """Return the PSS of one worker's tree in bytes; 0 when nothing of it is left."""
+        ...
+
+
+class Programs(Protocol):
+    """What programs without the SDK show: by sd_notify, by their output, by a file. It comes as ProgramSeen events."""
+
+    def begin(self, worker: WorkerName, generation: int, spec: WorkerSpec, *, log: Path, file: Path | None = None, adopted: bool = False) -> Mapping[str, str]:
+        """Watch a generation that is about to start, or was taken back. Returns what to add to its environment. Raises SpawnError."""
+        ...
+
+    def end(self, worker: WorkerName, generation: int) -> None:
+        """Forget a generation that is gone, or never came to be."""
         ...
 
 

@@ -8,22 +8,35 @@ from typing import Final
 from supervisor.core.actions import Decision
 from supervisor.core.decide import look
 from supervisor.core.events import AnyEvent, Tick
+from supervisor.core.health import clocks
+from supervisor.core.limits import Limits
 from supervisor.core.model import Fleet
 
 TICK_S: Final = 1.0
 PING_EVERY_S: Final = 5.0
+_AFTER_S: Final = 0.01
+"""So much after the expiry: a clock that is exactly at its limit has not expired."""
 _LAG_S: Final = 0.5
 """A tick that comes later than this by more shows that the supervisor itself was held up; less is ordinary scheduling."""
 
 
 class Ticker:
-    """Ticks once a second, says how late it was, and starts the readings. lag_s is the last tick's."""
+    """Ticks once a second and when a clock expires, says how late it was, and starts the readings. lag_s is the last regular tick's."""
 
-    def __init__(self, *, post: Callable[[AnyEvent], None], fleet: Callable[[], Fleet], perform: Callable[[Decision], None], ping: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        post: Callable[[AnyEvent], None],
+        fleet: Callable[[], Fleet],
+        limits: Callable[[], Limits],
+        perform: Callable[[Decision], None],
+        ping: Callable[[], None],
+    ) -> None:
         """Tick into `post`."""
         self.lag_s = 0.0
         self._post = post
         self._fleet = fleet
+        self._limits = limits
         self._perform = perform
         self._ping = ping
         self._due_s = time.monotonic() + TICK_S
@@ -46,6 +59,7 @@ class Ticker:
             now_s = time.monotonic()
             self.lag_s = max(0.0, now_s - asked_s - TICK_S)
             self.tick()
+            self._tick_at_expiry(now_s)
             if now_s - looked_s >= look_every_s() - TICK_S / 2:
                 looked_s = now_s
                 fleet = self._fleet()
@@ -53,3 +67,15 @@ class Ticker:
             if now_s - pinged_s >= PING_EVERY_S:
                 pinged_s = now_s
                 self._ping()
+
+    def _tick_at_expiry(self, now_s: float) -> None:
+        """Tick once more where a clock expires before the next regular tick: a limit of two seconds is then judged after two seconds, not after three."""
+        fleet, limits = self._fleet(), self._limits()
+        left_s = [
+            -clock.over_s(now_s)
+            for worker in fleet.workers.values()
+            if worker.process is not None
+            for clock in clocks(worker, fleet.jobs, limits.workers[worker.model])
+        ]
+        if any(0.0 <= left < TICK_S for left in left_s):
+            asyncio.get_running_loop().call_later(min(left for left in left_s if left >= 0.0) + _AFTER_S, self.tick)

@@ -8,11 +8,27 @@ from supervisor.core.gpu import leases_on
 from supervisor.core.health import clocks
 from supervisor.core.jobs import aged_priority, in_order
 from supervisor.core.limits import Limits
-from supervisor.core.model import AT_WORK, Device, Fleet, Handover, Job, JobId, JobStatus, LeaseState, Reason, Wanted, Worker, WorkerState
+from supervisor.core.model import (
+    AT_WORK,
+    Device,
+    Evidence,
+    Fleet,
+    Handover,
+    Job,
+    JobId,
+    JobStatus,
+    LeaseState,
+    Reason,
+    Wanted,
+    Worker,
+    WorkerName,
+    WorkerState,
+)
 from supervisor.shapes import (
     CancelView,
     ClockView,
     DeviceView,
+    DumpView,
     ErrorView,
     HandoverView,
     HolderView,
@@ -20,6 +36,7 @@ from supervisor.shapes import (
     WaiterView,
     WorkerView,
 )
+from supervisor.units import format_size
 
 
 def instant(wall_s: float | None) -> str | None:
@@ -127,6 +144,34 @@ def _next_action(worker: Worker, fleet: Fleet, limits: Limits, now_s: float) -> 
             return "starts when a job comes"
         case _:
             return ""
+
+
+def holdings(fleet: Fleet, worker: WorkerName) -> list[str]:
+    """Return what a worker holds of each device, in words, by the last reading."""
+    found = []
+    for device in fleet.devices.values():
+        used = {holding.worker: holding.used_bytes for holding in device.sample.holdings} if device.sample else {}
+        lease = fleet.lease_of(worker)
+        if worker in used or (lease is not None and lease.device == device.id):
+            right = f", lease {lease.id} fence {lease.fence} is {lease.state}" if lease is not None and lease.device == device.id else ", without a lease"
+            found.append(f"holds {format_size(used[worker]) if worker in used else 'nothing yet'} of {device.name}{right}")
+    return found
+
+
+def dump_view(worker: Worker, evidence: Evidence, log: Path) -> DumpView:
+    """Return what was seen of one live worker. log: its file, where the stacks stand as well."""
+    process = worker.process
+    return DumpView(
+        worker=worker.name,
+        pid=process.pid if process else None,
+        generation=worker.generation,
+        state=worker.state,
+        jobs=list(worker.jobs),
+        process=evidence.process,
+        stack=evidence.stack,
+        log_tail=list(evidence.log_tail),
+        log=str(log),
+    )
 
 
 def device_view(device: Device, *, fleet: Fleet, limits: Limits, now_s: float) -> DeviceView:

@@ -5,69 +5,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
-import pytest_asyncio
 
 from supervisor.adapters import proc
-from supervisor.adapters.processes import LocalProcesses, Record
-from supervisor.core.events import TreeGone, WorkerExited
+from supervisor.adapters.processes import LocalProcesses
+from supervisor.adapters.trees import Record
+from supervisor.core.events import TreeGone
 from supervisor.core.model import Exit, WorkerName
-from supervisor.runtime.ports import Launch, SpawnError
+from supervisor.runtime.ports import SpawnError
+from tests.support.kept import NAME, WITHIN_S, Kept
 from tests.support.live import alive
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
-
-NAME = WorkerName("tool-0")
-WITHIN_S = 20
-
-
-class Kept:
-    """The processes of one test, and their exits as they come."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.exits: asyncio.Queue[WorkerExited] = asyncio.Queue()
-        (folder / "run").mkdir(exist_ok=True)
-        self.processes = LocalProcesses(run_dir=folder / "run", post=self.exits.put_nowait)
-        self.pids: list[int] = []
-
-    def launch(self, *argv: str, generation: int = 1, log: str = "tool.log", env: dict[str, str] | None = None) -> Launch:
-        return Launch(
-            worker=NAME,
-            generation=generation,
-            token="t",
-            tag=f"tag-{os.getpid()}-{generation}",
-            argv=argv,
-            env={"PATH": os.environ["PATH"], "WARDEN_TAG": f"tag-{os.getpid()}-{generation}", **(env or {})},
-            cwd=self.folder,
-            log=self.folder / log,
-            umask="0077",
-            oom_score_adj=0,
-        )
-
-    async def spawn(self, *argv: str, generation: int = 1) -> int:
-        self.pids.append(await self.processes.spawn(self.launch(*argv, generation=generation)))
-        return self.pids[-1]
-
-    async def exit(self) -> Exit:
-        async with asyncio.timeout(WITHIN_S):
-            return (await self.exits.get()).exit
-
-
-@pytest_asyncio.fixture
-async def kept(tmp_path: Path) -> AsyncIterator[Kept]:
-    one = Kept(tmp_path)
-    yield one
-    for generation in range(1, 10):
-        await one.processes.kill(NAME, generation)
-        await one.processes.prove_gone(NAME, generation, WITHIN_S)
-    async with asyncio.timeout(WITHIN_S):
-        while one.processes._pidfds:
-            await one.exits.get()
 
 
 async def test_a_process_leads_a_session_and_writes_into_its_own_log(kept: Kept) -> None:
@@ -218,7 +170,7 @@ async def test_evidence_of_a_process_that_would_die_of_the_signal_asks_for_none(
 
 async def test_what_an_earlier_supervisor_left_is_ended_and_its_generation_is_remembered(kept: Kept) -> None:
     pid = await kept.spawn("sh", "-c", "setsid sleep 60 & sleep 60", generation=4)
-    later = LocalProcesses(run_dir=kept.folder / "run", post=lambda _event: None)
+    later = kept.later()
 
     assert later.last_generations() == {"tool-0": 4}
     assert (await later.end_survivors())[NAME] >= 1

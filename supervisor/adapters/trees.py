@@ -1,0 +1,110 @@
+"""One generation's process tree: what is written down of it, who lives of it, its end, what it uses. For threads: a look at /proc takes milliseconds."""
+
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from supervisor.adapters import proc
+from supervisor.adapters.cgroups import Leaf
+from supervisor.core.model import WorkerName
+
+_KNOWN_MAX: Final = 10_000
+
+
+class Record(Struct, kw_only=True):
+    """One generation, written down before it is spawned and completed after: what a later supervisor needs to prove that a process is ours."""
+
+    worker: WorkerName
+    generation: int
+    token: str
+    tag: str
+    log: str
+    boot_id: str
+    pid: int = 0
+    start_ticks: int = 0
+    cgroup: str = ""  # the leaf that it was born in; empty where none could be made
+    adopted: bool = False
+    known: dict[int, int] = msgspec.field(default_factory=dict)  # members of the last looks: pid -> start ticks
+
+    @property
+    def leaf(self) -> Leaf | None:
+        """Return its cgroup. None as well where the record names a folder that no supervisor would have made for it."""
+        path = Path(self.cgroup)
+        ours = path.name.startswith("warden-") and path.name.endswith(f"-{self.worker}-{self.generation}")
+        return Leaf(path) if self.cgroup and ours else None
+
+    @property
+    def tree(self) -> proc.Tree:
+        """Return what tells its processes from others where there is no cgroup."""
+        return proc.Tree(self.pid, self.start_ticks, self.tag, self.known)
+
+    def members(self) -> list[proc.Seen]:
+        """Return who lives of it: in its cgroup, and by session, tag and descent."""
+        found = proc.trees([self.tree])[0]
+        outside = {member.pid for member in found}
+        inside = self.leaf.pids() if self.leaf else []
+        return found + [seen for pid in inside if pid not in outside and (seen := proc.look(pid)) is not None and seen.state not in "ZX"]
+
+    def write(self, run_dir: Path) -> None:
+        """Write it whole or not at all. Raises OSError. Not fsynced: only our own death has to be survived, and a reboot ends the process as well."""
+        path = run_dir / f"{self.worker}.json"
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(msgspec.json.encode(self))
+        partial.replace(path)
+
+
+def sweep(record: Record) -> list[int]:
+    """SIGKILL every member of the tree and return who there was. An empty answer is the proof that nobody is left.
+
+    The cgroup is killed by one call of the kernel, those born meanwhile included; who is outside of it is proved to be ours again between pidfd and signal.
+    """
+    leaf = record.leaf
+    inside = leaf.pids() if leaf is not None else []
+    if leaf is not None and (inside or not leaf.empty()):
+        leaf.kill()
+    outside = send(record, signal.SIGKILL, skip=inside)
+    found = sorted({*inside, *outside})
+    return found or ([record.pid] if leaf is not None and not leaf.empty() else [])
+
+
+def send(record: Record, number: signal.Signals, *, skip: Sequence[int] = (), group: int = 0) -> list[int]:
+    """Signal every member of the tree (group: only those of this process group) and return who there was. Each is proved again after its pidfd was opened."""
+    found = []
+    for member in proc.trees([record.tree])[0]:
+        if member.pid in skip or (group and member.group != group):
+            continue
+        try:
+            pidfd = os.pidfd_open(member.pid)
+        except OSError:
+            continue
+        try:
+            again = proc.look(member.pid)
+            if again is not None and again.start_ticks == member.start_ticks:
+                found.append(member.pid)
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)
+    return found
+
+
+def measure(records: Sequence[Record]) -> dict[WorkerName, int]:
+    """Return the PSS of each worker's trees in bytes. Where there are cgroups nobody else is looked at; for all others there is one pass over the machine."""
+    used: dict[WorkerName, int] = {record.worker: 0 for record in records}
+    scanned = []
+    for record in records:
+        inside = record.leaf.pids() if record.leaf is not None else []
+        if inside:
+            used[record.worker] += sum(map(proc.pss_bytes, inside))
+        elif record.pid:
+            scanned.append(record)
+    for record, members in zip(scanned, proc.trees([record.tree for record in scanned]) if scanned else [], strict=True):
+        record.known = {member.pid: member.start_ticks for member in members[:_KNOWN_MAX]}
+        used[record.worker] += sum(proc.pss_bytes(member.pid) for member in members)
+    return used

@@ -1,0 +1,88 @@
+"""Every worker gets a fresh process each recycle_after: idle ones at once, busy ones at a checkpoint, and nothing of their work is lost."""
+
+import pytest
+
+from tests.support.live import FAKE, ONE_WORKER, MakeLive, alive
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+SOON = '[watchdog]\nrecycle_after = "2s"\nstop_grace = "5s"\n'
+
+
+def test_an_idle_worker_is_renewed(live: MakeLive) -> None:
+    warden = live(SOON + ONE_WORKER + 'gpu = "1GiB"\n')
+    first = warden.wait_for_event("worker_spawned", worker="sam-0")["pid"]
+
+    recycled = warden.wait_for_event("worker_recycled", worker="sam-0")
+    second = warden.wait_for_event("worker_spawned", worker="sam-0", generation=2)["pid"]
+
+    assert "recycle_after is 2s" in recycled["reason"]
+    assert second != first
+    assert not alive(first)
+    assert warden.holds(lambda: warden.worker("sam-0").state == "ready")
+    view = warden.worker("sam-0")
+    assert view.restarts["recycle"] >= 1
+    assert "crash" not in view.restarts
+    fences = [event["fence"] for event in warden.seen("lease_granted", worker="sam-0")]
+    assert fences == sorted(set(fences)), "a fresh process has a fresh lease"
+    (holder,) = warden.status().devices[0].holders
+    assert holder.fence == fences[-1]
+
+
+def test_a_job_with_checkpoints_goes_on_in_the_fresh_process_under_its_own_id(live: MakeLive) -> None:
+    warden = live(SOON + ONE_WORKER)
+    name = warden.submit(steps=100, step_s=0.05, checkpoint=True)
+
+    job = warden.wait_for_job(name)
+
+    recycles = len(warden.seen("worker_recycled", worker="sam-0"))
+    assert recycles >= 1
+    assert job.status == "completed"
+    assert job.result["counted"] == 100
+    assert job.result["from"] > 20, "it went on where it was, it did not start anew"
+    assert len(warden.seen("job_completed", job=name)) == 1
+    assert len(warden.seen("job_returned", job=name)) == job.attempt - 1 >= 1
+    assert not warden.seen("worker_killed")
+
+
+def test_a_job_without_checkpoints_is_waited_for(live: MakeLive) -> None:
+    warden = live(SOON + ONE_WORKER)
+    name = warden.submit(steps=80, step_s=0.05)
+
+    job = warden.wait_for_job(name)
+
+    assert (job.status, job.attempt, job.result["from"]) == ("completed", 1, 0)
+    drained = warden.wait_for_event("worker_draining", worker="sam-0")
+    assert drained["timestamp"] < warden.seen("job_completed", job=name)[0]["timestamp"], "it was due while the job ran"
+    warden.wait_for_event("worker_recycled", worker="sam-0")
+
+
+def test_a_job_that_comes_to_no_boundary_is_returned_after_recycle_wait(live: MakeLive) -> None:
+    warden = live(SOON.replace('"2s"', '"4s"') + 'recycle_wait = "1s"\n' + ONE_WORKER)
+    name = warden.submit(steps=120, step_s=0.05)
+    warden.wait_for_event("job_returned", job=name)
+
+    config = warden.folder / "supervisor.toml"
+    config.write_text(config.read_text().replace('"4s"', '"60m"'))
+    job = warden.wait_for_job(name)
+
+    assert (job.status, job.attempt, job.result["from"]) == ("completed", 2, 0)
+    assert any("no boundary came within recycle_wait" in event["reason"] for event in warden.seen("worker_stopping", worker="sam-0"))
+    assert warden.seen("worker_recycled", worker="sam-0")
+
+
+def test_replicas_leave_one_after_the_other(live: MakeLive) -> None:
+    warden = live(SOON + f'[workers.sam]\n{FAKE}\nserves = ["demo.count"]\nreplicas = 2\n')
+
+    for number in (0, 1):
+        warden.wait_for_event("worker_spawned", worker=f"sam-{number}", generation=3)
+
+    away: set[str] = set()
+    settled: set[str] = set()
+    for event in warden.events:
+        if event["event"] == "worker_ready":
+            settled.add(event["worker"])
+            away.discard(event["worker"])
+        elif event["event"] == "worker_draining" and len(settled) == 2:
+            away.add(event["worker"])
+            assert len(away) == 1, f"both are away at {event['timestamp']}"

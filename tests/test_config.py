@@ -36,7 +36,7 @@ BAD_FILES = {
     "unknown table": (HEAD + "[watchdgo]\n", "supervisor.toml:2: [watchdgo]: unknown table; did you mean [watchdog]?"),
     "unknown table, like none": (
         HEAD + "[zzz]\n",
-        ("supervisor.toml:2: [zzz]: unknown table; there are [supervisor], [watchdog], [memory], [gpu], [jobs], [workers], [api], [notify], [schedules]"),
+        ("supervisor.toml:2: [zzz]: unknown table; there are [supervisor], [watchdog], [memory], [gpu], [jobs], [notify], [workers], [api], [schedules]"),
     ),
     "unknown key": (HEAD + '[watchdog]\nstal_after = "5m"\n', 'supervisor.toml:3: watchdog.stal_after: unknown key; did you mean "stall_after"?'),
     "unknown key, like none": (
@@ -108,9 +108,71 @@ BAD_FILES = {
         HEAD + '[jobs]\nbackend = "celery"\n',
         'supervisor.toml:3: jobs.backend = "celery" is not offered by this release yet: it offers "memory" or "sqlite"',
     ),
-    "progress of a later release": (
-        HEAD + WORKER + 'progress = "file:out.json"\n',
-        'supervisor.toml:4: workers.sam.progress = "file:out.json" is not offered by this release yet: it offers "sdk" or "none"',
+    "no source of progress": (
+        HEAD + WORKER + 'progress = "stdout"\n',
+        (
+            'supervisor.toml:4: workers.sam.progress = "stdout" must be "sdk", "notify", "output", "none" or "file:PATH", '
+            'such as "file:{state_dir}/progress.json"'
+        ),
+    ),
+    "progress of a file without a name": (
+        HEAD + WORKER + 'progress = "file:"\n',
+        (
+            'supervisor.toml:4: workers.sam.progress = "file:" must be "sdk", "notify", "output", "none" or "file:PATH", '
+            'such as "file:{state_dir}/progress.json"'
+        ),
+    ),
+    "progress of a file nowhere": (
+        HEAD + WORKER + 'progress = "file:{stat_dir}/x"\n',
+        'supervisor.toml:4: workers.sam.progress = "file:{stat_dir}/x" has the unknown placeholder {stat_dir}: did you mean {state_dir}?',
+    ),
+    "jobs for a program": (
+        HEAD + WORKER + 'serves = ["x"]\nprogress = "output"\n',
+        'supervisor.toml:5: workers.sam.progress = "output" must be "sdk" for a worker that serves jobs: they reach it through the SDK',
+    ),
+    "phase with a bare number": (
+        HEAD + WORKER + '[workers.sam.phases]\ntrain = "1h"\n"check data set" = 60\n',
+        (
+            'supervisor.toml:6: workers.sam.phases.check data set = 60 must be a duration with its unit, such as "90s", "10m" or "1h30m", '
+            'found a bare number: write "60s" if seconds are meant'
+        ),
+    ),
+    "phases as a word": (
+        HEAD + WORKER + 'phases = "30m"\n',
+        'supervisor.toml:4: workers.sam.phases = "30m" must be a table of durations, such as { "validate" = "30m" }, found a string',
+    ),
+    "phase of no length": (
+        HEAD + WORKER + 'phases = { validate = "0s" }\n',
+        'supervisor.toml:4: workers.sam.phases: the limit of "validate" must be above zero',
+    ),
+    "after nobody": (HEAD + WORKER + 'after = ["cache"]\n', 'supervisor.toml:4: workers.sam.after: "cache" is no [workers.cache]'),
+    "after itself": (HEAD + WORKER + 'after = ["sam"]\n', "supervisor.toml:4: workers.sam.after: goes round in a circle: it would wait for itself"),
+    "after one that comes and goes": (
+        HEAD + WORKER + 'after = ["b"]\n[workers.b]\ncommand = ["b"]\nserves = ["x"]\nresident = false\n',
+        'supervisor.toml:4: workers.sam.after: "b" is not resident, so it is ready only while it has work',
+    ),
+    "after the other holder": (
+        HEAD + WORKER + 'after = ["b"]\ngpu = "1GiB"\n[workers.b]\ncommand = ["b"]\ngpu = "1GiB"\n',
+        'supervisor.toml:4: workers.sam.after: "b" needs the device as well, and one of them has to leave it for the other',
+    ),
+    "no signal": (
+        HEAD + WORKER + 'progress = "none"\nstop_signal = "SIGINT"\n',
+        'supervisor.toml:5: workers.sam.stop_signal = "SIGINT" must be one of TERM, INT, HUP, QUIT, USR1, USR2',
+    ),
+    "another signal for a worker of the SDK": (
+        HEAD + WORKER + 'stop_signal = "INT"\n',
+        'supervisor.toml:4: workers.sam.stop_signal = "INT" must be "TERM" for a worker of the SDK: that is what it saves its work by',
+    ),
+    "another user for a worker of the SDK": (
+        HEAD + WORKER + 'user = "nobody"\n',
+        (
+            'supervisor.toml:4: workers.sam.user = "nobody" is for programs with progress "none", "output" or "file:": '
+            "the sockets lie in a folder that is private to Warden's own user"
+        ),
+    ),
+    "no policy after a crash": (
+        HEAD + '[supervisor]\non_crash = "keep"\n',
+        'supervisor.toml:3: supervisor.on_crash = "keep" must be "adopt" or "kill"',
     ),
     "table as value": (HEAD + "gpu = 3\n", "supervisor.toml:2: gpu must be a table, found a whole number: write it as [gpu] with its keys below"),
     "worker as value": (

@@ -150,6 +150,9 @@ class _Draft:
             fields["command"] = (str(folder / program), *fields["command"][1:])
         if "cwd" in fields and not fields["cwd"].startswith(("/", "{")):
             fields["cwd"] = str(folder / fields["cwd"])
+        source, _, path_shown = fields.get("progress", "").partition(":")
+        if path_shown and not path_shown.startswith(("/", "{")):
+            fields["progress"] = f"{source}:{folder / path_shown}"
         return WorkerSpec(**fields, watchdog=structs.replace(watchdog, **self._fields(Watchdog, path, table)))
 
     def check_rules(self, limits: Limits) -> None:

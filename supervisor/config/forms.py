@@ -11,7 +11,6 @@ from typing import Final
 import tomli
 from msgspec import Struct
 
-from supervisor.config.placeholders import unknown_placeholders
 from supervisor.config.source import KeyPath
 from supervisor.units import DURATION_FORM, SIZE_FORM, parse_duration, parse_size
 
@@ -98,23 +97,25 @@ def suggestion(found: str, known: list[str]) -> str:
     return close[0] if close else ""
 
 
-def _must_be(expected: str, value: object, wanted: type) -> FormError:
+def must_be(expected: str, value: object, wanted: type) -> FormError:
     """Return the error; it says what kind was found when that is the trouble."""
     return FormError(f"must be {expected}" + ("" if type(value) is wanted else f", found {kind_of(value)}"), value)
 
 
-def _text(value: object, expected: str = "a string") -> str:
+def read_text(value: object, expected: str = "a string") -> str:
+    """Return a string. Raises FormError for another kind, or with a NUL in it."""
     if not isinstance(value, str):
-        raise _must_be(expected, value, str)
+        raise must_be(expected, value, str)
     if "\0" in value:
         raise FormError("must not hold a NUL character: take it out", value)
     return value
 
 
-def _read_duration(value: object) -> float:
+def read_duration(value: object) -> float:
+    """Return seconds. Raises FormError for a bare number or another form."""
     if type(value) in {int, float}:
         raise FormError(f'must be {DURATION_FORM}, found a bare number: write "{value}s" if seconds are meant', value)
-    text = _text(value, DURATION_FORM)
+    text = read_text(value, DURATION_FORM)
     try:
         return parse_duration(text)
     except ValueError as error:
@@ -124,7 +125,7 @@ def _read_duration(value: object) -> float:
 def _read_size(value: object) -> int:
     if type(value) in {int, float}:
         raise FormError(f'must be {SIZE_FORM}, found a bare number: write "{value}B" if bytes are meant', value)
-    text = _text(value, SIZE_FORM)
+    text = read_text(value, SIZE_FORM)
     try:
         return parse_size(text)
     except ValueError as error:
@@ -133,7 +134,7 @@ def _read_size(value: object) -> int:
 
 def _read_count(value: object) -> int:
     if type(value) is not int:
-        raise _must_be("a whole number, such as 2", value, int)
+        raise must_be("a whole number, such as 2", value, int)
     if abs(value) > 10**9:  # far above every count there is, and inside what SQLite and the kernel take
         raise FormError("must be at most 1000000000", value)
     return value
@@ -150,12 +151,13 @@ def _read_switch(value: object) -> bool:
     if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
         raise FormError(f"must be true or false, found a string: write {'true' if value.lower() in _TRUE else 'false'} without quotes", value)
     if not isinstance(value, bool):
-        raise _must_be("true or false", value, bool)
+        raise must_be("true or false", value, bool)
     return value
 
 
-def _read_path(value: object) -> str:
-    text = _text(value, "a path")
+def read_path(value: object) -> str:
+    """Return a path as it is written. Raises FormError for an empty one, or one with ~."""
+    text = read_text(value, "a path")
     if text.startswith("~"):
         raise FormError("must be a path without ~, which is not expanded here: write the whole path", value)
     if not text:
@@ -163,69 +165,22 @@ def _read_path(value: object) -> str:
     return text
 
 
-def _read_umask(value: object) -> str:
-    expected = 'an octal mask in quotes, such as "0077"'
-    text = _text(value, expected)
-    if not re.fullmatch(r"0?[0-7]{3}", text):
-        raise FormError(f"must be {expected}", value)
-    return text
-
-
-def _read_texts(value: object) -> tuple[str, ...]:
+def read_texts(value: object) -> tuple[str, ...]:
+    """Return the strings of an array. Raises FormError that leads to the item which is none."""
     expected = 'an array of strings, such as ["one", "two"]'
     if not isinstance(value, list):
-        raise _must_be(expected, value, list)
+        raise must_be(expected, value, list)
     for index, item in enumerate(value):
         try:
-            _text(item)
+            read_text(item)
         except FormError as error:
             raise FormError(error.sentence, item, (str(index),)) from error
     return tuple(value)
 
 
-def _filled(text: str, inside: KeyPath = ()) -> None:
-    """Refuse a {placeholder} that nobody fills in."""
-    for name, sentence in unknown_placeholders(text):
-        raise FormError(f"has the unknown placeholder {{{name}}}: {sentence}", text, inside)
-
-
-def _read_command(value: object) -> tuple[str, ...]:
-    words = _read_texts(value)
-    for index, word in enumerate(words):
-        _filled(word, (str(index),))
-    if words and not words[0]:
-        raise FormError("must name a program, found an empty string", "", ("0",))
-    return words
-
-
-def _read_place(value: object) -> str:
-    text = _read_path(value)
-    _filled(text)
-    return text
-
-
-def _read_filled_text(value: object) -> str:
-    text = _text(value)
-    _filled(text)
-    return text
-
-
-def _read_environment(value: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise _must_be('a table of strings, such as { OMP_NUM_THREADS = "2" }', value, dict)
-    for name, item in value.items():
-        if not name or "=" in name or "\0" in name:
-            raise FormError("has a name that no environment can hold: it must not be empty or hold = or NUL", item, (name,))
-        try:
-            _filled(_text(item, f"a string, such as {spell(str(item))}"))
-        except FormError as error:
-            raise FormError(error.sentence, item, (name,)) from error
-    return dict(value)
-
-
 def _read_options(value: object) -> dict[str, object]:
     if not isinstance(value, dict):
-        raise _must_be('a table, such as { device = "auto" }', value, dict)
+        raise must_be('a table, such as { device = "auto" }', value, dict)
     for name, item in value.items():
         _plain(item, (name,))
     return dict(value)
@@ -245,29 +200,16 @@ def _plain(value: object, inside: KeyPath) -> None:
         _plain(item, (*inside, str(key)))
 
 
-_PROGRESS: Final = ("sdk", "notify", "output", "none")
-
-
-def _read_progress(value: object) -> str:
-    expected = f'one of {", ".join(_PROGRESS)}, or "file:PATH" with placeholders allowed'
-    text = _text(value, expected)
-    if text.startswith("file:") and len(text) > len("file:"):
-        _filled(text)
-    elif text not in _PROGRESS:
-        raise FormError(f"must be {expected}", value)
-    return text
-
-
 def choice(offered: tuple[str, ...], later: tuple[str, ...] = ()) -> Form:
-    """Return the form of a closed set of words. `later` are words of the contract that this release does not offer; "file:" stands for any that begins so."""
+    """Return the form of a closed set of words. `later` are words of the contract that this release does not offer."""
     words = [f'"{word}"' for word in offered]
     expected = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
     def read(value: object) -> str:
-        text = _text(value, expected)
+        text = read_text(value, expected)
         if text in offered:
             return text
-        if any(text == word or (word.endswith(":") and text.startswith(word)) for word in later):
+        if text in later:
             raise FormError(f"is not offered by this release yet: it offers {expected}", value)
         meant = suggestion(text, list(offered))
         raise FormError(f"must be {expected}" + (f'; did you mean "{meant}"?' if meant and len(words) > 1 else ""), value)
@@ -275,20 +217,14 @@ def choice(offered: tuple[str, ...], later: tuple[str, ...] = ()) -> Form:
     return Form(expected, read, verbatim=True)
 
 
-TEXT: Final = Form("a string", _text, verbatim=True)
-PROGRESS: Final = Form("a source of progress", _read_progress, verbatim=True)
-DURATION: Final = Form(DURATION_FORM, _read_duration, verbatim=True)
+TEXT: Final = Form("a string", read_text, verbatim=True)
+DURATION: Final = Form(DURATION_FORM, read_duration, verbatim=True)
 SIZE: Final = Form(SIZE_FORM, _read_size, verbatim=True)
 COUNT: Final = Form("a whole number", _read_count)
 PRIORITY: Final = Form("a whole number from 0", _read_priority)
 SWITCH: Final = Form("true or false", _read_switch, switch=True)
 FLAG_OR_VALUE: Final = Form("a value", _read_anything, switch=True)
-PATH: Final = Form("a path", _read_path, verbatim=True)
-PLACE: Final = Form("a path, placeholders allowed", _read_place, verbatim=True)
-UMASK: Final = Form("an octal mask", _read_umask, verbatim=True)
-TEXTS: Final = Form("an array of strings", _read_texts)
-COMMAND: Final = Form("an array of strings, placeholders allowed", _read_command)
-ENVIRONMENT: Final = Form("a table of strings", _read_environment)
+PATH: Final = Form("a path", read_path, verbatim=True)
+TEXTS: Final = Form("an array of strings", read_texts)
 OPTIONS: Final = Form("a table", _read_options)
 ANYTHING: Final = Form("a value", _read_anything)
-FILLED_TEXT: Final = Form("a string, placeholders allowed", _read_filled_text, verbatim=True)

@@ -9,9 +9,9 @@ from typing import Final, Literal, get_args, get_origin
 
 from msgspec import Struct, structs
 
-from supervisor.config import forms
+from supervisor.config import forms, worker_forms
 from supervisor.config.forms import Form
-from supervisor.core.limits import GpuLimits, JobLimits, MemoryLimits, Retries, SupervisorLimits, Watchdog, WorkerSpec
+from supervisor.core.limits import GpuLimits, JobLimits, MemoryLimits, NotifyLimits, Retries, SupervisorLimits, Watchdog, WorkerSpec
 
 
 class Leaf(Struct, frozen=True):
@@ -41,12 +41,13 @@ _NOT_YET: Final[Mapping[tuple[type[Struct], str], tuple[str, ...]]] = {
 _SPECIAL: Final[Mapping[tuple[type[Struct], str], Form]] = {
     (SupervisorLimits, "state_dir"): forms.PATH,
     (SupervisorLimits, "log_dir"): forms.PATH,
-    (WorkerSpec, "command"): forms.COMMAND,
-    (WorkerSpec, "env"): forms.ENVIRONMENT,
-    (WorkerSpec, "cwd"): forms.PLACE,
-    (WorkerSpec, "umask"): forms.UMASK,
-    (WorkerSpec, "progress"): forms.PROGRESS,
+    (WorkerSpec, "command"): worker_forms.COMMAND,
+    (WorkerSpec, "env"): worker_forms.ENVIRONMENT,
+    (WorkerSpec, "cwd"): worker_forms.PLACE,
+    (WorkerSpec, "umask"): worker_forms.UMASK,
+    (WorkerSpec, "progress"): worker_forms.PROGRESS,
     (WorkerSpec, "priority"): forms.PRIORITY,
+    (WorkerSpec, "phases"): worker_forms.PHASES,
 }
 
 LATER: Final[Mapping[str, Mapping[str, Form]]] = {
@@ -74,7 +75,6 @@ LATER: Final[Mapping[str, Mapping[str, Form]]] = {
         "load_timeout": forms.DURATION,
     },
     "jobs": {"keep_finished": forms.DURATION},
-    "notify": {"command": forms.TEXTS},
     "schedules": {"cron": forms.TEXT, "job": forms.OPTIONS},
 }
 """Keys of the contract that this release accepts with a warning."""
@@ -137,6 +137,7 @@ def _root() -> dict[str, Table]:
         "memory": MemoryLimits,
         "gpu": GpuLimits,
         "jobs": JobLimits,
+        "notify": NotifyLimits,
         "workers": WorkerSpec,
     }
     root = {}

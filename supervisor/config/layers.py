@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from supervisor.config import forms
+from supervisor.config import forms, worker_forms
 from supervisor.config.forms import suggestion
 from supervisor.config.keys import OTHER_NAMES, ROOT, Leaf, Table
 from supervisor.config.source import KeyPath, Source
@@ -187,11 +187,11 @@ def _resolve(source: Source, path: KeyPath, *, exact: bool) -> tuple[KeyPath, Le
 
 
 def _resolve_inside(source: Source, found: KeyPath, leaf: Leaf, rest: KeyPath, *, exact: bool) -> tuple[KeyPath, Leaf]:
-    """Return the entry of `options` or `env` that a name means; it need not be in the file."""
-    if leaf.form not in (forms.OPTIONS, forms.ENVIRONMENT) or leaf.owner is None or len(rest) != 1:
+    """Return the entry of `options`, `env` or `phases` that a name means; it need not be in the file."""
+    if leaf.form not in (forms.OPTIONS, worker_forms.ENVIRONMENT, worker_forms.PHASES) or leaf.owner is None or len(rest) != 1:
         raise LookupError(f"{'.'.join(found)} has no keys of its own, found {'.'.join(rest)} below it")
-    if leaf.form is forms.ENVIRONMENT:
-        return (*found, rest[0]), Leaf(forms.FILLED_TEXT, leaf.owner, leaf.field)
+    if leaf.form is worker_forms.ENVIRONMENT:
+        return (*found, rest[0]), Leaf(worker_forms.FILLED_TEXT, leaf.owner, leaf.field)
     in_file = [path[-1] for path in source.lines if path[:-1] == found and path[-1].upper() == rest[0].upper()]
     name = rest[0] if exact else (in_file or [rest[0].lower()])[0]
-    return (*found, name), Leaf(forms.ANYTHING, leaf.owner, leaf.field)
+    return (*found, name), Leaf(forms.DURATION if leaf.form is worker_forms.PHASES else forms.ANYTHING, leaf.owner, leaf.field)

@@ -12,6 +12,8 @@ from supervisor.units import format_duration, spell_size
 
 def spell_field(field: str, value: object) -> str:
     """Return a field's value as TOML: ("stall_after_s", 600.0) -> '"10m"'."""
+    if field == "phases" and isinstance(value, Mapping):
+        return forms.spell({phase: format_duration(limit_s) for phase, limit_s in value.items()}, shown=1_000_000)
     if isinstance(value, float) and field.endswith("_s"):
         return f'"{format_duration(value)}"'
     if isinstance(value, int) and field.endswith("_bytes"):

@@ -76,7 +76,11 @@ class SendCancel(ForWorker, frozen=True, kw_only=True):
 
 
 class SendStored(ForWorker, frozen=True, kw_only=True):
-    """Tell the worker that its report (accepted, result or failed) is on disk."""
+    """Tell the worker that its report (accepted, result or failed) is on disk.
+
+    It must not be sent while a write of that job is under way: a report that came twice is answered at once, and the answer to the first may still wait
+    for a disk that fails. It is left out then; the worker reports again.
+    """
 
     job: JobId
     attempt: int

@@ -6,10 +6,11 @@ from supervisor.core import generations, work
 from supervisor.core.actions import SendCancel, SendJob
 from supervisor.core.endings import said
 from supervisor.core.events import Adopted, HelloHeard, SupervisorStarted
-from supervisor.core.jobs import Step, advance, after_worker_end, returned
+from supervisor.core.gpu import leases_on
+from supervisor.core.jobs import RELEASING, Step, advance, after_worker_end
 from supervisor.core.lifecycle import Signal
 from supervisor.core.lifecycle import advance as move
-from supervisor.core.model import AT_WORK, Cause, Device, Failure, Job, JobStatus, Lease, LeaseId, LeaseState, Process, Reason, Worker
+from supervisor.core.model import AT_WORK, Cause, Device, Failure, Job, JobStatus, Lease, LeaseId, LeaseState, Process, Reason, Wanted, Worker
 from supervisor.core.turn import Turn
 
 
@@ -32,10 +33,11 @@ def _take_back(turn: Turn, worker: Worker, found: Adopted, leases: tuple[Lease, 
     process = Process(spawned_at_s=turn.now_s - found.age_s, pid=found.pid, beat_at_s=turn.now_s, adopted=True)
     if turn.spec(worker).progress != "sdk":
         process = replace(process, beat_at_s=None)
-    worker = turn.put_worker(replace(move(worker, Signal.SPAWN, turn.now_s), generation=found.generation, process=process))
+    worker = replace(move(worker, Signal.SPAWN, turn.now_s), wanted=Wanted.UP, generation=found.generation, process=process)
+    turn.put_worker(worker)
     turn.announce("worker_adopted", worker=worker.name, fields={"pid": found.pid, "generation": found.generation, "age_s": found.age_s})
     if turn.spec(worker).gpu_bytes and turn.fleet.devices:
-        _take_lease(turn, worker, next((lease for lease in leases if lease.worker == worker.name and lease.device in turn.fleet.devices), None))
+        _take_lease(turn, worker, next((lease for lease in leases if lease.worker == worker.name and lease.fence and lease.device in turn.fleet.devices), None))
 
 
 def _take_lease(turn: Turn, worker: Worker, stored: Lease | None) -> None:
@@ -55,13 +57,18 @@ def _take_lease(turn: Turn, worker: Worker, stored: Lease | None) -> None:
     )
     if stored is not None:
         fresh = replace(fresh, device=stored.device, since_s=min(stored.since_s, turn.now_s), fence=stored.fence)
-    turn.put_lease(fresh)
+    other = next((lease.worker for lease in leases_on(turn.fleet, turn.fleet.devices[fresh.device])), None)
+    if other is None:
+        turn.put_lease(fresh)
+    else:  # an edit between the two supervisors gave both a need: the device is one holder's at a time
+        turn.put_lease(replace(fresh, state=LeaseState.YIELDING))
+        generations.order_leave(turn, worker, Cause.OPERATOR, f"{fresh.device} is held by {other}")
 
 
 def _take_job(turn: Turn, job: Job) -> None:
     """Leave a job with the worker that was taken back, or settle it as lost."""
     worker = turn.fleet.workers.get(job.worker) if job.worker else None
-    if job.status in AT_WORK and job.sent_at_s is not None and worker is not None and worker.process is not None:
+    if job.status in AT_WORK and worker is not None and worker.process is not None:
         now_s = turn.now_s
         turn.put_worker(replace(worker, jobs=(*worker.jobs, job.id)))
         turn.put_job(
@@ -76,9 +83,6 @@ def _take_job(turn: Turn, job: Job) -> None:
     elif job.status is JobStatus.CANCELLING:
         job = replace(advance(job, Step.CANCELLED, turn.wall_s), message="the supervisor ended before its cancel was done", phase="")
         turn.save_job(job, said(turn, job, "job_cancelled", job.message))
-    elif job.status in AT_WORK and job.sent_at_s is None:  # no work had begun: nothing is lost
-        job = returned(job, Reason.WAITING_FOR_WORKER, "the supervisor ended while it was being prepared", turn.now_s, turn.wall_s)
-        turn.save_job(job, said(turn, job, "job_returned", job.message))
     elif job.status in AT_WORK:
         lost = Failure(reason=Reason.LOST, message="the supervisor and its worker ended while it was at work", phase=job.phase)
         job = after_worker_end(job, Cause.ADOPTED_GONE, lost, turn.limits.jobs, turn.now_s, turn.wall_s)
@@ -89,9 +93,16 @@ def _take_job(turn: Turn, job: Job) -> None:
 
 def resynced(turn: Turn, worker: Worker, event: HelloHeard) -> None:
     """Say again what a worker that was taken back may never have heard. It knows an order that it had before, and takes none twice."""
+    known = {(job.id, job.attempt) for job in (turn.fleet.jobs[name] for name in worker.jobs) if job.status is not JobStatus.CANCELLING}
+    for name, attempt in event.jobs:
+        if (name, attempt) not in known:  # nobody waits for it any more
+            turn.act(SendCancel(worker=worker.name, generation=worker.generation, job=name, attempt=attempt))
     for name in worker.jobs:
         job = turn.fleet.jobs[name]
-        if job.status is JobStatus.CANCELLING:
-            turn.act(SendCancel(worker=worker.name, generation=worker.generation, job=job.id, attempt=job.attempt))
-        elif job.sent_at_s is not None and (job.id, job.attempt) not in event.jobs:
-            turn.act(SendJob(worker=worker.name, generation=worker.generation, job=job.id, attempt=job.attempt, kind=job.kind, params=job.params))
+        if (name, job.attempt) in event.jobs or job.phase == RELEASING:
+            continue
+        if job.status is JobStatus.CANCELLING:  # its work has ended, or never began: the order may still lie in the worker's queue
+            turn.act(SendCancel(worker=worker.name, generation=worker.generation, job=name, attempt=job.attempt))
+            work.release(turn, turn.fleet.workers[worker.name], job)
+        else:
+            turn.act(SendJob(worker=worker.name, generation=worker.generation, job=name, attempt=job.attempt, kind=job.kind, params=job.params))

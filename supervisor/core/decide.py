@@ -5,7 +5,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from supervisor.core import adoption, generations, handover, reload, work
+from supervisor.core import adoption, generations, handover, reload, wishes, work
 from supervisor.core.actions import Decision, MeasureDevice, MeasureMemory, Reply, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
@@ -42,9 +42,9 @@ from supervisor.core.events import (
 from supervisor.core.health import judge
 from supervisor.core.lag import forgive
 from supervisor.core.limits import Limits
-from supervisor.core.model import Cause, Device, Fleet, JobId, JobStatus, LeaseState, Process, Wanted, Worker, WorkerName, WorkerState
-from supervisor.core.recycle import due_at_s, insist, recycle
-from supervisor.core.settle import settle
+from supervisor.core.model import Device, Fleet, LeaseState, Process, Stop, Wanted, Worker, WorkerState
+from supervisor.core.recycle import EARLIEST, due_at_s, insist, is_overdue, recycle
+from supervisor.core.settle import may_follow, settle
 from supervisor.core.turn import Turn
 
 
@@ -73,7 +73,7 @@ def decide(fleet: Fleet, event: AnyEvent, limits: Limits, now_s: float) -> Decis
             settle(turn)
         return turn.end()
     if _of_fleet(turn, event):
-        settle(turn)
+        settle(turn, whole=isinstance(event, ConfigChanged))
     return turn.end()
 
 
@@ -97,7 +97,7 @@ def _of_worker(turn: Turn, worker: Worker, event: WorkerEvent) -> bool:  # noqa:
                 if process.adopted:
                     adoption.resynced(turn, worker, event)
             turn.act(SendWelcome(worker=worker.name, generation=worker.generation))
-            return False
+            return worker.process is not None and worker.process.adopted
         case ProgramSeen():
             generations.seen(turn, worker, event)
             return event.ready
@@ -132,7 +132,7 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901  # one row p
     """Take in an event about the whole fleet. Return whether policies need to look again."""
     match event:
         case Tick():
-            _tick(turn, event)
+            return _tick(turn, event)
         case SupervisorStarted():
             adoption.take_over(turn, event)
         case DeviceMeasured():
@@ -145,7 +145,7 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901  # one row p
         case CancelRequested():
             work.cancel(turn, event)
         case WantedChanged():
-            _wanted(turn, event)
+            wishes.wanted_changed(turn, event)
         case ShutdownRequested():
             turn.fleet = replace(turn.fleet, stopping_since_s=turn.fleet.stopping_since_s or turn.now_s, stopping_now=event.at_once or turn.fleet.stopping_now)
             turn.announce("supervisor_stopping", reason="at once" if event.at_once else f"within {turn.limits.supervisor.shutdown_grace_s:g} s")
@@ -161,26 +161,44 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901  # one row p
     return True
 
 
-def _tick(turn: Turn, event: Tick) -> None:
-    """Time passed: judge the workers' clocks, go down the ladders, refuse what was not proved."""
+def _tick(turn: Turn, event: Tick) -> bool:
+    """Time passed: judge the workers' clocks, go down the ladders, refuse what was not proved. Return whether something came of it."""
     turn.fleet = replace(turn.fleet, wall_offset_s=event.wall_s - turn.now_s)
     if event.lag_s > 0:
         forgive(turn, event.lag_s)
-    for name in tuple(turn.fleet.workers):
-        worker = turn.fleet.workers[name]
-        at_work = worker.stop is None or (worker.state is WorkerState.DRAINING and worker.jobs)  # one that drains may stall over its last job
-        verdict = judge(worker, turn.fleet.jobs, turn.spec(worker), turn.now_s) if at_work else None
-        if verdict is not None:
+    old: list[Worker] = []
+    jobs, specs, now_s = turn.fleet.jobs, turn.limits.workers, turn.now_s
+    for worker in turn.fleet.workers.values():
+        process = worker.process
+        if process is None:
+            continue
+        spec = specs[worker.model]
+        if worker.stop is not None:
+            _leaving(turn, worker, worker.stop)
+        elif (verdict := judge(worker, jobs, spec, now_s)) is not None:
             generations.condemn(turn, worker, verdict)
-        else:
-            insist(turn, worker)
-            generations.climb_down(turn, turn.fleet.workers[name])
+        elif now_s - process.spawned_at_s >= EARLIEST * spec.watchdog.recycle_after_s:
+            old.append(worker)
     if turn.fleet.stopping_since_s is None:
-        recycle(turn)
+        if old:
+            recycle(turn, old)
         handover.expire(turn)
-    if turn.now_s - turn.fleet.health_said_at_s >= turn.limits.supervisor.health_every_s:
-        turn.fleet = replace(turn.fleet, health_said_at_s=turn.now_s)
+    follows = bool(turn.actions) or event.lag_s > 0 or may_follow(turn)
+    if now_s - turn.fleet.health_said_at_s >= turn.limits.supervisor.health_every_s:
+        turn.fleet = replace(turn.fleet, health_said_at_s=now_s)
         _say_health(turn)
+    return follows
+
+
+def _leaving(turn: Turn, worker: Worker, stop: Stop) -> None:
+    """Take the next step with a worker that was told to leave. One that drains may stall over its last job."""
+    verdict = judge(worker, turn.fleet.jobs, turn.spec(worker), turn.now_s) if worker.state is WorkerState.DRAINING and worker.jobs else None
+    if verdict is not None:
+        generations.condemn(turn, worker, verdict)
+    elif is_overdue(turn, worker, stop):
+        insist(turn, worker, stop)
+    else:
+        generations.climb_down(turn, worker, stop)
 
 
 def _say_health(turn: Turn) -> None:
@@ -214,26 +232,3 @@ def look(fleet: Fleet) -> tuple[MeasureMemory | MeasureDevice, ...]:
     proving = {device.id for device in fleet.devices.values() if device.handover is not None and device.handover.gone_at_s is not None}
     quiet = (device for device in fleet.devices.values() if device.id not in cooling | proving)
     return (MeasureMemory(), *(MeasureDevice(device=device.id) for device in quiet))
-
-
-def _wanted(turn: Turn, event: WantedChanged) -> None:
-    """Do what the operator wants of these workers."""
-    for name in event.workers:
-        worker = turn.fleet.workers[name]
-        wanted = Wanted(event.wanted)
-        fresh = wanted is Wanted.UP and worker.wanted is Wanted.DOWN
-        worker = turn.put_worker(replace(worker, wanted=wanted, retry_at_s=turn.now_s if fresh or event.restart else worker.retry_at_s))
-        if event.restart and worker.stop is None:
-            generations.order_leave(turn, worker, Cause.OPERATOR, "restart asked for by the operator", boundary=True)
-        if wanted is Wanted.DOWN:
-            for job in worker.jobs:
-                _hand_back(turn, job)
-            handover.withdraw(turn, name)
-    turn.act(Reply(request=event.request))
-
-
-def _hand_back(turn: Turn, name: JobId) -> None:
-    """A job that waits for a worker which the operator wants down waits in the queue again."""
-    job = turn.fleet.jobs.get(name)
-    if job is not None and job.status is JobStatus.PREPARING and job.sent_at_s is None:
-        work.hand_back(turn, job, "the operator wants its worker down")

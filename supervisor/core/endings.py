@@ -11,13 +11,16 @@ from supervisor.core.model import PLANNED, Cause, Evidence, Exit, Failure, Job, 
 from supervisor.core.turn import Turn
 from supervisor.units import say_duration
 
+_ASKED_BY: Final = frozenset({1, 2, 15})
+"""SIGHUP, SIGINT, SIGTERM: somebody asked a process to leave that was leaving already."""
+
 _TIMED: Final = frozenset({Cause.STALL, Cause.SILENT, Cause.START_TIMEOUT})
 
 
 def cause_of(worker: Worker) -> Cause:
     """Return why the process ended. A crash on the way out of a planned leave is a crash."""
     stop, exit_ = worker.stop, worker.exit or Exit("unknown")
-    crashed = exit_.kind == "signal" or (exit_.kind == "code" and exit_.number != 0)
+    crashed = (exit_.kind == "signal" and exit_.number not in _ASKED_BY) or (exit_.kind == "code" and exit_.number != 0)
     if stop is not None and not (crashed and stop.cause in PLANNED and stop.term_at_s is None):
         return stop.cause
     if worker.process is not None and worker.process.adopted and exit_.kind == "unknown":  # its status went to its former parent

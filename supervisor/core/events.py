@@ -255,5 +255,7 @@ WorkerEvent = (
     | LevelMeasured
     | ReleaseMeasured
 )
-FleetEvent = Tick | SupervisorStarted | DeviceMeasured | MemoryMeasured | JobSubmitted | CancelRequested | WantedChanged | ShutdownRequested | ConfigChanged | SaveFailed
+FleetEvent = (
+    Tick | SupervisorStarted | DeviceMeasured | MemoryMeasured | JobSubmitted | CancelRequested | WantedChanged | ShutdownRequested | ConfigChanged | SaveFailed
+)
 AnyEvent = WorkerEvent | FleetEvent

@@ -6,12 +6,12 @@ from msgspec.structs import replace
 
 from supervisor.core import handover
 from supervisor.core.actions import GatherEvidence, Kill, ProveGone, SendDrain, Spawn, Terminate
-from supervisor.core.events import EvidenceGathered, ProgramSeen, SpawnFailed, TreeGone, TreeStuck, WorkerExited, WorkerSpawned
 from supervisor.core.endings import cause_of, set_aside_jobs, settle_jobs
+from supervisor.core.events import EvidenceGathered, ProgramSeen, SpawnFailed, TreeGone, TreeStuck, WorkerExited, WorkerSpawned
 from supervisor.core.health import SAY_READY, Verdict
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
-from supervisor.core.model import PLANNED, Cause, DeviceState, Exit, JobId, Process, Stop, Wanted, Worker, WorkerState
+from supervisor.core.model import PLANNED, Cause, DeviceState, Exit, Process, Stop, Wanted, Worker, WorkerState
 from supervisor.core.restarts import after_failure
 from supervisor.core.turn import Turn
 
@@ -46,14 +46,15 @@ def spawned(turn: Turn, worker: Worker, event: WorkerSpawned) -> None:
 
 def ready(turn: Turn, worker: Worker, note: str) -> None:
     """The worker can take jobs."""
-    if worker.process is None or not may(worker, Signal.READY):
+    process = worker.process
+    if process is None or not may(worker, Signal.READY):
         return
     worker = move(worker, Signal.READY, turn.now_s)
-    worker = turn.put_worker(replace(worker, note=note, process=replace(worker.process, ready_at_s=turn.now_s) if worker.process else None))
+    worker = turn.put_worker(replace(worker, note=note, process=replace(process, ready_at_s=turn.now_s)))
     if any(turn.fleet.jobs[name].sent_at_s is not None for name in worker.jobs):  # it was taken back in the middle of its work
         worker = turn.put_worker(move(worker, Signal.JOB, turn.now_s))
-    took_s = turn.now_s - worker.process.spawned_at_s if worker.process else 0.0
-    turn.announce("worker_ready", worker=worker.name, fields={"took_s": took_s, **({"note": note} if note else {})})
+    took = {} if process.adopted else {"took_s": turn.now_s - process.spawned_at_s}
+    turn.announce("worker_ready", worker=worker.name, fields={**took, **({"note": note} if note else {})})
 
 
 def seen(turn: Turn, worker: Worker, event: ProgramSeen) -> None:
@@ -131,11 +132,9 @@ def _terminate(turn: Turn, worker: Worker, stop: Stop) -> None:
     turn.wake_in(turn.spec(worker).watchdog.stop_grace_s)
 
 
-def climb_down(turn: Turn, worker: Worker) -> None:
+def climb_down(turn: Turn, worker: Worker, stop: Stop) -> None:
     """Take the next rung of the ladder when its time has come. Called on every tick for workers on their way out."""
-    stop, watchdog = worker.stop, turn.spec(worker).watchdog
-    if stop is None:
-        return
+    watchdog = turn.spec(worker).watchdog
     waited_s = turn.now_s - worker.since_s
     if worker.state is WorkerState.DRAINING and not worker.jobs and waited_s >= watchdog.stop_grace_s:
         order_stop(turn, worker, stop.cause, stop.reason)

@@ -87,7 +87,7 @@ def left(turn: Turn) -> None:
 def holder_gone(turn: Turn, worker: Worker) -> None:
     """A holder's tree is proved empty: its lease cools until the memory was seen to be back."""
     lease = turn.fleet.lease_of(worker.name)
-    if lease is None:
+    if lease is None or lease.state is LeaseState.COOLING:  # an edit took its need away: the lease of the process before this one still cools
         return
     device = turn.fleet.devices[lease.device]
     if device.state is DeviceState.QUARANTINED:  # it was set aside because of this holder

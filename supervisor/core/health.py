@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from supervisor.core.jobs import RELEASING, noun
 from supervisor.core.limits import WorkerSpec
-from supervisor.core.model import Cause, Job, JobId, JobStatus, Worker, WorkerState
+from supervisor.core.model import Cause, Job, JobId, JobStatus, Process, Worker, WorkerState
 
 CANCEL_GRACE_S: Final = 10.0
 """How long work may go on after a cancel before its process is ended."""
@@ -19,11 +19,7 @@ EXTEND_MAX_S: Final = 3600.0
 SAY_READY: Final = ("sdk", "notify")
 """The progress sources that say when they are ready; any other program is ready as soon as it runs."""
 
-_NEVER_STALLED: Final = ("sdk", "none")
-"""The progress sources whose worker as a whole has no stall clock: a job has one, or nothing has."""
-
-_STALLED_ONCE_SEEN: Final = "notify"
-"""The progress source that many programs use for READY=1 alone: its stall clock runs from the first progress that it shows."""
+_JUDGED: Final = frozenset({WorkerState.STARTING, WorkerState.READY, WorkerState.BUSY, WorkerState.DRAINING})
 
 
 class Clock(Struct, frozen=True):
@@ -51,36 +47,58 @@ class Verdict(Struct, frozen=True):
 
 def clocks(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec) -> tuple[Clock, ...]:
     """Return the clocks that are armed now. A worker on its way out has none: the ladder has its own times."""
+    return tuple(Clock(*armed) for armed in _armed(worker, jobs, spec))
+
+
+_Armed = tuple[Cause, float, float, JobId | None, float]
+"""The fields of a Clock. Every tick asks for those of every worker, and hardly ever needs one of them as a value of its own."""
+
+
+def _armed(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec) -> list[_Armed]:
     process, watchdog = worker.process, spec.watchdog
-    if process is None or worker.state not in (WorkerState.STARTING, WorkerState.READY, WorkerState.BUSY, WorkerState.DRAINING):
-        return ()
-    armed = []
+    if process is None or worker.state not in _JUDGED:
+        return []
+    armed: list[_Armed] = []
+    if process.beat_at_s is not None:  # from the first hello on; a program without the SDK never says one
+        armed.append((Cause.SILENT, process.beat_at_s, watchdog.silent_after_s, None, 0.0))
     if worker.state is WorkerState.STARTING:
         since_s = max(process.spawned_at_s, worker.since_s)
-        armed.append(Clock(Cause.START_TIMEOUT, since_s, watchdog.start_timeout_s, None, _extra(since_s + watchdog.start_timeout_s, process.extend_until_s)))
-    if process.beat_at_s is not None:  # from the first hello on; a program without the SDK never says one
-        armed.append(Clock(Cause.SILENT, process.beat_at_s, watchdog.silent_after_s))
-    if spec.progress not in _NEVER_STALLED and process.ready_at_s is not None and (process.shown_at_s is not None or spec.progress != _STALLED_ONCE_SEEN):
-        shown_s = max(process.ready_at_s, process.shown_at_s or 0.0)
-        armed.append(Clock(Cause.STALL, shown_s, watchdog.stall_after_s, None, _extra(shown_s + watchdog.stall_after_s, process.extend_until_s)))
+        armed.append((Cause.START_TIMEOUT, since_s, watchdog.start_timeout_s, None, _extra(since_s + watchdog.start_timeout_s, process.extend_until_s)))
+    elif spec.progress != "sdk" and (shown_s := _shown_s(process, spec.progress)) is not None:
+        armed.append((Cause.STALL, shown_s, watchdog.stall_after_s, None, _extra(shown_s + watchdog.stall_after_s, process.extend_until_s)))
     for name in worker.jobs:
         job = jobs.get(name)
-        if job is None:
-            continue
-        extra_s = watchdog.critical_max_s if job.critical else 0.0
-        moved_at_s = job.progress_at_s or job.sent_at_s  # a job that was sent and is never begun is stuck in its worker as well
-        if job.status in (JobStatus.PREPARING, JobStatus.RUNNING) and moved_at_s is not None:
-            limit_s = stall_limit_s(spec, job)
+        if job is not None and (clock := _armed_by(job, spec)) is not None:
+            armed.append(clock)
+    return armed
+
+
+def _armed_by(job: Job, spec: WorkerSpec) -> _Armed | None:
+    """Return the one clock of a job: for its progress while it runs, for its end once it is cancelled."""
+    status, extra_s = job.status, spec.watchdog.critical_max_s if job.critical else 0.0
+    if status is JobStatus.RUNNING or status is JobStatus.PREPARING:
+        moved_at_s = job.sent_at_s if job.progress_at_s is None else job.progress_at_s  # a job that was sent and is never begun is stuck in its worker as well
+        if moved_at_s is None:
+            return None
+        limit_s = stall_limit_s(spec, job)
+        if job.extend_until_s:
             extra_s = max(extra_s, _extra(moved_at_s + limit_s, job.extend_until_s))
-            armed.append(Clock(Cause.STALL, moved_at_s, limit_s, name, extra_s))
-        if job.status is JobStatus.CANCELLING and job.cancel_at_s is not None and job.phase != RELEASING:
-            armed.append(Clock(Cause.CANCEL, job.cancel_at_s, CANCEL_GRACE_S, name, extra_s))
-    return tuple(armed)
+        return (Cause.STALL, moved_at_s, limit_s, job.id, extra_s)
+    if status is JobStatus.CANCELLING and job.cancel_at_s is not None and job.phase != RELEASING:
+        return (Cause.CANCEL, job.cancel_at_s, CANCEL_GRACE_S, job.id, extra_s)
+    return None
+
+
+def _shown_s(process: Process, progress: str) -> float | None:
+    """Return when a program without the SDK showed its last progress, or got ready; None where it has no stall clock."""
+    if progress == "none" or (progress == "notify" and process.shown_at_s is None):  # many programs use sd_notify for READY=1 alone
+        return None
+    return process.shown_at_s if process.shown_at_s is not None else process.ready_at_s
 
 
 def stall_limit_s(spec: WorkerSpec, job: Job) -> float:
     """Return how long the job may stand still in the phase it is in."""
-    return spec.phases.get(job.phase, spec.watchdog.stall_after_s)
+    return spec.phases.get(job.phase, spec.watchdog.stall_after_s) if spec.phases else spec.watchdog.stall_after_s
 
 
 def _extra(due_s: float, extend_until_s: float) -> float:
@@ -90,9 +108,12 @@ def _extra(due_s: float, extend_until_s: float) -> float:
 
 def judge(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec, now_s: float) -> Verdict | None:
     """Return the verdict of the clock that expired first, or None while all is well."""
-    expired = [clock for clock in clocks(worker, jobs, spec) if clock.over_s(now_s) > 0]
-    if not expired:
+    for _, armed_at_s, limit_s, _, extra_s in _armed(worker, jobs, spec):
+        if now_s - armed_at_s - limit_s - extra_s > 0:  # as Clock.over_s
+            break
+    else:
         return None
+    expired = [clock for clock in clocks(worker, jobs, spec) if clock.over_s(now_s) > 0]
     clock = max(expired, key=lambda clock: clock.over_s(now_s))
     spent_s = now_s - clock.armed_at_s
     job = jobs.get(clock.job) if clock.job else None

@@ -41,7 +41,7 @@ def _worker(worker: Worker, lag_s: float, now_s: float) -> Worker:
             ready_at_s=_later_if(process.ready_at_s, lag_s, now_s),
             beat_at_s=_later_if(process.beat_at_s, lag_s, now_s),
             shown_at_s=_later_if(process.shown_at_s, lag_s, now_s),
-            extend_until_s=process.extend_until_s + lag_s,
+            extend_until_s=process.extend_until_s and process.extend_until_s + lag_s,
         )
         worker = replace(worker, process=process)
     if stop is not None:
@@ -64,7 +64,7 @@ def _job(job: Job, lag_s: float, now_s: float) -> Job:
         sent_at_s=_later(job.sent_at_s, lag_s, now_s),
         progress_at_s=_later_if(job.progress_at_s, lag_s, now_s),
         cancel_at_s=_later_if(job.cancel_at_s, lag_s, now_s),
-        extend_until_s=job.extend_until_s + lag_s,
+        extend_until_s=job.extend_until_s and job.extend_until_s + lag_s,
     )
 
 

@@ -93,6 +93,12 @@ class JobLimits(Struct, frozen=True, kw_only=True):
     retries: Retries = field(default_factory=Retries)
 
 
+class NotifyLimits(Struct, frozen=True, kw_only=True):
+    """[notify]: what is run when a person is needed."""
+
+    command: tuple[str, ...] = ()
+
+
 class WorkerSpec(Struct, frozen=True, kw_only=True):
     """[workers.NAME]: one model, or one program to be kept running."""
 
@@ -125,6 +131,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     memory: MemoryLimits = field(default_factory=MemoryLimits)
     gpu: GpuLimits = field(default_factory=GpuLimits)
     jobs: JobLimits = field(default_factory=JobLimits)
+    notify: NotifyLimits = field(default_factory=NotifyLimits)
     workers: Mapping[str, WorkerSpec] = field(default_factory=dict)
 
     def model_for(self, kind: str) -> str | None:
@@ -177,10 +184,17 @@ def _spec_conflicts(table: str, spec: WorkerSpec, limits: Limits) -> Iterator[Co
     if spec.stop_signal != "TERM" and spec.progress == "sdk":
         yield Conflict(table, "stop_signal", 'must be "TERM" for a worker of the SDK: that is what it saves its work by')
     if spec.user and spec.progress in ("sdk", "notify"):
-        yield Conflict(table, "user", 'is for programs with progress "none", "output" or "file:": the sockets lie in a folder that is private to Warden\'s own user')
+        yield Conflict(
+            table, "user", 'is for programs with progress "none", "output" or "file:": the sockets lie in a folder that is private to Warden\'s own user'
+        )
     for name in spec.after:
-        if name not in limits.workers:
+        first = limits.workers.get(name)
+        if first is None:
             yield Conflict(table, "after", f'"{name}" is no [workers.{name}]')
+        elif first.serves and not first.resident:
+            yield Conflict(table, "after", f'"{name}" is not resident, so it is ready only while it has work')
+        elif first.gpu_bytes and spec.gpu_bytes:
+            yield Conflict(table, "after", f'"{name}" needs the device as well, and one of them has to leave it for the other')
     if table.removeprefix("workers.") in _before(spec, limits):
         yield Conflict(table, "after", "goes round in a circle: it would wait for itself")
 
@@ -239,5 +253,8 @@ def _worker_conflicts(table: str, spec: WorkerSpec) -> Iterator[Conflict]:
             yield Conflict(table, name, "must be at least 1")
     if not spec.command:
         yield Conflict(table, "command", "must name a program")
+    for phase, limit_s in spec.phases.items():
+        if limit_s <= 0:
+            yield Conflict(table, "phases", f'the limit of "{phase}" must be above zero')
     if abs(spec.oom_score_adj) > _OOM_SCORE_MAX:
         yield Conflict(table, "oom_score_adj", "must be from -1000 to 1000")

@@ -242,6 +242,7 @@ class Fleet(Struct, frozen=True, kw_only=True):
     devices: Mapping[DeviceId, Device] = field(default_factory=dict)
     fence: int = 0  # the last one given out; they only rise
     serial: int = 0  # numbers leases
+    forgotten: Mapping[WorkerName, int] = field(default_factory=dict)  # the last generation of workers that were taken out: none is ever used twice
     dropped: int = 0  # messages of an old generation or attempt
     stopping_since_s: float | None = None
     stopping_now: bool = False

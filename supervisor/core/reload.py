@@ -4,16 +4,18 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations
+from supervisor.core import generations, handover, wishes
 from supervisor.core.events import ConfigChanged
-from supervisor.core.limits import Limits, Watchdog, WorkerSpec
-from supervisor.core.model import WITH_PROCESS, Cause, Fleet, Wanted, Worker, WorkerName
+from supervisor.core.health import stall_limit_s
+from supervisor.core.limits import Limits, WorkerSpec
+from supervisor.core.model import Cause, Fleet, Wanted, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
 
 LAUNCH_FIELDS: Final = ("command", "options", "env", "cwd", "umask", "oom_score_adj", "concurrency", "progress", "gpu_bytes", "user", "stop_signal")
 """What a process got when it was started: a change of these is a fresh process, at the next boundary."""
 
-_CLOCKS: Final = ("start_timeout_s", "silent_after_s", "stall_after_s")
+_CLOCKS: Final = ("start_timeout_s", "silent_after_s", "stall_after_s", "critical_max_s", "recycle_wait_s", "stop_grace_s")
+"""The limits that end a process when they run out."""
 
 
 def places(limits: Limits) -> dict[WorkerName, str]:
@@ -33,48 +35,76 @@ def apply(turn: Turn, event: ConfigChanged) -> None:
     wanted = places(turn.limits)
     for name, model in wanted.items():
         if name not in turn.fleet.workers:
-            up = Wanted.UP if turn.limits.workers[model].autostart else Wanted.DOWN
-            turn.put_worker(Worker(name=name, model=model, wanted=up, since_s=turn.now_s))
+            generation = turn.fleet.forgotten.get(name, 0)
+            turn.put_worker(Worker(name=name, model=model, wanted=_autostart(turn.limits.workers[model]), since_s=turn.now_s, generation=generation))
     for worker in tuple(turn.fleet.workers.values()):
         if worker.name not in wanted:
-            turn.put_worker(replace(worker, wanted=Wanted.DOWN, retired=True))
-        elif worker.retired:
-            turn.put_worker(replace(worker, wanted=Wanted.UP, retired=False))
-        else:
-            _change(turn, worker, event.previous.workers[worker.model] if worker.model in event.previous.workers else None)
+            retired = turn.put_worker(replace(worker, wanted=Wanted.DOWN, retired=True))
+            wishes.give_back(turn, retired, "its worker was taken out of supervisor.toml")
+        elif worker.retired:  # it was taken out a moment ago: what still runs of it leaves, and a fresh process follows
+            turn.put_worker(replace(worker, wanted=_autostart(turn.spec(worker)), retired=False))
+        elif worker.model in event.previous.workers:
+            _change(turn, worker, event.previous.workers[worker.model])
     for device in tuple(turn.fleet.devices.values()):
         if device.backend == "host":
             turn.put_device(replace(device, total_bytes=turn.limits.gpu.host_budget_bytes))
 
 
-def _change(turn: Turn, worker: Worker, old: WorkerSpec | None) -> None:
+def _autostart(spec: WorkerSpec) -> Wanted:
+    return Wanted.UP if spec.autostart else Wanted.DOWN
+
+
+def _change(turn: Turn, worker: Worker, old: WorkerSpec) -> None:
+    """Bring one worker to its new table. A process that is left as it is got nothing else at its start than it would get now."""
     new = turn.spec(worker)
-    if old is None or old == new:
+    if old == new:
         return
     if old.autostart != new.autostart:
-        worker = turn.put_worker(replace(worker, wanted=Wanted.UP if new.autostart else Wanted.DOWN))
-    _full_window(turn, worker, old.watchdog, new.watchdog)
+        worker = wishes.want(turn, worker, _autostart(new))
+    if not (new.resident or worker.jobs or worker.process):
+        handover.withdraw(turn, worker.name)  # it was on its way back only for being resident
+    _full_window(turn, worker, old, new)
     changed = [field.removesuffix("_bytes") for field in LAUNCH_FIELDS if getattr(old, field) != getattr(new, field)]
-    worker = turn.fleet.workers[worker.name]
-    if changed and worker.state in WITH_PROCESS and worker.stop is None:
-        generations.order_leave(turn, worker, Cause.OPERATOR, f"its configuration changed: {', '.join(changed)}", boundary=True)
-
-
-def _full_window(turn: Turn, worker: Worker, old: Watchdog, new: Watchdog) -> None:
-    """Start the clocks afresh where a limit was lowered: nobody is killed for the time before anybody knew of it."""
-    process = worker.process
-    if process is None or all(getattr(new, field) >= getattr(old, field) for field in _CLOCKS):
+    if not changed:
         return
-    beat_at_s = turn.now_s if process.beat_at_s is not None else None
-    turn.put_worker(replace(worker, since_s=turn.now_s, process=replace(process, beat_at_s=beat_at_s)))
+    worker = turn.fleet.workers[worker.name]
+    reason = f"its configuration changed: {', '.join(changed)}"
+    if worker.process is None:
+        if old.gpu_bytes != new.gpu_bytes:  # the device that is on its way to it was measured for another need
+            wishes.give_back(turn, worker, reason)
+    elif worker.stop is None:
+        generations.order_leave(turn, worker, Cause.OPERATOR, reason, boundary=True)
+
+
+def _full_window(turn: Turn, worker: Worker, old: WorkerSpec, new: WorkerSpec) -> None:
+    """Start each clock afresh whose limit was lowered: nobody is killed for the time before anybody knew of it."""
+    process, stop, now_s = worker.process, worker.stop, turn.now_s
+    lowered = {name for name in _CLOCKS if getattr(new.watchdog, name) < getattr(old.watchdog, name)}
+    if process is None:
+        return
     for name in worker.jobs:
         job = turn.fleet.jobs[name]
-        if job.sent_at_s is not None:
-            turn.put_job(replace(job, sent_at_s=turn.now_s, progress_at_s=turn.now_s if job.progress_at_s is not None else None))
+        if job.sent_at_s is not None and (stall_limit_s(new, job) < stall_limit_s(old, job) or "critical_max_s" in lowered):
+            turn.put_job(replace(job, sent_at_s=now_s, progress_at_s=now_s if job.progress_at_s is not None else None))
+    if "silent_after_s" in lowered and process.beat_at_s is not None:
+        process = replace(process, beat_at_s=now_s)
+    if "stall_after_s" in lowered and process.shown_at_s is not None:
+        process = replace(process, shown_at_s=now_s)
+    elif "stall_after_s" in lowered and process.ready_at_s is not None:
+        process = replace(process, ready_at_s=now_s)
+    if stop is not None and "recycle_wait_s" in lowered:
+        stop = replace(stop, ordered_at_s=now_s)
+    if stop is not None and stop.term_at_s is not None and lowered & {"stop_grace_s", "critical_max_s"}:
+        stop = replace(stop, term_at_s=now_s)
+    fresh = (worker.state is WorkerState.STARTING and "start_timeout_s" in lowered) or (worker.state is WorkerState.DRAINING and "stop_grace_s" in lowered)
+    turn.put_worker(replace(worker, since_s=now_s if fresh else worker.since_s, process=process, stop=stop))
 
 
 def forget_retired(turn: Turn) -> None:
     """Take workers out of the fleet that the configuration no longer names, once nothing of them is left."""
-    gone = [name for name, worker in turn.fleet.workers.items() if worker.retired and worker.process is None and turn.fleet.lease_of(name) is None]
+    workers = turn.fleet.workers
+    gone = {worker.name: worker.generation for worker in workers.values() if worker.retired and worker.process is None}
+    gone = {name: generation for name, generation in gone.items() if turn.fleet.lease_of(name) is None}
     if gone:
-        turn.fleet = replace(turn.fleet, workers={name: worker for name, worker in turn.fleet.workers.items() if name not in gone})
+        left = {name: worker for name, worker in workers.items() if name not in gone}
+        turn.fleet = replace(turn.fleet, workers=left, forgotten={**turn.fleet.forgotten, **gone})

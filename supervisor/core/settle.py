@@ -1,5 +1,7 @@
 """What follows once something changed: jobs find workers, workers find devices, whoever is needed starts and whoever is not leaves."""
 
+from typing import Final
+
 from msgspec.structs import replace
 
 from supervisor.core import generations, handover
@@ -8,57 +10,88 @@ from supervisor.core.gpu import Begin, Blocked, device_for, may_begin, startable
 from supervisor.core.jobs import Step, advance, in_order
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
-from supervisor.core.limits import WorkerSpec
 from supervisor.core.model import (
     AT_WORK,
     WITH_PROCESS,
     Cause,
     Job,
+    JobId,
     JobStatus,
     LeaseState,
     Reason,
     Wanted,
     Worker,
+    WorkerName,
     WorkerState,
 )
 from supervisor.core.reload import forget_retired
 from supervisor.core.turn import Turn
 
 
-def settle(turn: Turn) -> None:
-    """Apply every policy to the fleet as it now is."""
+def settle(turn: Turn, *, whole: bool = False) -> None:
+    """Apply every policy to the fleet as it now is.
+
+    A worker with a process that this turn did not change was settled when it was changed last, and is left out; whole: nobody is, for the limits are new.
+    """
     if turn.fleet.stopping_since_s is not None:
         _leave(turn)
         return
     forget_retired(turn)
     _assign(turn)
     _bring_residents_back(turn)
-    for name in tuple(turn.fleet.workers):
-        _start_or_retire(turn, turn.fleet.workers[name])
-        _send(turn, turn.fleet.workers[name])
+    before = turn.before.workers
+    for name, worker in turn.fleet.workers.items():
+        if whole or worker.process is None or before.get(name) is not worker:
+            _start_or_retire(turn, worker)
+            _send(turn, turn.fleet.workers[name])
+
+
+def may_follow(turn: Turn) -> bool:
+    """Return whether time alone may have brought something that `settle` has to see: a place in the queue, a comeback, the end of a refusal's pause."""
+    fleet, now_s = turn.fleet, turn.now_s
+    if fleet.stopping_since_s is not None or any(job.status is JobStatus.QUEUED for job in fleet.jobs.values()):
+        return True
+    if any(worker.process is None and worker.state in _WAITING and now_s >= worker.retry_at_s for worker in fleet.workers.values()):
+        return True
+    held_off = [device for device in fleet.devices.values() if device.hold_off_until_s and now_s >= device.hold_off_until_s]
+    for device in held_off:
+        turn.put_device(replace(device, hold_off_until_s=0.0))
+    return bool(held_off)
+
+
+_WAITING: Final = frozenset({WorkerState.BACKOFF, WorkerState.QUARANTINED})
 
 
 def _assign(turn: Turn) -> None:
     """Give each queued job, the most urgent first, to a worker that can take it or be started for it."""
+    queued = [job for job in turn.fleet.jobs.values() if job.status is JobStatus.QUEUED]
+    if not queued:
+        return
     running = sum(1 for job in turn.fleet.jobs.values() if job.status in AT_WORK)
     limit = turn.limits.jobs.max_running
+    model_of = {kind: name for name, spec in turn.limits.workers.items() for kind in spec.serves}
     device_wanted_by: Job | None = None  # a job that waits for a device another model holds: nobody behind it may prolong that hold
-    for job in in_order(turn.fleet.jobs.values(), turn.limits.jobs, turn.now_s):
-        model = turn.limits.model_for(job.kind)
+    told: dict[JobId, Job] = {}
+    for job in in_order(queued, turn.limits.jobs, turn.now_s) if running < limit else queued:
+        model = model_of.get(job.kind)
         if model is None:
-            _wait(turn, job, Reason.WAITING_FOR_WORKER, f"no worker in supervisor.toml serves {job.kind} any more")
+            waits = _NoPlace(f"no worker in supervisor.toml serves {job.kind} any more")
         elif running >= limit:
-            _wait(turn, job, Reason.WAITING_FOR_WORKER, f"{running} at work already, jobs.max_running is {limit}")
+            waits = _NoPlace(f"{running} at work already, jobs.max_running is {limit}")
         elif turn.limits.workers[model].gpu_bytes and device_wanted_by is not None:
-            _wait(turn, job, Reason.WAITING_FOR_GPU, f"{device_wanted_by.id} is before it in the queue for the device")
+            waits = _NoPlace(f"{device_wanted_by.id} is before it in the queue for the device", Reason.WAITING_FOR_GPU)
         else:
             blocked = _place(turn, job, model)
             if blocked is None:
                 running += 1
-            else:
-                _wait(turn, job, blocked.reason, blocked.sentence)
-                if blocked.reason is Reason.WAITING_FOR_GPU:
-                    device_wanted_by = job
+                continue
+            waits = blocked
+            if waits.reason is Reason.WAITING_FOR_GPU:
+                device_wanted_by = job
+        if job.message != waits.sentence or job.reason is not waits.reason:
+            told[job.id] = replace(job, reason=waits.reason, message=waits.sentence)
+    if told:
+        turn.put_jobs(told)
 
 
 class _NoPlace(Blocked, frozen=True):
@@ -71,12 +104,12 @@ def _place(turn: Turn, job: Job, model: str) -> _NoPlace | None:
     """Assign the job to the best worker of its model, or return why none can take it."""
     spec = turn.limits.workers[model]
     workers = [worker for worker in turn.fleet.workers.values() if worker.model == model]
-    takers = [worker for worker in workers if _takes(turn, worker, spec.concurrency)]
+    takers = [worker for worker in workers if len(worker.jobs) < spec.concurrency and _takes(turn, worker)]
     if takers:
         _assign_to(turn, job, min(takers, key=lambda worker: (len(worker.jobs), worker.state is not WorkerState.READY, worker.name)))
         return None
     for worker in workers:
-        if worker.wanted is Wanted.UP and not worker.jobs and startable(worker, turn.now_s):
+        if worker.wanted is Wanted.UP and not worker.jobs and startable(worker, turn.now_s) and not _behind(turn, worker):
             if not spec.gpu_bytes:
                 _assign_to(turn, job, worker)
                 return None
@@ -84,9 +117,9 @@ def _place(turn: Turn, job: Job, model: str) -> _NoPlace | None:
     return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER)
 
 
-def _takes(turn: Turn, worker: Worker, concurrency: int) -> bool:
-    """Return whether the worker runs, or is about to, and has room."""
-    if worker.stop is not None or len(worker.jobs) >= concurrency or worker.wanted is not Wanted.UP:
+def _takes(turn: Turn, worker: Worker) -> bool:
+    """Return whether the worker runs, or is about to."""
+    if worker.stop is not None or worker.wanted is not Wanted.UP:
         return False
     if worker.state in (WorkerState.READY, WorkerState.BUSY, WorkerState.STARTING):
         return True
@@ -135,6 +168,8 @@ def _why_nobody(turn: Turn, workers: list[Worker]) -> str:
             words.append(f"{worker.name} is wanted down (warden workers start {worker.name})")
         elif worker.state in (WorkerState.BACKOFF, WorkerState.QUARANTINED):
             words.append(f"{worker.name} is in {worker.state}, next try in {max(0.0, worker.retry_at_s - turn.now_s):.0f} s: {worker.last_reason}")
+        elif behind := _behind(turn, worker):
+            words.append(f"{worker.name} starts when {', '.join(behind)} is ready")
         elif worker.jobs:
             words.append(f"{worker.name} is busy with {', '.join(worker.jobs)}")
         else:
@@ -142,19 +177,10 @@ def _why_nobody(turn: Turn, workers: list[Worker]) -> str:
     return "; ".join(words)
 
 
-def _wait(turn: Turn, job: Job, reason: Reason, message: str) -> None:
-    """Say why a job waits, where that changed."""
-    if (job.reason, job.message) != (reason, message):
-        turn.put_job(replace(job, reason=reason, message=message))
-
-
 def _bring_residents_back(turn: Turn) -> None:
     """Give a device that nobody waits for to the most urgent resident that is away."""
-    away = [
-        worker
-        for worker in turn.fleet.workers.values()
-        if turn.spec(worker).gpu_bytes and wants_back(worker, turn.limits, turn.now_s) and turn.fleet.lease_of(worker.name) is None
-    ]
+    gone = [worker for worker in turn.fleet.workers.values() if worker.process is None and turn.spec(worker).gpu_bytes]
+    away = [worker for worker in gone if wants_back(worker, turn.limits, turn.now_s) and turn.fleet.lease_of(worker.name) is None and not _behind(turn, worker)]
     for worker in sorted(away, key=lambda worker: (turn.spec(worker).priority, worker.name)):
         device = device_for(turn.fleet, turn.spec(worker).gpu_bytes, turn.limits.gpu.margin_bytes)
         if device is None or turn.now_s < device.hold_off_until_s:
@@ -171,7 +197,10 @@ def _somebody_waits(turn: Turn) -> bool:
     models = {
         worker.model
         for worker in turn.fleet.workers.values()
-        if worker.wanted is Wanted.UP and worker.state not in (WorkerState.QUARANTINED, WorkerState.UNKILLABLE) and turn.spec(worker).gpu_bytes
+        if turn.spec(worker).gpu_bytes
+        and worker.wanted is Wanted.UP
+        and worker.state not in (WorkerState.QUARANTINED, WorkerState.UNKILLABLE)
+        and not _behind(turn, worker)
     }
     kinds = {kind for model in models for kind in turn.limits.workers[model].serves}
     return any(job.status is JobStatus.QUEUED and job.kind in kinds for job in turn.fleet.jobs.values())
@@ -188,7 +217,7 @@ def _start_or_retire(turn: Turn, worker: Worker) -> None:
         return
     needed = spec.resident or not spec.serves or bool(worker.jobs)
     if startable(worker, turn.now_s):
-        if needed and (not spec.gpu_bytes or _granted(turn, worker)) and _preceded(turn, spec):
+        if needed and (_granted(turn, worker) if spec.gpu_bytes else bool(worker.jobs) or not _behind(turn, worker)):
             generations.start(turn, worker)
         elif not needed and may(worker, Signal.REST):
             turn.put_worker(move(worker, Signal.REST, turn.now_s))
@@ -196,10 +225,13 @@ def _start_or_retire(turn: Turn, worker: Worker) -> None:
         generations.order_leave(turn, worker, Cause.IDLE, "no job is left for it, and it is not resident")
 
 
-def _preceded(turn: Turn, spec: WorkerSpec) -> bool:
-    """Return whether every worker that must be ready before one of this kind is."""
-    serving = (WorkerState.READY, WorkerState.BUSY)
-    return all(worker.state in serving for worker in turn.fleet.workers.values() if worker.model in spec.after)
+def _behind(turn: Turn, worker: Worker) -> list[WorkerName]:
+    """Return the workers that must be ready before this one, and are not. Asked once, before a job or the device is on its way to it."""
+    after = turn.spec(worker).after
+    if not after:
+        return []
+    first = (other for other in turn.fleet.workers.values() if other.model in after and not other.retired)
+    return [other.name for other in first if other.state not in (WorkerState.READY, WorkerState.BUSY)]
 
 
 def _granted(turn: Turn, worker: Worker) -> bool:

@@ -16,6 +16,7 @@ class Turn:
     def __init__(self, fleet: Fleet, limits: Limits, now_s: float) -> None:
         """Begin with the fleet as it is."""
         self.fleet = fleet
+        self.before = fleet
         self.limits = limits
         self.now_s = now_s
         self.actions: list[AnyAction] = []
@@ -51,6 +52,10 @@ class Turn:
     def forget_job(self, job: JobId) -> None:
         """Take a job out of the fleet."""
         self.fleet = replace(self.fleet, jobs={name: other for name, other in self.fleet.jobs.items() if name != job})
+
+    def put_jobs(self, jobs: Mapping[JobId, Job]) -> None:
+        """Keep many live jobs as they now are, with one copy of the mapping."""
+        self.fleet = replace(self.fleet, jobs={**self.fleet.jobs, **jobs})
 
     def put_device(self, device: Device) -> Device:
         """Keep the device as it now is."""

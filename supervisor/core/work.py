@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from supervisor.core import generations, handover
 from supervisor.core.actions import AnyAction, MeasureRelease, Reply, SendCancel, SendResync, SendStored
+from supervisor.core.endings import said
 from supervisor.core.events import (
     BeatHeard,
     CancelRequested,
@@ -18,7 +19,6 @@ from supervisor.core.events import (
     ReleaseMeasured,
     SaveFailed,
 )
-from supervisor.core.endings import said
 from supervisor.core.health import CANCEL_GRACE_S
 from supervisor.core.jobs import RELEASING, Step, advance, failed, returned
 from supervisor.core.lifecycle import Signal, may
@@ -133,7 +133,7 @@ def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:
     if job is None or job.phase == RELEASING or (leaving and worker.ends_by_fault_of(job.id)):  # the last: settled when its tree is gone
         turn.act(stored)
     elif job.status is JobStatus.CANCELLING:
-        _release(turn, worker, job, stored)
+        release(turn, worker, job, stored)
     elif leaving:  # the work stopped because its worker leaves: nobody asked for the job to end
         _take_from_worker(turn, job)
         why = worker.stop.reason if worker.stop else event.error
@@ -148,14 +148,14 @@ def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:
         turn.save_job(job, stored, said(turn, job, "job_failed", job.message))
 
 
-def _release(turn: Turn, worker: Worker, job: Job, stored: SendStored) -> None:
+def release(turn: Turn, worker: Worker, job: Job, *then: AnyAction) -> None:
     """A cancelled job's work has ended; it is cancelled once the memory was seen to be back."""
     if turn.spec(worker).gpu_bytes and job.level_bytes is not None:
-        turn.save_job(replace(job, phase=RELEASING), stored)
+        turn.save_job(replace(job, phase=RELEASING), *then)
         at_most = job.level_bytes + turn.limits.gpu.margin_bytes
         turn.act(MeasureRelease(worker=worker.name, generation=worker.generation, job=job.id, at_most_bytes=at_most))
     else:
-        _cancelled(turn, worker, job, freed_bytes=0, message="", stored=stored)
+        _cancelled(turn, worker, job, *then, freed_bytes=0, message="")
 
 
 def released(turn: Turn, worker: Worker, event: ReleaseMeasured) -> None:
@@ -171,13 +171,12 @@ def released(turn: Turn, worker: Worker, event: ReleaseMeasured) -> None:
         generations.order_leave(turn, turn.fleet.workers[worker.name], Cause.CANCEL, message)
 
 
-def _cancelled(turn: Turn, worker: Worker, job: Job, *, freed_bytes: int, message: str, stored: SendStored | None = None) -> None:
+def _cancelled(turn: Turn, worker: Worker, job: Job, *then: AnyAction, freed_bytes: int, message: str) -> None:
     _take_from_worker(turn, job)
     receipt = Receipt(freed_bytes=freed_bytes, took_s=turn.now_s - (job.cancel_at_s or turn.now_s))
     job = replace(advance(job, Step.CANCELLED, turn.wall_s), receipt=receipt, message=message, phase="")
     fields = {"kind": job.kind, "freed_bytes": freed_bytes, "took_s": receipt.took_s}
-    then = turn.announcement("job_cancelled", job=job.id, worker=worker.name, reason=message, fields=fields)
-    turn.save_job(job, *((stored, then) if stored else (then,)))
+    turn.save_job(job, *then, turn.announcement("job_cancelled", job=job.id, worker=worker.name, reason=message, fields=fields))
 
 
 def level_measured(turn: Turn, event: LevelMeasured) -> None:

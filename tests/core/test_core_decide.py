@@ -8,7 +8,8 @@ from supervisor.core.decide import decide, first_fleet, look
 from supervisor.core.limits import GIB
 from supervisor.core.model import Device, DeviceId, DeviceSample, Evidence, Exit, JobId, Wanted, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
-from tests.support.world import HOST, World, usual_limits
+from tests.support.simulated_device import HOST
+from tests.support.world import World, usual_limits
 
 LIMITS = usual_limits()
 DEVICES = (Device(id=HOST, name="host", backend="host", total_bytes=16 * GIB),)
@@ -25,6 +26,7 @@ MESSAGES: list[ev.WorkerEvent] = [
     ev.HelloHeard(worker=SAM, generation=0),
     ev.ReadyHeard(worker=SAM, generation=0),
     ev.NoteHeard(worker=SAM, generation=0, level="info", text="x"),
+    ev.ProgramSeen(worker=SAM, generation=0, ready=True, alive=True, moved=True, status="x", extend_s=1.0),
     ev.BeatHeard(worker=SAM, generation=0, jobs=(ev.JobProgress(job=J, attempt=1),)),
     ev.JobAccepted(worker=SAM, generation=0, job=J, attempt=1),
     ev.JobFinished(worker=SAM, generation=0, job=J, attempt=1),

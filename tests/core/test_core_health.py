@@ -1,13 +1,14 @@
 """The clocks: which are armed in which state, and both edges of every limit."""
 
 import pytest
+from msgspec.structs import replace
 
-from supervisor.core.health import CANCEL_GRACE_S, clocks, job_sentence, judge
+from supervisor.core.health import CANCEL_GRACE_S, EXTEND_MAX_S, clocks, job_sentence, judge
 from supervisor.core.jobs import RELEASING
 from supervisor.core.limits import Watchdog, WorkerSpec
 from supervisor.core.model import Cause, Job, JobId, JobStatus, Process, Worker, WorkerName, WorkerState
 
-SPEC = WorkerSpec(command=("x",), watchdog=Watchdog(start_timeout_s=300, silent_after_s=60, stall_after_s=600, critical_max_s=30))
+SPEC = WorkerSpec(command=("x",), phases={"validate": 1800.0}, watchdog=Watchdog(start_timeout_s=300, silent_after_s=60, stall_after_s=600, critical_max_s=30))
 J = JobId("j-1")
 EDGE_S = 0.001
 
@@ -37,6 +38,30 @@ EDGES = [
         730.0,
         Cause.STALL,
         "and 30 s more for its critical",
+    ),
+    (
+        "stalled past an extension",
+        worker(BUSY, jobs=(J,)),
+        job(progress_at_s=100.0, extend_until_s=900.0),
+        900.0,
+        Cause.STALL,
+        "stall_after is 600 s and 200 s more that it asked for",
+    ),
+    (
+        "an extension has an end",
+        worker(BUSY, jobs=(J,)),
+        job(progress_at_s=100.0, extend_until_s=FRESH),
+        700.0 + EXTEND_MAX_S,
+        Cause.STALL,
+        "and 3600 s more that it asked for",
+    ),
+    (
+        "stalled in a phase with its own limit",
+        worker(BUSY, jobs=(J,)),
+        job(progress_at_s=100.0, phase="validate"),
+        1900.0,
+        Cause.STALL,
+        'phases."validate" is 1800 s, phase validate at 3 of 10',
     ),
     ("cancel ignored", worker(BUSY, jobs=(J,)), job(JobStatus.CANCELLING, cancel_at_s=100.0), 110.0, Cause.CANCEL, "did not stop within 10 s of the cancel"),
     (
@@ -93,6 +118,31 @@ def test_a_worker_on_its_way_out_or_without_a_process_has_no_clock(state: Worker
 
 def test_a_worker_whose_process_is_gone_has_no_clock() -> None:
     assert clocks(Worker(name=WorkerName("sam-0"), model="sam", state=READY), {}, SPEC) == ()
+
+
+PROGRAMS = [
+    ("none has no clock", "none", Process(spawned_at_s=0.0, ready_at_s=100.0), None),
+    ("output from ready on", "output", Process(spawned_at_s=0.0, ready_at_s=100.0), 700.0),
+    ("output from its last line on", "output", Process(spawned_at_s=0.0, ready_at_s=100.0, shown_at_s=300.0), 900.0),
+    ("output that asked for time", "output", Process(spawned_at_s=0.0, ready_at_s=100.0, extend_until_s=800.0), 800.0),
+    ("a file from ready on", "file:/x", Process(spawned_at_s=0.0, ready_at_s=100.0), 700.0),
+    ("notify only once it showed some", "notify", Process(spawned_at_s=0.0, ready_at_s=100.0), None),
+    ("notify from what it showed on", "notify", Process(spawned_at_s=0.0, ready_at_s=100.0, shown_at_s=150.0), 750.0),
+]
+
+
+@pytest.mark.parametrize(("what", "progress", "process", "due_s"), PROGRAMS, ids=[row[0] for row in PROGRAMS])
+def test_a_program_without_the_sdk_is_stalled_by_what_it_shows(what: str, progress: str, process: Process, due_s: float | None) -> None:
+    who, spec = replace(worker(READY), process=process), replace(SPEC, progress=progress)
+
+    assert [clock.armed_at_s + clock.limit_s + clock.extra_s for clock in clocks(who, {}, spec)] == ([] if due_s is None else [due_s])
+
+
+def test_the_verdict_names_the_limit_that_was_passed() -> None:
+    verdict = judge(worker(BUSY, jobs=(J,)), {J: job(progress_at_s=0.0, phase="validate")}, SPEC, 1801.0)
+
+    assert verdict is not None
+    assert verdict.limit_s == 1800.0
 
 
 def test_the_clock_that_expired_first_gives_the_verdict() -> None:

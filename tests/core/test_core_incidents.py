@@ -18,8 +18,8 @@ def test_the_incident_tells_its_story(path: Path) -> None:
     assert story == below, f"python -m tests.support.script --rewrite {path.stem}"
     assert "WRONG" not in story
     fleet = script.world.first
-    for event, now_s in script.world.journal:
-        fleet = decide(fleet, event, script.limits, now_s).fleet
+    for event, now_s, limits in script.world.journal:
+        fleet = decide(fleet, event, limits, now_s).fleet
     assert fleet == script.world.fleet
 
 

@@ -76,11 +76,21 @@ def test_budgets_of_different_causes_do_not_add_up() -> None:
 
 
 def test_max_attempts_bounds_all_budgets() -> None:
-    last = replace(RUNNING, attempt=6)
+    last = replace(RUNNING, tries={"crash": 1, "lost": 2, "memory": 1, "stall": 1})
 
     ended = after_worker_end(last, Cause.CRASH, WHY, LIMITS, 10.0, 1e9)
 
     assert (ended.status, ended.reason) == (JobStatus.FAILED, Reason.WORKER_CRASH)
+
+
+def test_planned_returns_use_up_no_attempt() -> None:
+    often = replace(RUNNING, attempt=40, max_attempts=2)
+
+    once = after_worker_end(often, Cause.CRASH, WHY, LIMITS, 10.0, 1e9)
+    twice = after_worker_end(replace(once, status=JobStatus.RUNNING, sent_at_s=5.0), Cause.CRASH, WHY, LIMITS, 10.0, 1e9)
+
+    assert once.status is JobStatus.QUEUED
+    assert twice.status is JobStatus.FAILED
 
 
 def test_a_job_that_no_worker_ever_had_poisons_nothing() -> None:

@@ -5,6 +5,9 @@ Above the line `----`, in any order of the first two kinds, then the events in o
     worker sam stall_after=5s replicas=2                one of a worker (a new name makes a new worker)
     show job_progress stored                            also tell these events and messages
     @5 submit j-1 yolo.train priority=3                 also: cancel, up, down, restart, shutdown, freeze, switch, message, look, end ...
+    @7 edit worker sam stall_after=5s                   also: edit limit, edit remove sam; several with "and" between them
+    @9 new-supervisor keeps sam-0                       it was killed and is back: with every worker ("keeps all"), these, or none
+    @9 supervisor-dies                                  it is killed, and only @12 new-supervisor brings another
 Below it: `@time announcement worker job (reason)`, the orders to processes, refusals, and how it all stood at the end.
 """
 
@@ -32,6 +35,7 @@ _TOLD: Final[dict[type[act.AnyAction], str]] = {
     act.Terminate: "terminate",
     act.Kill: "kill",
     act.SendCancel: "cancel",
+    act.SendResync: "resync",
 }
 
 
@@ -56,12 +60,8 @@ class Script:
 
     def _read(self, words: list[str]) -> None:
         match words:
-            case ["limit", *pairs]:
-                for pair in pairs:
-                    table, _, rest = pair.partition(".")
-                    self.limits = replace(self.limits, **{table: _set(getattr(self.limits, table), rest)})
-            case ["worker", name, *pairs]:
-                self.limits = _with_worker(self.limits, name, pairs)
+            case ["limit" | "worker", *_]:
+                self.limits = _edited(self.limits, words)
             case ["show", *names]:
                 self.shown.update(names)
             case [at, *what] if at.startswith("@"):
@@ -92,22 +92,31 @@ class Script:
                 world.post(0, ev.WantedChanged(request=f"{order} {' '.join(names)}", workers=workers, wanted=wanted, restart=order == "restart"))
             case ["shutdown", *now]:
                 world.post(0, ev.ShutdownRequested(request="shutdown", at_once=bool(now)))
-            case ["new-supervisor"]:
-                world.restart_supervisor()
+            case ["supervisor-dies"]:
+                world.die()
+                self.story.append(f"@{world.now_s:.2f} the supervisor is killed")
+            case ["new-supervisor", *keeps]:
+                world.restart_supervisor(None if keeps == ["keeps", "all"] else keeps[1:])
                 self.story.append(f"@{world.now_s:.2f} a new supervisor starts")
+            case ["edit", *edits]:
+                world.edit(_edited(world.in_file, edits))
             case ["freeze", lag]:
                 world.freeze(parse_duration(lag))
             case ["switch", worker, *pairs]:
                 for pair in pairs:
                     _switch(world.fault(worker), pair)
             case ["store", "fails" | "works" as how]:
-                world.store_fails = how == "fails"
+                world.disk.fails = how == "fails"
             case ["device", "unreadable" | "readable" as how]:
-                world.device_unreadable = how == "unreadable"
+                world.device.unreadable = how == "unreadable"
             case ["stranger", size]:
-                world.stranger_bytes = parse_size(size)
+                world.device.stranger_bytes = parse_size(size)
             case ["crash", worker]:
                 world.process(worker).leave(CRASHED)
+            case ["terminate", worker]:
+                world.process(worker).terminate()
+            case ["store", "lost"]:
+                world.disk.jobs.clear()
             case ["message", worker, generation, kind, job, attempt, *rest]:
                 world.post(0, _message(WorkerName(worker), int(generation), kind, job=JobId(job), attempt=int(attempt), rest=rest))
             case ["look"]:
@@ -126,7 +135,7 @@ class Script:
                 self.story.append(f"@{at_s:.2f} {line}")
         self.told = len(world.performed)
 
-    def _line(self, action: act.AnyAction) -> str:
+    def _line(self, action: act.AnyAction) -> str:  # noqa: PLR0911  # one row per action
         match action:
             case act.Announce() if action.event not in _QUIET or action.event in self.shown:
                 fields = action.fields
@@ -145,6 +154,12 @@ class Script:
                 return f"-> stored {action.what} {action.job} attempt {action.attempt} {action.worker} gen {action.generation}"
             case act.MeasureDevice() if "measure" in self.shown:
                 return f"-> read {action.device}"
+            case act.SendJob() if action.job in self.shown:
+                return f"-> job {action.job} attempt {action.attempt} {action.worker} gen {action.generation}"
+            case act.SendDrain(boundary=True):
+                return f"-> drain {action.worker} gen {action.generation} at a boundary"
+            case act.Terminate() if action.signal != "TERM":
+                return f"-> signal {action.signal} {action.worker} gen {action.generation}"
             case act.ForWorker() if type(action) in _TOLD:
                 return f"-> {_TOLD[type(action)]} {action.worker} gen {action.generation}"
         return ""
@@ -159,7 +174,7 @@ class Script:
         for device in world.fleet.devices.values():
             leases = ", ".join(f"{lease.worker} {lease.state}" for lease in world.fleet.leases.values() if lease.device == device.id)
             self.story.append(f"{before}{device.id} {device.state}: {leases or 'no lease'}{f', for {device.handover.worker}' if device.handover else ''}")
-        for job in {**world.store, **world.fleet.jobs}.values():
+        for job in {**world.disk.jobs, **world.fleet.jobs}.values():
             self.story.append(f"{before}{_job(job)}")
         if world.fleet.dropped:
             self.story.append(f"{before}dropped {world.fleet.dropped}")
@@ -210,15 +225,36 @@ def _with_worker(limits: Limits, name: str, pairs: list[str]) -> Limits:
     spec = limits.workers.get(name) or WorkerSpec(command=(name,))
     for pair in pairs:
         key, _, text = pair.partition("=")
-        if key == "serves":
-            spec = replace(spec, serves=tuple(text.split(",")))
-        elif key == "progress":
-            spec = replace(spec, progress="none")
+        if key in {"serves", "after", "command"}:
+            spec = replace(spec, **{key: tuple(text.split(","))})
+        elif key in {"progress", "stop_signal"}:
+            spec = replace(spec, **{key: text})
+        elif key == "phases":
+            spec = replace(spec, phases={phase: parse_duration(limit) for phase, _, limit in (pair.partition(":") for pair in text.split(","))})
         elif any(field.removesuffix("_s") == key for field in spec.watchdog.__struct_fields__):
             spec = replace(spec, watchdog=_set(spec.watchdog, pair))
         else:
             spec = _set(spec, pair)
     return replace(limits, workers={**limits.workers, name: spec})
+
+
+def _edited(limits: Limits, words: list[str]) -> Limits:
+    """Return the limits after an edit of the file: `limit gpu.x=1 and worker sam stall_after=5s and remove yolo`."""
+    if "and" in words:
+        here = words.index("and")
+        return _edited(_edited(limits, words[:here]), words[here + 1 :])
+    match words:
+        case ["limit", *pairs]:
+            for pair in pairs:
+                table, _, rest = pair.partition(".")
+                limits = replace(limits, **{table: _set(getattr(limits, table), rest)})
+            return limits
+        case ["worker", name, *pairs]:
+            return _with_worker(limits, name, pairs)
+        case ["remove", name]:
+            return replace(limits, workers={other: spec for other, spec in limits.workers.items() if other != name})
+        case _:
+            raise ValueError(f"{' '.join(words)!r} is no edit: limit, worker, remove")
 
 
 def _switch(faults: Faults, pair: str) -> None:

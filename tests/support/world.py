@@ -1,21 +1,23 @@
 """A world in virtual time: it performs the core's actions on simulated processes, a device and a store, and posts what comes of them."""
 
-import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from supervisor.core import actions as act
 from supervisor.core import events as ev
 from supervisor.core.decide import decide, first_fleet, look
 from supervisor.core.limits import GIB, Limits, WorkerSpec
-from supervisor.core.model import Device, DeviceId, DeviceSample, Evidence, Fleet, Holding, Job, JobId, WorkerName
+from supervisor.core.model import Device, Evidence, Fleet, Job, JobId, WorkerName
+from supervisor.core.reload import effective, places
 from tests.support.simulated import SOON_S, Faults, SimulatedProcess
+from tests.support.simulated_device import HOST, SimulatedDevice
+from tests.support.simulated_disk import SimulatedDisk
+from tests.support.timeline import LAST, Timeline
 
 WALL_S = 1_700_000_000.0
 TICK_S = 1.0
-HOST = DeviceId("host")
-LAST = 1
-"""The rank of the tick that ends a freeze: what waited in the inbox is read before anyone is judged."""
 
 
 def usual_limits() -> Limits:
@@ -30,70 +32,67 @@ class World:
     """The supervisor's surroundings. Deterministic: the same calls give the same journal."""
 
     limits: Limits = field(default_factory=usual_limits)
-    now_s: float = 0.0
-    journal: list[tuple[ev.AnyEvent, float]] = field(default_factory=list)
+    journal: list[tuple[ev.AnyEvent, float, Limits]] = field(default_factory=list)
     performed: list[tuple[float, act.AnyAction]] = field(default_factory=list)
     processes: dict[tuple[WorkerName, int], SimulatedProcess] = field(default_factory=dict)
-    shown: dict[tuple[WorkerName, int], int] = field(default_factory=dict)  # what the device shows for each tree, in bytes
-    store: dict[JobId, Job] = field(default_factory=dict)
-    endings: list[Job] = field(default_factory=list)  # each write of a job in a terminal state
+    device: SimulatedDevice = field(default_factory=SimulatedDevice)
+    disk: SimulatedDisk = field(default_factory=SimulatedDisk)
+    checkpoints: dict[JobId, int] = field(default_factory=dict)
     replies: dict[str, act.Reply] = field(default_factory=dict)
     faults: dict[WorkerName, Faults] = field(default_factory=dict)
-    store_fails: bool = False
-    device_unreadable: bool = False
-    stranger_bytes: int = 0
     left: bool = False
     watch: Callable[[Fleet, ev.AnyEvent, Fleet], None] | None = None  # sees each decision: the fleet before, the event, the fleet after
     wrongs: list[str] = field(default_factory=list)  # what must never happen to real processes, and did
 
     def __post_init__(self) -> None:
-        self._queue: list[tuple[float, int, int, ev.AnyEvent | Callable[[], None]]] = []
-        self._serial = 0
-        self._frozen_until_s = 0.0
-        self._saves: list[act.SaveJob] = []
+        self._time = Timeline()
         self._pids = 100
-        self.devices = (Device(id=HOST, name="host", backend="host", total_bytes=16 * GIB),)
-        self.first: Fleet = first_fleet(self.limits, self.devices)
-        self.fleet = self.first
+        self._life = 1  # which supervisor this is: what an earlier one had under way never comes back
+        self._down = False
+        self._born_s: dict[tuple[WorkerName, int], float] = {}
+        self._spawned: dict[str, int] = {}  # the last generation of each, as run/ has it
+        self._edits = 0
+        self.in_file = self.limits
         self._start(())
 
-    def _start(self, jobs: tuple[Job, ...]) -> None:
-        self.post(0, ev.SupervisorStarted(wall_s=WALL_S + self.now_s, jobs=jobs))
-        self.later(TICK_S, self._tick)
+    def _start(self, adopted: tuple[ev.Adopted, ...]) -> None:
+        self.limits, self._down, self.left = self.in_file, False, False
+        self.devices = (Device(id=HOST, name="host", backend="host", total_bytes=self.limits.gpu.host_budget_bytes),)
+        self.first: Fleet = first_fleet(self.limits, self.devices, fence=self.disk.fence, generations=self._spawned)
+        self.fleet = self.first
+        self.journal.clear()
+        jobs = tuple(job for job in self.disk.jobs.values() if job.live)
+        self.post(0, ev.SupervisorStarted(wall_s=WALL_S + self.now_s, jobs=jobs, leases=self.disk.leases, adopted=adopted))
+        self._own(TICK_S, self._tick)
 
     # ---- time
 
+    @property
+    def now_s(self) -> float:
+        """The instant that it is now."""
+        return self._time.now_s
+
     def post(self, after_s: float, event: ev.AnyEvent) -> None:
-        """Put an event into the inbox later."""
-        self._push(self.now_s + after_s, event)
+        """Put an event into the inbox later; while no supervisor runs it is lost."""
+        if not self._down:
+            self._time.at(self.now_s + after_s, event)
 
     def later(self, after_s: float, do: Callable[[], None]) -> None:
-        """Do something later."""
-        self._push(self.now_s + after_s, do)
+        """Do something later, whoever is the supervisor then."""
+        self._time.at(self.now_s + after_s, do)
 
-    def _push(self, at_s: float, what: ev.AnyEvent | Callable[[], None], rank: int = 0) -> None:
-        self._serial += 1
-        heapq.heappush(self._queue, (at_s, rank, self._serial, what))
+    def _own(self, after_s: float, do: Callable[[], None]) -> None:
+        """Do something later that ends with this supervisor."""
+        life = self._life
+        self._time.at(self.now_s + after_s, lambda: do() if life == self._life else None)
 
     def run(self, until_s: float) -> None:
-        """Let time pass. The supervisor reads nothing while it is frozen or after it left."""
-        while self._queue and self._queue[0][0] <= until_s and not self.left:
-            at_s, rank, serial, what = heapq.heappop(self._queue)
-            if not isinstance(what, ev.Event):
-                self.now_s = at_s
-                what()
-            elif rank != LAST and at_s <= self._frozen_until_s and isinstance(what, ev.Tick):
-                continue
-            elif at_s < self._frozen_until_s:
-                heapq.heappush(self._queue, (self._frozen_until_s, rank, serial, what))
-            else:
-                self.now_s = at_s
-                self._decide(what)
-        self.now_s = max(self.now_s, until_s)
+        """Let time pass."""
+        self._time.run(until_s, self._decide)
 
     def _tick(self) -> None:
-        self.later(TICK_S, self._tick)
-        if self.now_s >= self._frozen_until_s:
+        self._own(TICK_S, self._tick)
+        if self.now_s >= self._time.frozen_until_s:
             self.post(0, ev.Tick(wall_s=WALL_S + self.now_s))
             if round(self.now_s) % round(self.limits.memory.look_every_s) == 0:
                 for action in look(self.fleet):
@@ -101,23 +100,47 @@ class World:
 
     def freeze(self, lag_s: float) -> None:
         """Hold the supervisor up; everything else goes on."""
-        self._frozen_until_s = self.now_s + lag_s
-        self._push(self._frozen_until_s, ev.Tick(wall_s=WALL_S + self._frozen_until_s, lag_s=lag_s), LAST)
+        self._time.frozen_until_s = self.now_s + lag_s
+        self._time.at(self._time.frozen_until_s, ev.Tick(wall_s=WALL_S + self._time.frozen_until_s, lag_s=lag_s), LAST)
 
-    def restart_supervisor(self) -> None:
-        """End the supervisor and every worker without a word, and start again from the store."""
-        for process in self.processes.values():
-            process.alive = False
-        self.processes.clear()
-        self.shown.clear()
-        self._queue.clear()
-        self._saves.clear()
-        self.journal.clear()
-        self.left = False
-        self.first = first_fleet(self.limits, self.devices, fence=self.fleet.fence)
-        self.fleet = self.first
-        self._frozen_until_s = 0.0
-        self._start(tuple(job for job in self.store.values() if job.live))
+    def die(self) -> None:
+        """End the supervisor as kill -9 does: its inbox, its timers and its unfinished writes are gone; the workers go on."""
+        self._time.drop_events()
+        self.disk.waiting.clear()
+        self._life += 1
+        self._down = True
+
+    def _leave(self) -> None:
+        """End the supervisor in order: what it has decided is written first."""
+        self.left = True
+        while self.disk.waiting and not self.disk.fails:
+            self._save()
+        self.die()
+
+    def start_again(self, keep: Collection[str] | None = None) -> None:
+        """Start a supervisor where another died. keep: the workers that it can prove to be its own, None for all; what else still runs is ended first."""
+        adopted = []
+        for (name, generation), process in sorted(self.processes.items()):
+            spare = process.alive and name in places(self.in_file) and (process.faults.unkillable or keep is None or name in keep)
+            if spare:
+                process.adopted = True
+                age_s = self.now_s - self._born_s[name, generation]
+                adopted.append(ev.Adopted(worker=name, generation=generation, pid=process.pid, age_s=age_s))
+            else:
+                process.alive = False
+                self._gone((name, generation))
+        self._start(tuple(adopted))
+
+    def restart_supervisor(self, keep: Collection[str] | None = ()) -> None:
+        """End the supervisor without a word, and start it again from the store; by default every worker ended with it."""
+        self.die()
+        self.start_again(keep)
+
+    def edit(self, limits: Limits) -> None:
+        """Take an edited file, as the runtime does: the new limits act from the event on that says so, not before."""
+        self.in_file = limits
+        self._edits += 1
+        self.post(0, ev.ConfigChanged(previous=self.limits, generation=self._edits))
 
     # ---- what people do
 
@@ -133,11 +156,6 @@ class World:
         name = WorkerName(worker)
         return self.processes[name, self.fleet.workers[name].generation]
 
-    @property
-    def unsaved(self) -> int:
-        """How many writes the store has not taken yet."""
-        return len(self._saves)
-
     def fault(self, worker: str) -> Faults:
         """Return the switches of one worker."""
         return self.faults.setdefault(WorkerName(worker), Faults())
@@ -145,35 +163,42 @@ class World:
     # ---- the supervisor
 
     def _decide(self, event: ev.AnyEvent) -> None:
-        self.journal.append((event, self.now_s))
+        if isinstance(event, ev.ConfigChanged):
+            event = replace(event, previous=self.limits)
+            self.limits = effective(self.in_file, self.limits, self.fleet)
+        self.journal.append((event, self.now_s, self.limits))
         before, decision = self.fleet, decide(self.fleet, event, self.limits, self.now_s)
         self.fleet = decision.fleet
+        if self.fleet.leases is not before.leases:
+            self._own(0.002, lambda: self.disk.write_leases(self.fleet))
         if self.watch is not None:
             self.watch(before, event, self.fleet)
         for action in decision.actions:
             self._perform(action)
 
-    def _perform(self, action: act.AnyAction) -> None:
+    def _perform(self, action: act.AnyAction) -> None:  # noqa: C901  # one row per action
+        if isinstance(action, act.SendStored) and self.disk.holds_back(action.job):
+            return  # what is not on disk is not stored: the worker reports it again
         self.performed.append((self.now_s, action))
         if isinstance(action, act.ForWorker):
             self._perform_on(action, self.processes.get((action.worker, action.generation)))
             return
         match action:
             case act.SaveJob():
-                self._saves.append(action)
-                if len(self._saves) == 1:
-                    self.later(0.002, self._save)
+                self.disk.waiting.append(action)
+                if len(self.disk.waiting) == 1:
+                    self._own(0.002, self._save)
             case act.MeasureDevice():
-                self.later(action.after_s + 0.005, self._read_device)
+                self._own(action.after_s + 0.005, self._read_device)
             case act.MeasureMemory():
-                memory = {name: self.limits.workers[self.fleet.workers[name].model].gpu_bytes for name, _ in self.processes}
+                memory = {name: process.spec.gpu_bytes for (name, _), process in self.processes.items()}
                 self.post(0.005, ev.MemoryMeasured(workers=memory, available_bytes=30 * GIB))
             case act.Reply():
                 self.replies[action.request] = action
             case act.WakeAt():
-                self._push(action.at_s, ev.Tick(wall_s=WALL_S + action.at_s))
+                self._time.at(action.at_s, ev.Tick(wall_s=WALL_S + action.at_s))
             case act.Leave():
-                self.left = True
+                self._leave()
             case act.Announce():
                 pass
 
@@ -206,32 +231,55 @@ class World:
             case act.Kill():
                 process.kill()
             case act.SendDrain():
-                process.drain()
+                process.drain(boundary=action.boundary)
+            case act.SendResync():
+                process.resync()
+            case act.SendStored():
+                self._stored(action, process)
             case act.SendJob():
                 self._level(action, action.job, "before", GIB)
-                process.take(action.job, action.attempt)
+                self._own(0.003, lambda: process.take(action.job, action.attempt))
             case act.SendCancel():
                 self._level(action, action.job, "cancel", 3 * GIB)
-                process.cancel(action.job)
+                process.cancel(action.job, action.attempt)
             case _:
                 pass
+
+    def _stored(self, action: act.SendStored, process: SimulatedProcess) -> None:
+        job = self.disk.jobs.get(action.job)
+        reported = (action.job, action.attempt, action.what) in process.unstored
+        process.stored(action.job, action.attempt, action.what)
+        if reported and action.what == "result" and job is not None and job.live and job.attempt == action.attempt:
+            self.wrongs.append(f"{action.job} is said to be stored, and its result is not")
+
+    def at_work(self, process: SimulatedProcess, job: JobId) -> None:
+        """See that nobody else works on the same job."""
+        for other in self.processes.values():
+            task = other.tasks.get(job)
+            if other is not process and other.alive and not other.killed and task is not None and not task.ended:
+                self.wrongs.append(f"{job} is worked on by {process.worker} generation {process.generation} and {other.worker} generation {other.generation}")
 
     def _level(self, action: act.ForWorker, job: JobId, moment: str, used_bytes: int) -> None:
         self.post(0.001, ev.LevelMeasured(worker=action.worker, generation=action.generation, job=job, moment=moment, used_bytes=used_bytes))
 
     def _spawn(self, action: act.Spawn) -> None:
         faults = self.fault(action.worker)
+        self._spawned[action.worker] = action.generation
         if faults.spawn_fails:
             self.post(SOON_S, ev.SpawnFailed(worker=action.worker, generation=action.generation, detail=f"there is no program {action.worker}"))
             return
         spec = self.limits.workers[self.fleet.workers[action.worker].model]
-        if spec.gpu_bytes and self.shown:
-            self.wrongs.append(f"{action.worker} was spawned while the device showed {sorted(self.shown)}")
+        if spec.gpu_bytes and self.device.shown:
+            self.wrongs.append(f"{action.worker} was spawned while the device showed {sorted(self.device.shown)}")
+        for process in self.processes.values():
+            if process.worker == action.worker and process.alive:
+                self.wrongs.append(f"{action.worker} generation {action.generation} was spawned while generation {process.generation} was alive")
         self._pids += 1
+        self._born_s[action.worker, action.generation] = self.now_s
         process = SimulatedProcess(self, action.worker, action.generation, self._pids, spec, faults)
         self.processes[action.worker, action.generation] = process
         if spec.gpu_bytes:
-            self.shown[action.worker, action.generation] = spec.gpu_bytes
+            self.device.shown[action.worker, action.generation] = spec.gpu_bytes
         self.post(SOON_S, ev.WorkerSpawned(worker=action.worker, generation=action.generation, pid=process.pid))
         process.run()
 
@@ -240,35 +288,24 @@ class World:
         if faults.tree_stuck:
             self.post(action.within_s, ev.TreeStuck(worker=action.worker, generation=action.generation, pids=(self.processes[key].pid + 1,)))
             return
-        self.processes.pop(key)
-        self.later(faults.memory_back_s, lambda: self._give_back(key))
+        self._gone(key)
         self.post(0.02, ev.TreeGone(worker=action.worker, generation=action.generation, swept=faults.leftovers, log_tail=("last line",)))
 
+    def _gone(self, key: tuple[WorkerName, int]) -> None:
+        self.processes.pop(key)
+        self.later(self.fault(key[0]).memory_back_s, lambda: self._give_back(key))
+
     def _give_back(self, key: tuple[WorkerName, int]) -> None:
-        self.shown.pop(key, None)
+        self.device.shown.pop(key, None)
 
     def _read_device(self) -> None:
-        if self.device_unreadable:
-            self.post(0, ev.DeviceMeasured(device=HOST, sample=None, error="the probe gave no answer within 2 s"))
-            return
-        used = sum(self.shown.values()) + self.stranger_bytes
-        holdings = tuple(Holding(name, 100 + generation, size) for (name, generation), size in self.shown.items())
-        if self.stranger_bytes:
-            holdings += (Holding(None, 4242, self.stranger_bytes),)
-        self.post(0, ev.DeviceMeasured(device=HOST, sample=DeviceSample(used_bytes=used, free_bytes=16 * GIB - used, holdings=holdings)))
+        self.post(0, self.device.measure(self.limits.gpu.host_budget_bytes))
 
     def _save(self) -> None:
-        """Write the oldest of the waiting writes: they go in order, and a failed one is tried again unless somebody hears of it."""
-        save = self._saves[0]
-        if self.store_fails:
-            self.post(0, ev.SaveFailed(job=save.job.id, error="disk full", refuse_to=save.refuse_to))
-        if not self.store_fails or save.refuse_to:
-            self._saves.pop(0)
-        if not self.store_fails:
-            self.store[save.job.id] = save.job
-            if not save.job.live:
-                self.endings.append(save.job)
-            for action in save.then:
-                self._perform(action)
-        if self._saves:
-            self.later(1.0 if self.store_fails else 0.002, self._save)
+        failed, then = self.disk.write()
+        if failed is not None:
+            self.post(0, failed)
+        for action in then:
+            self._perform(action)
+        if self.disk.waiting:
+            self._own(1.0 if self.disk.fails else 0.002, self._save)

@@ -1,0 +1,28 @@
+"""A simulated device: what it shows of each tree, of strangers, and that it cannot always be read."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from supervisor.core.events import DeviceMeasured
+from supervisor.core.model import DeviceId, DeviceSample, Holding, WorkerName
+
+HOST: Final = DeviceId("host")
+
+
+@dataclass
+class SimulatedDevice:
+    """A budget of RAM that stands for a card."""
+
+    shown: dict[tuple[WorkerName, int], int] = field(default_factory=dict)  # what it shows for each tree, in bytes
+    stranger_bytes: int = 0
+    unreadable: bool = False
+
+    def measure(self, total_bytes: int) -> DeviceMeasured:
+        """Return one reading, or that there was none."""
+        if self.unreadable:
+            return DeviceMeasured(device=HOST, sample=None, error="the probe gave no answer within 2 s")
+        used = sum(self.shown.values()) + self.stranger_bytes
+        holdings = tuple(Holding(name, 100 + generation, size) for (name, generation), size in self.shown.items())
+        if self.stranger_bytes:
+            holdings += (Holding(None, 4242, self.stranger_bytes),)
+        return DeviceMeasured(device=HOST, sample=DeviceSample(used_bytes=used, free_bytes=total_bytes - used, holdings=holdings))

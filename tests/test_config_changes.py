@@ -1,0 +1,82 @@
+"""What an edit changes, key by key, and what each change takes."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from supervisor.config import load, spelled
+from supervisor.config.changes import changes, without_restart
+from supervisor.core.limits import GpuLimits, JobLimits, Limits, MemoryLimits, SupervisorLimits, Watchdog, WorkerSpec
+
+WORDS = WorkerSpec(command=("words",))
+OLD = Limits(workers={"words": WORDS})
+EDITS = [
+    ("a limit", replace(OLD, memory=MemoryLimits(look_every_s=5.0)), ['memory.look_every: "10s" -> "5s" (live)']),
+    ("a budget", replace(OLD, gpu=GpuLimits(host_budget_bytes=2**30)), ['gpu.host_budget: "16GiB" -> "1GiB" (live)']),
+    ("a folder", replace(OLD, supervisor=SupervisorLimits(log_dir="x")), ['supervisor.log_dir: "logs" -> "x" (restart)']),
+    ("a backend", replace(OLD, jobs=JobLimits(backend="memory")), ['jobs.backend: "sqlite" -> "memory" (restart)']),
+    (
+        "a worker's own clock",
+        replace(OLD, workers={"words": replace(WORDS, watchdog=Watchdog(stall_after_s=60.0))}),
+        ['workers.words.stall_after: "10m" -> "1m" (live)'],
+    ),
+    (
+        "a phase",
+        replace(OLD, workers={"words": replace(WORDS, phases={"validate": 1800.0, "check data set": 3600.0})}),
+        ['workers.words.phases: {} -> { validate = "30m", "check data set" = "1h" } (live)'],
+    ),
+    (
+        "what a process got at its start",
+        replace(OLD, workers={"words": replace(WORDS, command=("words", "-v"), gpu_bytes=2**30)}),
+        ['workers.words.command: ["words"] -> ["words", "-v"] (worker)', 'workers.words.gpu: "0" -> "1GiB" (worker)'],
+    ),
+    ("nothing", OLD, []),
+]
+
+
+@pytest.mark.parametrize(("what", "new", "lines"), EDITS, ids=[row[0] for row in EDITS])
+def test_each_changed_key_is_told_with_what_it_takes(what: str, new: Limits, lines: list[str]) -> None:
+    assert [str(change) for change in changes(OLD, new)] == lines
+
+
+def test_a_worker_that_was_taken_out_or_added_is_one_change() -> None:
+    new = replace(OLD, workers={"more": WorkerSpec(command=("more",))})
+
+    assert {(change.key, change.takes) for change in changes(OLD, new)} == {("workers.more", "worker"), ("workers.words", "worker")}
+
+
+def test_a_limit_that_workers_inherit_is_one_change() -> None:
+    dog = Watchdog(stall_after_s=60.0)
+    new = replace(OLD, watchdog=dog, workers={"words": replace(WORDS, watchdog=dog)})
+
+    assert [str(change) for change in changes(OLD, new)] == ['watchdog.stall_after: "10m" -> "1m" (live)']
+
+
+def test_what_needs_a_restart_stays_as_it_is_until_then() -> None:
+    new = Limits(
+        supervisor=SupervisorLimits(log_dir="x", state_dir="y", log_level="error", health_every_s=5.0),
+        gpu=GpuLimits(backend="host", margin_bytes=5),
+        jobs=JobLimits(backend="memory", max_running=7),
+    )
+
+    acting = without_restart(OLD, new)
+
+    assert acting.supervisor == replace(OLD.supervisor, log_level="error", health_every_s=5.0)
+    assert (acting.gpu.backend, acting.gpu.margin_bytes) == ("auto", 5)
+    assert (acting.jobs.backend, acting.jobs.max_running) == ("sqlite", 7)
+
+
+def test_phases_and_progress_are_read_from_the_file_and_from_outside(tmp_path: Path) -> None:
+    path = tmp_path / "supervisor.toml"
+    path.write_text(
+        'schema_version = 1\n[workers.a]\ncommand = ["a"]\nprogress = "file:out/p.json"\n'
+        '[workers.b]\ncommand = ["b"]\nphases = { "check data set" = "1h" }\n[workers.c]\ncommand = ["c"]\nprogress = "file:{state_dir}/x"\n'
+    )
+
+    limits = load(path, {"WARDEN_WORKERS__B__PHASES__VALIDATE": "30m"}).limits
+
+    assert limits.workers["a"].progress == f"file:{tmp_path}/out/p.json"
+    assert limits.workers["b"].phases == {"check data set": 3600.0, "validate": 1800.0}
+    assert spelled(limits)["workers.b.phases"] == '{ "check data set" = "1h", validate = "30m" }'
+    assert limits.workers["c"].progress == "file:{state_dir}/x"

@@ -116,6 +116,8 @@ class _Process:
     def run(self) -> int:
         """Return the exit code."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # The kernel may hand a signal to any thread (after a SIGSTOP it does); the main thread, which alone runs handlers, then sleeps on. The link wakes it.
+        signal.set_wakeup_fd(self._link.wakeup_fd, warn_on_full_buffer=False)
         self._link.start()
         try:
             signal.signal(signal.SIGTERM, self._terminate)  # in here: it raises; an earlier SIGTERM ends the process, which has nothing to save yet

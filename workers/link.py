@@ -77,6 +77,7 @@ class Link:
         self._unstored: dict[tuple[str, int, str], tuple[AnyFromWorker, float]] = {}
         self._ready: Ready | None = None
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._signalled, self.wakeup_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._closing = threading.Event()
         self._heard_at_s = time.monotonic()
         self._orphan_after_s = DEFAULT_ORPHAN_AFTER_S
@@ -137,6 +138,7 @@ class Link:
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
         poller.register(self._wake, zmq.POLLIN)
+        poller.register(self._signalled, zmq.POLLIN)
         beats = _Beats(self._identity, self._device_bytes)
         leave_by_s: float | None = None
         while True:
@@ -168,6 +170,9 @@ class Link:
     def _read(self, socket: "zmq.Socket[bytes]") -> None:
         with suppress(BlockingIOError):
             os.eventfd_read(self._wake)
+        with suppress(BlockingIOError):
+            os.read(self._signalled, 64)
+            self.orders.put(None)  # the main thread waits for orders, and must wake to run its handler
         while True:
             try:
                 data = socket.recv(zmq.NOBLOCK)
@@ -186,7 +191,7 @@ class Link:
             case JobOrder(job=job, attempt=attempt):
                 if (job, attempt) not in self._seen:
                     self._seen.add((job, attempt))
-                    self.orders.put(message)
+                    self._take(message)
             case Cancel(job=job, attempt=attempt):
                 self._cancel(job, attempt)
             case Pause():
@@ -208,6 +213,14 @@ class Link:
                     self._send(socket, self._ready)
             case _:  # ping: being heard of is all it is for; unload: nothing is held between jobs beyond the loaded model
                 pass
+
+    def _take(self, order: JobOrder) -> None:
+        """Hand an order to the main thread. One that leaves may take none any more, and a supervisor that came after the drain does not know: it is told."""
+        if self.draining:
+            why = "the worker was asked to leave before this job came"
+            self.post(Failed(**self._identity.stamp(), job=order.job, attempt=order.attempt, reason="shutdown", error=why))  # type: ignore[arg-type]  # as above
+        else:
+            self.orders.put(order)
 
     def _cancel(self, job: str, attempt: int) -> None:
         report = self._reports.get((job, attempt))

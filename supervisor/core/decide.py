@@ -167,10 +167,12 @@ def _tick(turn: Turn, event: Tick) -> bool:
     if event.lag_s > 0:
         forgive(turn, event.lag_s)
     old: list[Worker] = []
+    resting: list[Worker] = []
     jobs, specs, now_s = turn.fleet.jobs, turn.limits.workers, turn.now_s
     for worker in turn.fleet.workers.values():
         process = worker.process
         if process is None:
+            resting.append(worker)
             continue
         spec = specs[worker.model]
         if worker.stop is not None:
@@ -183,7 +185,7 @@ def _tick(turn: Turn, event: Tick) -> bool:
         if old:
             recycle(turn, old)
         handover.expire(turn)
-    follows = bool(turn.actions) or event.lag_s > 0 or may_follow(turn)
+    follows = bool(turn.actions) or event.lag_s > 0 or may_follow(turn, resting)
     if now_s - turn.fleet.health_said_at_s >= turn.limits.supervisor.health_every_s:
         turn.fleet = replace(turn.fleet, health_said_at_s=now_s)
         _say_health(turn)

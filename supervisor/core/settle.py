@@ -1,5 +1,6 @@
 """What follows once something changed: jobs find workers, workers find devices, whoever is needed starts and whoever is not leaves."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from msgspec.structs import replace
@@ -46,12 +47,15 @@ def settle(turn: Turn, *, whole: bool = False) -> None:
             _send(turn, turn.fleet.workers[name])
 
 
-def may_follow(turn: Turn) -> bool:
-    """Return whether time alone may have brought something that `settle` has to see: a place in the queue, a comeback, the end of a refusal's pause."""
+def may_follow(turn: Turn, resting: Iterable[Worker]) -> bool:
+    """Return whether time alone may have brought something that `settle` has to see: a place in the queue, a comeback, the end of a refusal's pause.
+
+    resting: the workers without a process.
+    """
     fleet, now_s = turn.fleet, turn.now_s
     if fleet.stopping_since_s is not None or any(job.status is JobStatus.QUEUED for job in fleet.jobs.values()):
         return True
-    if any(worker.process is None and worker.state in _WAITING and now_s >= worker.retry_at_s for worker in fleet.workers.values()):
+    if any(worker.state in _WAITING and now_s >= worker.retry_at_s for worker in resting):
         return True
     held_off = [device for device in fleet.devices.values() if device.hold_off_until_s and now_s >= device.hold_off_until_s]
     for device in held_off:

@@ -26,7 +26,7 @@ from supervisor.core.events import (
     WorkerSpawned,
 )
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import Evidence, Fleet, Lease, LeaseId, Worker, WorkerName
+from supervisor.core.model import Evidence, Fleet, JobId, Lease, LeaseId, Worker, WorkerName
 from supervisor.errors import StoreError
 from supervisor.runtime import views
 from supervisor.runtime.launch import Launcher
@@ -84,6 +84,7 @@ class Performer:
         self._tick = tick
         self._leave = leave
         self._tasks: set[asyncio.Task[None]] = set()
+        self._saves: dict[JobId, asyncio.Task[None]] = {}
         self._leases: Mapping[LeaseId, Lease] = {}
 
     def perform(self, decision: act.Decision) -> None:
@@ -116,10 +117,13 @@ class Performer:
             case act.Announce():
                 self._announce(action)
             case act.SaveJob():
-                self._start(self._save(action))
+                self._save_in_order(action)
             case act.Reply():
                 ports.answer(action)
-            case act.SendDrain() | act.SendWelcome() | act.SendResync() | act.SendStored():
+            case act.SendStored():
+                if action.job not in self._saves:  # what was reported twice is not stored before its write is: the worker will report it again
+                    ports.channel.send(action)
+            case act.SendDrain() | act.SendWelcome() | act.SendResync():
                 ports.channel.send(action)
             case act.SendJob():
                 self._start(self._send_job(action))
@@ -148,10 +152,11 @@ class Performer:
             case _:
                 assert_never(action)
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
+    def _start(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
@@ -168,8 +173,16 @@ class Performer:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
             self.interventions.append(Intervention(at=at, event=action.event, worker=action.worker, job=action.job, reason=action.reason))
 
-    async def _save(self, action: act.SaveJob) -> None:
+    def _save_in_order(self, action: act.SaveJob) -> None:
+        """Write a job after its earlier writes, also those that are being tried again: an older state must not come to lie over a newer one."""
+        task = self._start(self._save(action, after=self._saves.get(action.job.id)))
+        self._saves[action.job.id] = task
+        task.add_done_callback(lambda done: self._saves.pop(action.job.id) if self._saves.get(action.job.id) is done else None)
+
+    async def _save(self, action: act.SaveJob, *, after: "asyncio.Task[None] | None") -> None:
         """Write the job, and go on to what waited for it. A write that nobody can be refused for is tried until it succeeds."""
+        if after is not None:
+            await asyncio.wait({after})
         said = False
         while True:
             try:
@@ -184,7 +197,10 @@ class Performer:
             else:
                 break
         for following in action.then:
-            self._one(following)
+            if isinstance(following, act.SendStored):
+                self._ports.channel.send(following)
+            else:
+                self._one(following)
 
     async def _save_leases(self) -> None:
         """Write the leases as they now are: a supervisor that comes after us gives each holder that still runs its lease back."""

@@ -51,7 +51,8 @@ class Ticker:
 
     async def run(self, look_every_s: Callable[[], float]) -> None:
         """Tick until cancelled."""
-        looked_s = pinged_s = time.monotonic()
+        looked_s = float("-inf")  # the first tick looks: until then nothing is known
+        pinged_s = time.monotonic()
         while True:
             asked_s = time.monotonic()
             self._due_s = asked_s + TICK_S

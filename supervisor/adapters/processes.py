@@ -46,10 +46,14 @@ class LocalProcesses:
         self._witnesses = ThreadPoolExecutor(16, "warden-evidence")
         self._meters = ThreadPoolExecutor(2, "warden-meter")
 
+    def expect(self, worker: WorkerName, generation: int) -> None:
+        """Remember from now on what is ordered of a generation that is about to be spawned: an order may come in the same turn as the spawn."""
+        self._spawning[worker, generation] = None
+
     async def spawn(self, launch: Launch) -> int:
         """Start it and return the pid, once its own program runs. Raises SpawnError."""
         key = (launch.worker, launch.generation)
-        self._spawning[key] = None
+        self._spawning.setdefault(key, None)
         try:
             pid = await self._spawn(launch)
         finally:

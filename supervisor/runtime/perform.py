@@ -130,6 +130,7 @@ class Performer:
             case act.SendCancel():
                 self._start(self._send_cancel(action))
             case act.Spawn():
+                ports.processes.expect(action.worker, action.generation)
                 self._start(self._spawn(action))
             case act.Terminate():
                 ports.processes.terminate(action.worker, action.generation, action.signal)

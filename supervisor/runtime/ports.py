@@ -41,6 +41,10 @@ class Launch(Struct, frozen=True, kw_only=True):
 class Processes(Protocol):
     """Worker processes: every signal proves first that its target is ours."""
 
+    def expect(self, worker: WorkerName, generation: int) -> None:
+        """Remember from now on what is ordered of a generation that is about to be spawned."""
+        ...
+
     async def spawn(self, launch: Launch) -> int:
         """Start it and return the pid, once its own program runs. Raises SpawnError. Its exit comes as a WorkerExited event."""
         ...

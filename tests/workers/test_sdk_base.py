@@ -176,8 +176,9 @@ def test_what_goes_wrong_is_a_message_and_the_worker_lives(worker: Played, order
 def test_a_stack_is_dumped_on_request(worker: Played) -> None:
     worker.order(fault="stall")
     worker.wait_for(wire.Accepted)
+    worker.wait_for(wire.Beat)  # by then the work stands still: a dump of a thread that runs reads its frames as they change
 
-    while "_stand_still" not in worker.log():  # the first may come before the work stands still
+    while "_stand_still" not in worker.log():  # on a slow machine the first may come too early all the same
         worker.process.send_signal(signal.SIGUSR1)
         worker.wait_for(wire.Beat)
 

@@ -19,7 +19,6 @@ from supervisor.errors import StateError
 from supervisor.runtime.ports import Launch, SpawnError
 
 _SWEEP_PAUSE_S: Final = 0.02
-_STUCK_LOOK_S: Final = 1.0
 _SHARED_S: Final = 0.1
 """A reading of all memory that began so short a time ago serves the next who asks: a look at the workers and one at the device come together."""
 
@@ -161,15 +160,6 @@ class LocalProcesses:
                 return TreeStuck(worker=worker, generation=generation, pids=tuple(left))
             await asyncio.sleep(_SWEEP_PAUSE_S)
         return await self._gone(record, len(swept))
-
-    async def wait_gone(self, worker: WorkerName, generation: int) -> TreeGone:
-        """Return once a tree that was stuck is gone after all. Waits for as long as the kernel keeps it: nothing else waits for this."""
-        record = self._records.get((worker, generation))
-        if record is None:
-            return TreeGone(worker=worker, generation=generation)
-        while await self._sweep(record):  # noqa: ASYNC110  # the kernel sends no event for a tree
-            await asyncio.sleep(_STUCK_LOOK_S)
-        return await self._gone(record, 0)
 
     async def _gone(self, record: Record, swept: int) -> TreeGone:
         last = await asyncio.get_running_loop().run_in_executor(self._proofs, self._forget, record)

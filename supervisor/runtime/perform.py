@@ -236,10 +236,8 @@ class Performer:
     async def _prove_gone(self, action: act.ProveGone) -> None:
         proof = await self._ports.processes.prove_gone(action.worker, action.generation, action.within_s)
         self._post(proof)
-        if not isinstance(proof, TreeStuck):
+        if not isinstance(proof, TreeStuck):  # one that is stuck is looked for again: the core orders it
             self._ports.programs.end(action.worker, action.generation)
-        else:
-            self._post(await self._ports.processes.wait_gone(action.worker, action.generation))
 
     async def _gather(self, action: act.GatherEvidence) -> None:
         evidence = await self.evidence(action.worker, action.generation)

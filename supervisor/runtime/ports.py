@@ -61,10 +61,6 @@ class Processes(Protocol):
         """End what the leader left behind; return the proof that nothing is left, or who is."""
         ...
 
-    async def wait_gone(self, worker: WorkerName, generation: int) -> TreeGone:
-        """Return once a tree that was stuck is gone after all."""
-        ...
-
     async def evidence(self, worker: WorkerName, generation: int) -> Evidence:
         """Return what can be seen of it, within three seconds."""
         ...

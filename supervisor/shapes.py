@@ -114,12 +114,14 @@ class SupervisorView(Struct, frozen=True, kw_only=True):
     stopping: bool
     config_generation: int
     config_error: str
+    api: str = ""  # where HTTP is served, such as http://127.0.0.1:8650; empty when it is off
 
 
 class MemoryView(Struct, frozen=True, kw_only=True):
-    """The machine's memory."""
+    """The machine's memory, and the room on the disk of the state folder."""
 
     available_bytes: int | None
+    disk_free_bytes: int | None = None
 
 
 class Intervention(Struct, frozen=True, kw_only=True):
@@ -142,6 +144,7 @@ class StatusView(Struct, frozen=True, kw_only=True):
     jobs: dict[str, int]
     interventions: list[Intervention]
     unwell: list[str]
+    held: bool = False
 
 
 class DumpView(Struct, frozen=True, kw_only=True):
@@ -201,7 +204,93 @@ class JobView(Struct, frozen=True, kw_only=True):
     started_at: str | None
     completed_at: str | None
     dir: str
+    run_at: str | None = None
+    schedule: str | None = None
     result: JSONValue = None
     error: ErrorView | None = None
     cancel: CancelView | None = None
     retry_of: str | None = None
+
+
+class JobsPage(Struct, frozen=True, kw_only=True):
+    """Some jobs, the newest first. next: the cursor of the page after this one, empty at the end."""
+
+    jobs: list[JobView]
+    next: str = ""
+
+
+class WaitView(Struct, frozen=True, kw_only=True):
+    """What a job waits for, in numbers; what is unknown is None."""
+
+    reason: str
+    position: int | None
+    queued: int
+    priority: int
+    aged_priority: int
+    waited_s: float
+    device: str | None = None
+    need_bytes: int | None = None
+    free_bytes: int | None = None
+    holders: list[HolderView] = []
+    until: str | None = None  # ISO 8601: when it is due, where a time is all that it waits for
+
+
+class WhyView(Struct, frozen=True, kw_only=True):
+    """Why a job is where it is. sentences: the whole story for people, the same on every screen; the rest is for programs."""
+
+    job: str
+    kind: str
+    status: str
+    reason: str
+    sentences: list[str]
+    you_can: list[str]
+    wait: WaitView | None = None
+    error: ErrorView | None = None
+
+
+class EventView(Struct, frozen=True, kw_only=True):
+    """Something that happened. seq rises by one from event to event and is never used twice, also over restarts.
+
+    data of an event about a job holds at least status, phase, progress, done, total, eta_s, metrics, attempt, reason and message.
+    """
+
+    seq: int
+    at: str
+    event: str
+    worker: str | None = None
+    job: str | None = None
+    reason: str = ""
+    data: dict[str, JSONValue] = {}
+
+
+class EventsPage(Struct, frozen=True, kw_only=True):
+    """The events after a place. first: the oldest that is kept at all; last: the newest, of whatever job; where no event is kept both are the last ever used."""
+
+    events: list[EventView]
+    first: int
+    last: int
+
+
+class KindView(Struct, frozen=True, kw_only=True):
+    """A kind of job: who serves it, and what its parameters must look like (JSON Schema), as its worker said when it last started; None before that."""
+
+    kind: str
+    worker: str
+    params: JSONValue = None
+
+
+class ScheduleView(Struct, frozen=True, kw_only=True):
+    """A schedule of supervisor.toml."""
+
+    name: str
+    cron: str
+    kind: str
+    next_at: str | None
+    last_at: str | None
+    last_job: str | None
+
+
+class HoldView(Struct, frozen=True, kw_only=True):
+    """Whether the queue is held: nothing new is started then."""
+
+    held: bool

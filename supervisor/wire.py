@@ -35,6 +35,7 @@ class Hello(FromWorker, frozen=True, kw_only=True, tag="hello"):
     pid: int
     serves: tuple[str, ...] = ()
     jobs: tuple[tuple[str, int], ...] = ()  # (job, attempt) it is still working on: not empty when a supervisor came back
+    params: Mapping[str, JSONValue] = field(default_factory=dict)  # kind -> JSON Schema of its parameters: what does not fit is refused at the door
 
 
 class Ready(FromWorker, frozen=True, kw_only=True, tag="ready"):
@@ -80,7 +81,7 @@ class Result(FromWorker, frozen=True, kw_only=True, tag="result"):
 
 
 class Failed(FromWorker, frozen=True, kw_only=True, tag="failed"):
-    """A job's work ended without a result. reason: bad_input, user_error, gpu_oom, gpu_error, memory_emergency, cancelled or shutdown."""
+    """A job's work ended without a result. reason: bad_input, user_error, gpu_oom, gpu_error, memory_emergency, cancelled, paused or shutdown."""
 
     job: str
     attempt: int
@@ -131,11 +132,17 @@ class Cancel(ToWorker, frozen=True, kw_only=True, tag="cancel"):
 
 
 class Pause(ToWorker, frozen=True, kw_only=True, tag="pause"):
-    """Hold still at the next report of progress."""
+    """Stop working on this job right after its next checkpoint; `failed` with reason paused answers it. Without a job: hold still at the next progress."""
+
+    job: str = ""
+    attempt: int = 0
 
 
 class Resume(ToWorker, frozen=True, kw_only=True, tag="resume"):
-    """Go on."""
+    """Go on: undoes a pause that was not yet obeyed."""
+
+    job: str = ""
+    attempt: int = 0
 
 
 class Drain(ToWorker, frozen=True, kw_only=True, tag="drain"):

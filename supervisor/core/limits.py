@@ -29,6 +29,17 @@ class SupervisorLimits(Struct, frozen=True, kw_only=True):
     shutdown_grace_s: float = 60.0
     on_crash: Literal["adopt", "kill"] = "adopt"
     orphan_after_s: float = 300.0
+    disk_floor_bytes: int = GIB
+
+
+class ApiLimits(Struct, frozen=True, kw_only=True):
+    """[api]: the HTTP front, a child of its own."""
+
+    bind: str = "127.0.0.1:8650"
+    socket: str = ""
+    token_file: str = ""
+    max_upload_bytes: int = 2 * GIB
+    allowed_roots: tuple[str, ...] = ()
 
 
 class Watchdog(Struct, frozen=True, kw_only=True):
@@ -90,6 +101,7 @@ class JobLimits(Struct, frozen=True, kw_only=True):
     max_running: int = 2
     max_queued: int = 1000
     age_step_s: float = 60.0
+    keep_finished_s: float = 3600.0
     retries: Retries = field(default_factory=Retries)
 
 
@@ -97,6 +109,17 @@ class NotifyLimits(Struct, frozen=True, kw_only=True):
     """[notify]: what is run when a person is needed."""
 
     command: tuple[str, ...] = ()
+
+
+class ScheduleSpec(Struct, frozen=True, kw_only=True):
+    """[schedules.NAME]: a job that is submitted by the clock. Times of the cron line are local ones."""
+
+    cron: str
+    kind: str
+    params: Mapping[str, JSONValue] = field(default_factory=dict)
+    priority: int | None = None
+    overlap: Literal["skip", "queue"] = "skip"  # while the one before still waits or runs
+    catch_up: Literal["one", "none"] = "one"  # after a time in which nobody ran it
 
 
 class WorkerSpec(Struct, frozen=True, kw_only=True):
@@ -132,6 +155,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     gpu: GpuLimits = field(default_factory=GpuLimits)
     jobs: JobLimits = field(default_factory=JobLimits)
     notify: NotifyLimits = field(default_factory=NotifyLimits)
+    api: ApiLimits = field(default_factory=ApiLimits)
+    schedules: Mapping[str, ScheduleSpec] = field(default_factory=dict)
     workers: Mapping[str, WorkerSpec] = field(default_factory=dict)
 
     def model_for(self, kind: str) -> str | None:

@@ -148,6 +148,12 @@ class Job(Struct, frozen=True, kw_only=True):
     error: Failure | None = None
     receipt: Receipt | None = None
     retry_of: JobId | None = None
+    run_at_wall: float | None = None  # not before that
+    schedule: str = ""  # which one made it
+    held: bool = False  # waits until somebody starts it
+    idempotency_key: str = ""
+    fingerprint: str = ""  # of what was asked for under that key
+    retry_at_s: float = 0.0  # after a failure, not before that
     queued_at_s: float = 0.0
     sent_at_s: float | None = None
     begun_at_s: float | None = None

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendResync, SendStored, SendWelcome
 from supervisor.core.events import AnyEvent, TreeGone, TreeStuck
-from supervisor.core.limits import Limits, WorkerSpec
+from supervisor.core.limits import JSONValue, Limits, WorkerSpec
 from supervisor.core.model import DeviceId, DeviceSample, Evidence, Fleet, Job, JobId, Lease, WorkerName
 
 ToWorker = SendCancel | SendDrain | SendJob | SendResync | SendStored | SendWelcome
@@ -110,11 +110,75 @@ class Device(Protocol):
         ...
 
 
+class StreamEvent(Struct, frozen=True, kw_only=True):
+    """Something that happened, before it has its number. at_wall: seconds since 1970."""
+
+    at_wall: float
+    event: str
+    worker: str | None = None
+    job: str | None = None
+    reason: str = ""
+    data: Mapping[str, JSONValue] = field(default_factory=dict)
+
+
+class Tombstone(Struct, frozen=True, kw_only=True):
+    """What is left of a job that was cleaned up."""
+
+    job: JobId
+    kind: str
+    status: str
+    completed_wall: float
+
+
 class JobStore(Protocol):
     """Where jobs are written down. Every method may be awaited from the loop: nothing of it runs there."""
 
     async def save(self, job: Job) -> None:
-        """Return once the job is on disk. An older attempt, or a change of an ended job, is ignored. Raises StoreError."""
+        """Return once the job is on disk, with its idempotency key where it has one. An older attempt, or a change of an ended job, is ignored.
+
+        Raises StoreError.
+        """
+        ...
+
+    async def by_key(self, key: str) -> tuple[JobId, str] | None:
+        """Return the job that was made under this idempotency key, and the fingerprint of what was asked for then."""
+        ...
+
+    async def gone(self, job: str) -> Tombstone | None:
+        """Return what is left of a job that was cleaned up; None where there never was one, or it is not cleaned up."""
+        ...
+
+    async def expire(self, *, ended_before: float, gone_before: float, keys_before: float) -> Sequence[JobId]:
+        """Take away the jobs that ended before an instant (their events too), leaving a tombstone; tombstones and keys that are older than theirs go as well.
+
+        All are wall times. Returns the ids of the jobs, at most 500 at a time; their folders are for the caller.
+        """
+        ...
+
+    async def page(self, *, statuses: Sequence[str], kind: str, limit: int, cursor: str) -> tuple[Sequence[Job], str]:
+        """Return jobs after the cursor ("": from the start), the newest first, and the cursor of the next page ("": there is none). Raises ValueError for a
+        cursor that is none. A job that comes or goes meanwhile makes no other appear twice or be left out.
+        """
+        ...
+
+    async def append_events(self, events: Sequence[StreamEvent]) -> Sequence[int]:
+        """Return the numbers that the events got, once they are on disk: each one more than the last ever given."""
+        ...
+
+    async def events_since(self, after: int, *, job: str, limit: int) -> Sequence[tuple[int, StreamEvent]]:
+        """Return the events after a number, of one job or ("") of all, the oldest first."""
+        ...
+
+    async def event_bounds(self) -> tuple[int, int]:
+        """Return the number of the oldest event that is kept, and the last number ever given (0 before the first)."""
+        ...
+
+    async def save_mark(self, name: str, value: str) -> None:
+        """Return once this small thing to remember is on disk; an empty value forgets it."""
+        ...
+
+    async def marks(self) -> Mapping[str, str]:
+        """Return all that was to be remembered."""
         ...
 
     async def find(self, job: str) -> Job | None:

@@ -6,7 +6,11 @@ from supervisor.core.limits import JSONValue
 
 
 class Rejected(Exception):
-    """A request is answered with no. code: usage, unknown, busy or failed."""
+    """A request is answered with no.
+
+    code: usage (the request makes no sense), invalid (its parameters can never work), unknown (no such thing), gone (there was one, and it expired),
+    conflict (the state forbids it), busy (try later: the queue is full), stopping (the supervisor is about to end), full (the disk), config, failed.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         """Keep both."""
@@ -22,6 +26,9 @@ class SubmitArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     params: dict[str, JSONValue] = field(default_factory=dict)
     priority: int | None = None
     max_attempts: int | None = None
+    run_at: str = ""  # ISO 8601; not before that
+    idempotency_key: str = ""  # the same key again gives the same job
+    hold: bool = False  # waits until jobs.start
 
 
 class ListArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,6 +37,23 @@ class ListArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     statuses: list[str] = field(default_factory=list)
     kind: str = ""
     limit: int = 50
+
+
+class PageArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which jobs, and from where on."""
+
+    statuses: list[str] = field(default_factory=list)
+    kind: str = ""
+    limit: int = 50
+    cursor: str = ""
+
+
+class EventsArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which events: those after a number, of one job or of all."""
+
+    after: int = 0
+    job: str = ""
+    limit: int = 500
 
 
 class JobArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

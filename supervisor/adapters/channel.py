@@ -7,7 +7,7 @@ from pathlib import Path
 
 from supervisor import wire
 from supervisor.adapters.sockets import Router
-from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendResync, SendStored, SendWelcome
+from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendPause, SendResume, SendResync, SendStored, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
     BeatHeard,
@@ -52,6 +52,10 @@ class WorkerChannel:
                 message = wire.Drain(boundary=action.boundary)
             case SendCancel():
                 message = wire.Cancel(job=action.job, attempt=action.attempt)
+            case SendPause():
+                message = wire.Pause(job=action.job, attempt=action.attempt)
+            case SendResume():
+                message = wire.Resume(job=action.job, attempt=action.attempt)
             case SendStored():
                 message = wire.Stored(job=action.job, attempt=action.attempt, what=action.what)
             case SendJob():

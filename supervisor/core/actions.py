@@ -75,6 +75,20 @@ class SendCancel(ForWorker, frozen=True, kw_only=True):
     attempt: int
 
 
+class SendPause(ForWorker, frozen=True, kw_only=True):
+    """Ask the worker to leave the job right after its next checkpoint."""
+
+    job: JobId
+    attempt: int
+
+
+class SendResume(ForWorker, frozen=True, kw_only=True):
+    """Take a pause back that the worker may not have obeyed yet."""
+
+    job: JobId
+    attempt: int
+
+
 class SendStored(ForWorker, frozen=True, kw_only=True):
     """Tell the worker that its report (accepted, result or failed) is on disk.
 
@@ -113,6 +127,15 @@ class SaveJob(Action, frozen=True, kw_only=True):
     refuse_to: str = ""  # a request that is refused when the write fails; without one the write is tried again until it succeeds
 
 
+class SaveMark(Action, frozen=True, kw_only=True):
+    """Remember a small thing over restarts; then do what waits for that. A failure to write it is a refusal of the request."""
+
+    name: str
+    value: str
+    request: str
+    then: tuple["AnyAction", ...] = ()
+
+
 class Reply(Action, frozen=True, kw_only=True):
     """Answer a request: with what it asked for, or with a refusal (error is a code, message the sentence)."""
 
@@ -130,6 +153,12 @@ class Announce(Action, frozen=True, kw_only=True):
     job: JobId | None = None
     reason: str = ""
     fields: Mapping[str, JSONValue] = field(default_factory=dict)
+
+
+class Publish(Action, frozen=True, kw_only=True):
+    """Tell whoever watches a job that it moved. Not a line in the logs."""
+
+    job: Job
 
 
 class WakeAt(Action, frozen=True, kw_only=True):
@@ -153,13 +182,17 @@ AnyAction = (
     | SendResync
     | SendJob
     | SendCancel
+    | SendPause
+    | SendResume
     | SendStored
     | MeasureRelease
     | MeasureDevice
     | MeasureMemory
     | SaveJob
+    | SaveMark
     | Reply
     | Announce
+    | Publish
     | WakeAt
     | Leave
 )

@@ -35,6 +35,7 @@ class SupervisorStarted(Event, frozen=True, kw_only=True):
     jobs: tuple[Job, ...] = ()
     leases: tuple[Lease, ...] = ()
     adopted: tuple[Adopted, ...] = ()
+    held: bool = False
 
 
 class OfWorker(Event, frozen=True, kw_only=True):
@@ -183,10 +184,11 @@ class DeviceMeasured(Event, frozen=True, kw_only=True):
 
 
 class MemoryMeasured(Event, frozen=True, kw_only=True):
-    """The memory of every worker's tree, and what the machine has available."""
+    """The memory of every worker's tree, what the machine has available, and the room on the state folder's disk (None: it cannot be read)."""
 
     workers: Mapping[WorkerName, int]
     available_bytes: int
+    disk_free_bytes: int | None = None
 
 
 class Request(Event, frozen=True, kw_only=True):
@@ -205,6 +207,30 @@ class CancelRequested(Request, frozen=True, kw_only=True):
     """Somebody wants a job to end."""
 
     job: JobId
+
+
+class PauseRequested(Request, frozen=True, kw_only=True):
+    """Somebody wants a job to rest: at its next checkpoint, where its work has begun."""
+
+    job: JobId
+
+
+class ResumeRequested(Request, frozen=True, kw_only=True):
+    """Somebody wants a paused job to go on."""
+
+    job: JobId
+
+
+class StartRequested(Request, frozen=True, kw_only=True):
+    """Somebody wants a job that is held to stand in the queue."""
+
+    job: JobId
+
+
+class HoldChanged(Request, frozen=True, kw_only=True):
+    """Somebody wants nothing new to be started, or things to go on."""
+
+    held: bool
 
 
 class WantedChanged(Request, frozen=True, kw_only=True):
@@ -256,6 +282,19 @@ WorkerEvent = (
     | ReleaseMeasured
 )
 FleetEvent = (
-    Tick | SupervisorStarted | DeviceMeasured | MemoryMeasured | JobSubmitted | CancelRequested | WantedChanged | ShutdownRequested | ConfigChanged | SaveFailed
+    Tick
+    | SupervisorStarted
+    | DeviceMeasured
+    | MemoryMeasured
+    | JobSubmitted
+    | CancelRequested
+    | PauseRequested
+    | ResumeRequested
+    | StartRequested
+    | HoldChanged
+    | WantedChanged
+    | ShutdownRequested
+    | ConfigChanged
+    | SaveFailed
 )
 AnyEvent = WorkerEvent | FleetEvent

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from supervisor.core import generations, handover
 from supervisor.core.actions import Leave, SendJob
 from supervisor.core.gpu import Begin, Blocked, device_for, may_begin, startable, wants_back
-from supervisor.core.jobs import Step, advance, in_order
+from supervisor.core.jobs import Step, advance, in_order, rests
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
 from supervisor.core.model import (
@@ -78,7 +78,12 @@ def _assign(turn: Turn) -> None:
     told: dict[JobId, Job] = {}
     for job in in_order(queued, turn.limits.jobs, turn.now_s) if running < limit else queued:
         model = model_of.get(job.kind)
-        if model is None:
+        rest = rests(job, turn.now_s, turn.wall_s)
+        if rest is not Reason.NONE:
+            waits = _NoPlace(_why_it_rests(job, rest), rest)
+        elif turn.fleet.held:
+            waits = _NoPlace("the queue is held (warden jobs release)", Reason.HELD)
+        elif model is None:
             waits = _NoPlace(f"no worker in supervisor.toml serves {job.kind} any more")
         elif running >= limit:
             waits = _NoPlace(f"{running} at work already, jobs.max_running is {limit}")
@@ -96,6 +101,13 @@ def _assign(turn: Turn) -> None:
             told[job.id] = replace(job, reason=waits.reason, message=waits.sentence)
     if told:
         turn.put_jobs(told)
+
+
+def _why_it_rests(job: Job, rest: Reason) -> str:
+    """Return what a job waits for that does not stand in the queue; after a failure that is what went wrong, which it says already."""
+    if rest is Reason.HELD:
+        return f"held since it was submitted (warden jobs start {job.id})"
+    return "its time has not come" if rest is Reason.SCHEDULED else job.message
 
 
 class _NoPlace(Blocked, frozen=True):
@@ -160,6 +172,8 @@ def _assign_to(turn: Turn, job: Job, worker: Worker) -> Job:
         phase="loading",
         done=0.0,
         total=0.0,
+        reached=0.0,
+        paced_from=None,
     )
     return turn.put_job(job)
 
@@ -207,7 +221,12 @@ def _somebody_waits(turn: Turn) -> bool:
         and not _behind(turn, worker)
     }
     kinds = {kind for model in models for kind in turn.limits.workers[model].serves}
-    return any(job.status is JobStatus.QUEUED and job.kind in kinds for job in turn.fleet.jobs.values())
+    return any(job.status is JobStatus.QUEUED and job.kind in kinds and _stands(turn, job) for job in turn.fleet.jobs.values())
+
+
+def _stands(turn: Turn, job: Job) -> bool:
+    """Return whether a queued job will be placed as soon as it can be. After a failure it is back so soon that nobody should come in between."""
+    return not turn.fleet.held and rests(job, turn.now_s, turn.wall_s) in (Reason.NONE, Reason.RETRY_BACKOFF)
 
 
 def _start_or_retire(turn: Turn, worker: Worker) -> None:

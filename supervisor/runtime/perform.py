@@ -123,7 +123,7 @@ class Performer:
             case act.SendStored():
                 if action.job not in self._saves:  # what was reported twice is not stored before its write is: the worker will report it again
                     ports.channel.send(action)
-            case act.SendDrain() | act.SendWelcome() | act.SendResync():
+            case act.SendDrain() | act.SendWelcome() | act.SendResync() | act.SendPause() | act.SendResume():
                 ports.channel.send(action)
             case act.SendJob():
                 self._start(self._send_job(action))

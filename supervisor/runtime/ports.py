@@ -6,12 +6,12 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
-from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendResync, SendStored, SendWelcome
+from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendPause, SendResume, SendResync, SendStored, SendWelcome
 from supervisor.core.events import AnyEvent, TreeGone, TreeStuck
 from supervisor.core.limits import JSONValue, Limits, WorkerSpec
 from supervisor.core.model import DeviceId, DeviceSample, Evidence, Fleet, Job, JobId, Lease, WorkerName
 
-ToWorker = SendCancel | SendDrain | SendJob | SendResync | SendStored | SendWelcome
+ToWorker = SendCancel | SendDrain | SendJob | SendPause | SendResume | SendResync | SendStored | SendWelcome
 
 
 class SpawnError(Exception):
@@ -156,8 +156,9 @@ class JobStore(Protocol):
         ...
 
     async def page(self, *, statuses: Sequence[str], kind: str, limit: int, cursor: str) -> tuple[Sequence[Job], str]:
-        """Return jobs after the cursor ("": from the start), the newest first, and the cursor of the next page ("": there is none). Raises ValueError for a
-        cursor that is none. A job that comes or goes meanwhile makes no other appear twice or be left out.
+        """Return jobs after the cursor ("": from the start), the newest first, and the cursor of the next page ("": there is none).
+
+        A job that comes or goes meanwhile makes no other appear twice or be left out. Raises ValueError for a cursor that is none.
         """
         ...
 

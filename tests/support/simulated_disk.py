@@ -15,6 +15,7 @@ class SimulatedDisk:
     endings: list[Job] = field(default_factory=list)  # each write of a job in a terminal state
     leases: tuple[Lease, ...] = ()
     fence: int = 0
+    marks: dict[str, str] = field(default_factory=dict)
     fails: bool = False
     waiting: list[SaveJob] = field(default_factory=list)
 

@@ -133,7 +133,7 @@ def _of_worker(turn: Turn, worker: Worker, event: WorkerEvent) -> bool:  # noqa:
     return True
 
 
-def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901  # one row per event
+def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # one row per event
     """Take in an event about the whole fleet. Return whether policies need to look again."""
     match event:
         case Tick():

@@ -78,11 +78,8 @@ def _assign(turn: Turn) -> None:
     told: dict[JobId, Job] = {}
     for job in in_order(queued, turn.limits.jobs, turn.now_s) if running < limit else queued:
         model = model_of.get(job.kind)
-        rest = rests(job, turn.now_s, turn.wall_s)
-        if rest is not Reason.NONE:
-            waits = _NoPlace(_why_it_rests(job, rest), rest)
-        elif turn.fleet.held:
-            waits = _NoPlace("the queue is held (warden jobs release)", Reason.HELD)
+        if (resting := _resting(turn, job)) is not None:
+            waits = resting
         elif model is None:
             waits = _NoPlace(f"no worker in supervisor.toml serves {job.kind} any more")
         elif running >= limit:
@@ -103,17 +100,23 @@ def _assign(turn: Turn) -> None:
         turn.put_jobs(told)
 
 
-def _why_it_rests(job: Job, rest: Reason) -> str:
-    """Return what a job waits for that does not stand in the queue; after a failure that is what went wrong, which it says already."""
-    if rest is Reason.HELD:
-        return f"held since it was submitted (warden jobs start {job.id})"
-    return "its time has not come" if rest is Reason.SCHEDULED else job.message
-
-
 class _NoPlace(Blocked, frozen=True):
     """Why a job cannot be placed now."""
 
     reason: Reason = Reason.WAITING_FOR_WORKER
+
+
+def _resting(turn: Turn, job: Job) -> _NoPlace | None:
+    """Return why a job does not stand in the queue at all just now, or None. After a failure that is what went wrong, which it says already."""
+    match rests(job, turn.now_s, turn.wall_s):
+        case Reason.HELD:
+            return _NoPlace(f"held since it was submitted (warden jobs start {job.id})", Reason.HELD)
+        case Reason.SCHEDULED:
+            return _NoPlace("its time has not come", Reason.SCHEDULED)
+        case Reason.RETRY_BACKOFF:
+            return _NoPlace(job.message, Reason.RETRY_BACKOFF)
+        case _:
+            return _NoPlace("the queue is held (warden jobs release)", Reason.HELD) if turn.fleet.held else None
 
 
 def _place(turn: Turn, job: Job, model: str) -> _NoPlace | None:

@@ -78,22 +78,12 @@ def _assign(turn: Turn) -> None:
     told: dict[JobId, Job] = {}
     for job in in_order(queued, turn.limits.jobs, turn.now_s) if running < limit else queued:
         model = model_of.get(job.kind)
-        if (resting := _resting(turn, job)) is not None:
-            waits = resting
-        elif model is None:
-            waits = _NoPlace(f"no worker in supervisor.toml serves {job.kind} any more")
-        elif running >= limit:
-            waits = _NoPlace(f"{running} at work already, jobs.max_running is {limit}")
-        elif turn.limits.workers[model].gpu_bytes and device_wanted_by is not None:
-            waits = _NoPlace(f"{device_wanted_by.id} is before it in the queue for the device", Reason.WAITING_FOR_GPU)
-        else:
-            blocked = _place(turn, job, model)
-            if blocked is None:
-                running += 1
-                continue
-            waits = blocked
-            if waits.reason is Reason.WAITING_FOR_GPU:
-                device_wanted_by = job
+        waits = _resting(turn, job) or _no_room(turn, model, job, running, device_wanted_by) or _place(turn, job, model or "")
+        if waits is None:
+            running += 1
+            continue
+        if waits.reason is Reason.WAITING_FOR_GPU:
+            device_wanted_by = device_wanted_by or job
         if job.message != waits.sentence or job.reason is not waits.reason:
             told[job.id] = replace(job, reason=waits.reason, message=waits.sentence)
     if told:
@@ -117,6 +107,17 @@ def _resting(turn: Turn, job: Job) -> _NoPlace | None:
             return _NoPlace(job.message, Reason.RETRY_BACKOFF)
         case _:
             return _NoPlace("the queue is held (warden jobs release)", Reason.HELD) if turn.fleet.held else None
+
+
+def _no_room(turn: Turn, model: str | None, job: Job, running: int, device_wanted_by: Job | None) -> _NoPlace | None:  # noqa: PLR0917  # a row of `_assign`
+    """Return why no worker has to be looked for, or None."""
+    if model is None:
+        return _NoPlace(f"no worker in supervisor.toml serves {job.kind} any more")
+    if running >= turn.limits.jobs.max_running:
+        return _NoPlace(f"{running} at work already, jobs.max_running is {turn.limits.jobs.max_running}")
+    if turn.limits.workers[model].gpu_bytes and device_wanted_by is not None:
+        return _NoPlace(f"{device_wanted_by.id} is before it in the queue for the device", Reason.WAITING_FOR_GPU)
+    return None
 
 
 def _place(turn: Turn, job: Job, model: str) -> _NoPlace | None:

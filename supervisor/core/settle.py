@@ -109,7 +109,7 @@ def _resting(turn: Turn, job: Job) -> _NoPlace | None:
             return _NoPlace("the queue is held (warden jobs release)", Reason.HELD) if turn.fleet.held else None
 
 
-def _no_room(turn: Turn, model: str | None, job: Job, running: int, device_wanted_by: Job | None) -> _NoPlace | None:  # noqa: PLR0917  # a row of `_assign`
+def _no_room(turn: Turn, model: str | None, job: Job, running: int, device_wanted_by: Job | None) -> _NoPlace | None:
     """Return why no worker has to be looked for, or None."""
     if model is None:
         return _NoPlace(f"no worker in supervisor.toml serves {job.kind} any more")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct, field
 
@@ -12,6 +12,10 @@ from supervisor.core.limits import JSONValue, Limits, WorkerSpec
 from supervisor.core.model import DeviceId, DeviceSample, Evidence, Fleet, Job, JobId, Lease, WorkerName
 
 ToWorker = SendCancel | SendDrain | SendJob | SendPause | SendResume | SendResync | SendStored | SendWelcome
+
+
+FIRST_DESCRIPTOR: Final = 3
+"""The number under which a program finds the first of the descriptors that it is given."""
 
 
 class SpawnError(Exception):
@@ -36,6 +40,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     umask: str
     oom_score_adj: int
     user: str = ""
+    descriptors: tuple[int, ...] = ()  # of ours, which it gets as 3, 4, ...
 
 
 class Processes(Protocol):
@@ -212,6 +217,14 @@ class JobStore(Protocol):
 
     async def close(self) -> None:
         """Write what waits, and close."""
+        ...
+
+
+class EventStream(Protocol):
+    """Where whoever watches hears what happens: each event gets its number on disk, and is told after that."""
+
+    def post(self, event: StreamEvent) -> None:
+        """Take an event; never waits."""
         ...
 
 

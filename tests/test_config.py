@@ -11,6 +11,7 @@ from supervisor.errors import ConfigError, Problem
 
 HEAD = "schema_version = 1\n"
 WORKER = '[workers.sam]\ncommand = ["sam"]\n'
+SERVES = WORKER + 'serves = ["x"]\n'
 
 
 def refused(tmp_path: Path, text: str) -> list[str]:
@@ -36,7 +37,7 @@ BAD_FILES = {
     "unknown table": (HEAD + "[watchdgo]\n", "supervisor.toml:2: [watchdgo]: unknown table; did you mean [watchdog]?"),
     "unknown table, like none": (
         HEAD + "[zzz]\n",
-        ("supervisor.toml:2: [zzz]: unknown table; there are [supervisor], [watchdog], [memory], [gpu], [jobs], [notify], [workers], [api], [schedules]"),
+        ("supervisor.toml:2: [zzz]: unknown table; there are [supervisor], [api], [watchdog], [memory], [gpu], [jobs], [notify], [workers], [schedules]"),
     ),
     "unknown key": (HEAD + '[watchdog]\nstal_after = "5m"\n', 'supervisor.toml:3: watchdog.stal_after: unknown key; did you mean "stall_after"?'),
     "unknown key, like none": (
@@ -264,6 +265,76 @@ BAD_FILES = {
             'supervisor.toml:3: memory.worker_limit = 8 must be a size with its unit, such as "8GiB" or "512MiB" ("0" for none), '
             'found a bare number: write "8B" if bytes are meant'
         ),
+    ),
+    "an address without a port": (
+        HEAD + '[api]\nbind = "localhost"\n',
+        'supervisor.toml:3: api.bind = "localhost" must be "ADDRESS:PORT", such as "127.0.0.1:8650" or "[::1]:8650", or "off"',
+    ),
+    "an address of IPv6 without brackets": (
+        HEAD + '[api]\nbind = "::1:8650"\n',
+        'supervisor.toml:3: api.bind = "::1:8650" must be "ADDRESS:PORT", such as "127.0.0.1:8650" or "[::1]:8650", or "off"',
+    ),
+    "a port that is none": (
+        HEAD + '[api]\nbind = "127.0.0.1:65536"\n',
+        (
+            'supervisor.toml:3: api.bind = "127.0.0.1:65536" must be "ADDRESS:PORT", such as "127.0.0.1:8650" or "[::1]:8650", or "off"; '
+            "a port is a number from 0 (any that is free) to 65535"
+        ),
+    ),
+    "open to everybody": (
+        HEAD + '[api]\nbind = "0.0.0.0:8650"\n',
+        'supervisor.toml:3: api.bind = "0.0.0.0:8650" can be reached from other machines, so api.token_file must name a file with a token',
+    ),
+    "no room for an upload": (HEAD + '[api]\nmax_upload = "0"\n', 'supervisor.toml:3: api.max_upload = "0" must be above zero'),
+    "a root at home": (
+        HEAD + '[api]\nallowed_roots = ["/data", "~/films"]\n',
+        'supervisor.toml:3: api.allowed_roots[1] = "~/films" must be a path without ~, which is not expanded here: write the whole path',
+    ),
+    "a worker with the name of Warden's own": (
+        HEAD + '[workers.api]\ncommand = ["x"]\n',
+        'supervisor.toml:2: workers.api: has the name of Warden\'s own worker for HTTP: rename it, or switch that off with api.bind = "off"',
+    ),
+    "nothing is kept": (HEAD + '[jobs]\nkeep_finished = "0s"\n', 'supervisor.toml:3: jobs.keep_finished = "0s" must be above zero'),
+    "a cron line of four fields": (
+        HEAD + SERVES + '[schedules.n]\ncron = "0 3 * *"\njob = { kind = "x" }\n',
+        (
+            'supervisor.toml:6: schedules.n.cron = "0 3 * *" must be a cron line of five fields, such as "0 3 * * *": '
+            "minute, hour, day of the month, month, day of the week; found 4 fields"
+        ),
+    ),
+    "a cron line with an hour that is none": (
+        HEAD + SERVES + '[schedules.n]\ncron = "0 25 * * *"\njob = { kind = "x" }\n',
+        (
+            'supervisor.toml:6: schedules.n.cron = "0 25 * * *" must be a cron line of five fields, such as "0 3 * * *": '
+            "minute, hour, day of the month, month, day of the week; its hour is wrong: write a number, *, 1-5, 1,3 or */2"
+        ),
+    ),
+    "a cron line for a day that never comes": (
+        HEAD + SERVES + '[schedules.n]\ncron = "0 3 31 2 *"\njob = { kind = "x" }\n',
+        (
+            'supervisor.toml:6: schedules.n.cron = "0 3 31 2 *" must be a cron line of five fields, such as "0 3 * * *": '
+            "minute, hour, day of the month, month, day of the week; its day-of-month is wrong: write a number, *, 1-5, 1,3 or */2"
+        ),
+    ),
+    "a schedule without a time": (
+        HEAD + SERVES + '[schedules.n]\njob = { kind = "x" }\n',
+        'supervisor.toml:5: schedules.n.cron is missing: add when it runs, such as cron = "0 3 * * *"',
+    ),
+    "a schedule without a job": (
+        HEAD + SERVES + '[schedules.n]\ncron = "0 3 * * *"\n',
+        'supervisor.toml:5: schedules.n.job.kind is missing: add what it runs, such as job = { kind = "yolo.train" }',
+    ),
+    "a schedule of a job that nobody serves": (
+        HEAD + SERVES + '[schedules.n]\ncron = "0 3 * * *"\njob = { kind = "y" }\n',
+        'supervisor.toml:7: schedules.n.job.kind = "y" is served by no worker; known are x',
+    ),
+    "a schedule with an unknown key of its job": (
+        HEAD + SERVES + '[schedules.n]\ncron = "0 3 * * *"\njob = { kind = "x", prams = {} }\n',
+        'supervisor.toml:7: schedules.n.job.prams: unknown key; did you mean "params"?',
+    ),
+    "a schedule that overlaps otherwise": (
+        HEAD + SERVES + '[schedules.n]\ncron = "0 3 * * *"\njob = { kind = "x" }\noverlap = "replace"\n',
+        'supervisor.toml:8: schedules.n.overlap = "replace" must be "skip" or "queue"',
     ),
     "no quotes": (
         HEAD + "[watchdog]\nstall_after = 10m  # ten\n",

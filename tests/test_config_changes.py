@@ -7,9 +7,10 @@ from msgspec.structs import replace
 
 from supervisor.config import load, spelled
 from supervisor.config.changes import changes, without_restart
-from supervisor.core.limits import GpuLimits, JobLimits, Limits, MemoryLimits, SupervisorLimits, Watchdog, WorkerSpec
+from supervisor.core.limits import ApiLimits, GpuLimits, JobLimits, Limits, MemoryLimits, ScheduleSpec, SupervisorLimits, Watchdog, WorkerSpec
 
 WORDS = WorkerSpec(command=("words",))
+NIGHTLY = ScheduleSpec(cron="0 3 * * *", kind="words.count")
 OLD = Limits(workers={"words": WORDS})
 EDITS = [
     ("a limit", replace(OLD, memory=MemoryLimits(look_every_s=5.0)), ['memory.look_every: "10s" -> "5s" (live)']),
@@ -31,6 +32,10 @@ EDITS = [
         replace(OLD, workers={"words": replace(WORDS, command=("words", "-v"), gpu_bytes=2**30)}),
         ['workers.words.command: ["words"] -> ["words", "-v"] (worker)', 'workers.words.gpu: "0" -> "1GiB" (worker)'],
     ),
+    ("where HTTP is served", replace(OLD, api=ApiLimits(bind="off")), ['api.bind: "127.0.0.1:8650" -> "off" (restart)']),
+    ("what HTTP takes", replace(OLD, api=ApiLimits(max_upload_bytes=2**30)), ['api.max_upload: "2GiB" -> "1GiB" (worker)']),
+    ("how long jobs are kept", replace(OLD, jobs=JobLimits(keep_finished_s=7200.0)), ['jobs.keep_finished: "1h" -> "2h" (live)']),
+    ("a schedule that came", replace(OLD, schedules={"nightly": NIGHTLY}), ["schedules.nightly: - -> added (live)"]),
     ("nothing", OLD, []),
 ]
 
@@ -46,6 +51,17 @@ def test_a_worker_that_was_taken_out_or_added_is_one_change() -> None:
     assert {(change.key, change.takes) for change in changes(OLD, new)} == {("workers.more", "worker"), ("workers.words", "worker")}
 
 
+def test_the_keys_of_a_schedule_that_stays_are_told_one_by_one() -> None:
+    old = replace(OLD, schedules={"nightly": NIGHTLY, "weekly": NIGHTLY})
+    new = replace(OLD, schedules={"nightly": replace(NIGHTLY, priority=3, cron="0 4 * * *")})
+
+    assert [str(change) for change in changes(old, new)] == [
+        'schedules.nightly.cron: "0 3 * * *" -> "0 4 * * *" (live)',
+        "schedules.nightly.job.priority: - -> 3 (live)",
+        "schedules.weekly: there -> removed (live)",
+    ]
+
+
 def test_a_limit_that_workers_inherit_is_one_change() -> None:
     dog = Watchdog(stall_after_s=60.0)
     new = replace(OLD, watchdog=dog, workers={"words": replace(WORDS, watchdog=dog)})
@@ -58,12 +74,14 @@ def test_what_needs_a_restart_stays_as_it_is_until_then() -> None:
         supervisor=SupervisorLimits(log_dir="x", state_dir="y", log_level="error", health_every_s=5.0),
         gpu=GpuLimits(backend="host", margin_bytes=5),
         jobs=JobLimits(backend="memory", max_running=7),
+        api=ApiLimits(bind="off", socket="/run/w.sock", max_upload_bytes=5),
     )
 
     acting = without_restart(OLD, new)
 
     assert acting.supervisor == replace(OLD.supervisor, log_level="error", health_every_s=5.0)
     assert (acting.gpu.backend, acting.gpu.margin_bytes) == ("auto", 5)
+    assert acting.api == ApiLimits(max_upload_bytes=5)
     assert (acting.jobs.backend, acting.jobs.max_running) == ("sqlite", 7)
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.config import LATER, Loaded, fill, find, load, missing_programs, spelled
+from supervisor.config import LATER, Loaded, fill, find, load, missing_files, missing_programs, spelled
 from supervisor.config.source import key_lines
-from supervisor.core.limits import GIB, Limits, Retries
+from supervisor.core.limits import GIB, ApiLimits, Limits, Retries, ScheduleSpec
 from supervisor.errors import ConfigError
 
 FILE = """\
@@ -209,28 +209,32 @@ def test_a_wrong_value_in_the_file_is_said_even_where_the_environment_hides_it(p
 
 def later_sample(key: str) -> str:
     """Return a value that a later key takes."""
-    samples = {"on_crash": '"kill"', "allowed_roots": '["/data"]', "command": '["mail"]', "after": '["yolo"]', "job": '{ kind = "yolo.train" }'}
-    texts = {"bind": '"off"', "socket": '""', "token_file": '""', "user": '""', "stop_signal": '"INT"', "cron": '"0 3 * * *"'}
-    sizes = dict.fromkeys(("disk_floor", "max_upload", "worker_soft", "worker_limit", "warn_below", "emergency_below", "hard_floor"), '"1GiB"')
-    return (samples | texts | sizes).get(key, '"5m"')
+    sizes = dict.fromkeys(("worker_soft", "worker_limit", "warn_below", "emergency_below", "hard_floor"), '"1GiB"')
+    return sizes.get(key, '"5m"')
 
 
 @pytest.mark.parametrize(("table", "key"), [(table, key) for table, keys in LATER.items() for key in keys])
 def test_a_key_of_a_later_release_is_a_warning_and_never_silent(tmp_path: Path, table: str, key: str) -> None:
-    header = {"workers": "workers.sam", "schedules": "schedules.nightly"}.get(table, table)
-    command = 'command = ["sam"]\n' if table == "workers" else ""
     path = tmp_path / "supervisor.toml"
-    path.write_text(f"schema_version = 1\n[{header}]\n{key} = {later_sample(key)}\n{command}")
+    path.write_text(f"schema_version = 1\n[{table}]\n{key} = {later_sample(key)}\n")
 
     loaded = load(path, {})
 
-    assert [str(warning) for warning in loaded.warnings] == [f"supervisor.toml:3: {header}.{key}: known, but this release does not act on it yet"]
+    assert [str(warning) for warning in loaded.warnings] == [f"supervisor.toml:3: {table}.{key}: known, but this release does not act on it yet"]
 
 
 def test_a_later_key_from_the_environment_is_a_warning_that_names_the_variable(path: Path) -> None:
-    loaded: Loaded = load(path, {"JOB_CLEANUP_AGE": "3600"})
+    loaded: Loaded = load(path, {"WARDEN_GPU__MAX_HOLD": "5m"})
 
-    assert [str(warning) for warning in loaded.warnings] == ["environment JOB_CLEANUP_AGE: jobs.keep_finished: known, but this release does not act on it yet"]
+    assert [str(warning) for warning in loaded.warnings] == ["environment WARDEN_GPU__MAX_HOLD: gpu.max_hold: known, but this release does not act on it yet"]
+
+
+@pytest.mark.parametrize(("text", "kept_s"), [("7200", 7200.0), ("2h", 7200.0)])
+def test_the_clean_up_age_is_in_seconds_unless_it_says_otherwise(path: Path, text: str, kept_s: float) -> None:
+    loaded = load(path, {"JOB_CLEANUP_AGE": text})
+
+    assert loaded.limits.jobs.keep_finished_s == kept_s
+    assert loaded.origins["jobs.keep_finished"] == "environment JOB_CLEANUP_AGE"
 
 
 def test_the_digest_is_that_of_the_bytes(path: Path) -> None:
@@ -376,3 +380,59 @@ env = { PATH = "{config_dir}" }
         ),
         'supervisor.toml:13: workers.elsewhere.command names the program "sh", which is on no folder of PATH: install it, or write its whole path',
     ]
+
+
+SCHEDULED = (
+    'schema_version = 1\n[workers.a]\ncommand = ["a"]\nserves = ["x"]\n[schedules.nightly]\ncron = "0  3 * * *"\njob = { kind = "x", params = { n = 1 } }\n'
+)
+
+
+def test_a_schedule_is_read_from_the_file_and_from_outside(tmp_path: Path) -> None:
+    path = tmp_path / "supervisor.toml"
+    path.write_text(SCHEDULED)
+    environ = {"WARDEN_SCHEDULES__NIGHTLY__JOB__PRIORITY": "3", "WARDEN_SCHEDULES__NIGHTLY__JOB__PARAMS__M": "2", "WARDEN_SCHEDULES__NIGHTLY__OVERLAP": "queue"}
+
+    loaded = load(path, environ)
+
+    assert loaded.warnings == ()
+    assert loaded.limits.schedules == {"nightly": ScheduleSpec(cron="0 3 * * *", kind="x", params={"n": 1, "m": 2}, priority=3, overlap="queue")}
+    shown = spelled(loaded.limits)
+    assert {key: value for key, value in shown.items() if key.startswith("schedules")} == {
+        "schedules.nightly.cron": '"0 3 * * *"',
+        "schedules.nightly.job.kind": '"x"',
+        "schedules.nightly.job.params": "{ n = 1, m = 2 }",
+        "schedules.nightly.job.priority": "3",
+        "schedules.nightly.overlap": '"queue"',
+        "schedules.nightly.catch_up": '"one"',
+    }
+    assert loaded.origins["schedules.nightly.job.kind"] == "file:7"
+    assert loaded.origins["schedules.nightly.job.priority"] == "environment WARDEN_SCHEDULES__NIGHTLY__JOB__PRIORITY"
+
+
+def test_the_paths_of_the_api_are_relative_to_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "supervisor.toml"
+    path.write_text('schema_version = 1\n[api]\nbind = "[::]:0"\nsocket = "api.sock"\ntoken_file = "token"\nallowed_roots = ["films", "/data"]\n')
+
+    api = load(path, {}).limits.api
+
+    assert api == ApiLimits(bind="[::]:0", socket=f"{tmp_path}/api.sock", token_file=f"{tmp_path}/token", allowed_roots=(f"{tmp_path}/films", "/data"))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot be read (No such file or directory): write a token into it, correct the path, or check its permissions"),
+        (" \n", "is empty: write a token into it, such as the output of: openssl rand -hex 32"),
+        ("secret\n", ""),
+    ],
+)
+def test_a_token_file_without_a_token_is_named_with_its_line(tmp_path: Path, content: str | None, says: str) -> None:
+    path = tmp_path / "supervisor.toml"
+    path.write_text('schema_version = 1\n[api]\ntoken_file = "token"\n')
+    if content is not None:
+        (tmp_path / "token").write_text(content)
+
+    found = [str(problem) for problem in missing_files(load(path, {}))]
+
+    assert found == ([f'supervisor.toml:3: api.token_file names the file "{tmp_path}/token", which {says}'] if says else [])
+    assert missing_files(load(path, {"WARDEN_API__BIND": "off"})) == ()

@@ -12,7 +12,7 @@ from supervisor.core.limits import Limits, WorkerSpec
 
 SHIPPED = Path(__file__).parent.parent / "supervisor.toml"
 REQUIRED = {"command", "serves", "gpu", "priority", "resident", "options"}
-COMMENTED = re.compile(r"^# ([a-z_]+ = )", re.MULTILINE)
+COMMENTED = re.compile(r"^# (\[schedules|[a-z_]+ = )", re.MULTILINE)
 
 
 def test_the_shipped_file_is_accepted_without_a_warning() -> None:
@@ -27,6 +27,8 @@ def test_each_value_and_each_comment_is_the_default_of_the_code(tmp_path: Path) 
     given = spelled(loaded.limits)
     default = spelled(Limits(workers={"sam": WorkerSpec(command=("x",))}))
 
+    assert loaded.warnings == ()
+    assert set(loaded.limits.schedules) == {"nightly"}
     for key, value in default.items():
         if key in {"supervisor.state_dir", "supervisor.log_dir"}:
             assert given[key] == f'"{tmp_path}/{value.strip(chr(34))}"'

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from supervisor.cli.context import Context, Exit, print_json
-from supervisor.config import find, load, missing_programs, spelled
+from supervisor.config import find, load, missing_files, missing_programs, spelled
 from supervisor.errors import ConfigError
 
 
@@ -27,7 +27,7 @@ def check(context: Context, file: str | None) -> None:
         sys.exit(Exit.CONFIG)
     for warning in loaded.warnings:
         print(f"warning: {warning}")
-    missing = missing_programs(loaded, context.environ, sys.executable)
+    missing = (*missing_programs(loaded, context.environ, sys.executable), *missing_files(loaded))
     for problem in missing:
         print(problem)
     if missing:

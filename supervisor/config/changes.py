@@ -9,12 +9,17 @@ from supervisor.config.spelled import spelled
 from supervisor.core.limits import Limits
 from supervisor.core.reload import LAUNCH_FIELDS
 
-_NEEDS_RESTART: Final = ("supervisor.state_dir", "supervisor.log_dir", "gpu.backend", "jobs.backend")
+_NEEDS_RESTART: Final = ("supervisor.state_dir", "supervisor.log_dir", "gpu.backend", "jobs.backend", "api.bind", "api.socket")
+_NAMED: Final = {"workers": "worker", "schedules": "live"}
+"""The tables with a NAME, and what it takes that one comes or goes."""
 _LAUNCH_KEYS: Final = frozenset(field.removesuffix("_bytes") for field in LAUNCH_FIELDS)
 
 
 class Change(Struct, frozen=True, kw_only=True):
-    """One key. takes: live (at once), worker (a fresh process of that worker, at a boundary), restart (of Warden itself; until then the old value stands)."""
+    """One key.
+
+    takes: live (at once), worker (a fresh process of that worker, at a boundary; for [api] of api-0), restart (of Warden; until then the old value stands).
+    """
 
     key: str
     old: str
@@ -27,25 +32,40 @@ class Change(Struct, frozen=True, kw_only=True):
 
 
 def changes(old: Limits, new: Limits) -> list[Change]:
-    """Return every key whose value differs, in the order of the file. A worker that came or went is one change, and so is a key that workers inherit."""
+    """Return every key whose value differs, in the order of the file.
+
+    A worker or schedule that came or went is one change, and so is a key that workers inherit.
+    """
     before, after = spelled(old), spelled(new)
+    came, went = _comings(old, new, "added", "-"), _comings(new, old, "removed", "there")
+    whole = {change.key for change in (*came, *went)}
     found = []
     for key in [*after, *(key for key in before if key not in after)]:
         was, is_now = before.get(key), after.get(key)
         table, _, name = key.rpartition(".")
         model = table.partition(".")[2] if table.startswith("workers.") else ""
         inherited = model and (was, is_now) == (before.get(f"watchdog.{name}"), after.get(f"watchdog.{name}"))
-        if was != is_now and not inherited and (not model or (model in old.workers and model in new.workers)):
+        if was != is_now and not inherited and ".".join(key.split(".")[:2]) not in whole:
             found.append(Change(key=key, old=was or "-", new=is_now or "-", takes=_takes(key)))
-    came = [Change(key=f"workers.{model}", old="-", new="added", takes="worker") for model in new.workers if model not in old.workers]
-    went = [Change(key=f"workers.{model}", old="there", new="removed", takes="worker") for model in old.workers if model not in new.workers]
     return [*found, *came, *went]
+
+
+def _comings(without: Limits, with_it: Limits, word: str, was: str) -> list[Change]:
+    """Return a change for each worker and schedule that the second has and the first has not."""
+    return [
+        Change(key=f"{table}.{name}", old=was, new=word, takes=takes)
+        for table, takes in _NAMED.items()
+        for name in getattr(with_it, table)
+        if name not in getattr(without, table)
+    ]
 
 
 def _takes(key: str) -> str:
     if key in _NEEDS_RESTART:
         return "restart"
     parts = key.split(".")
+    if parts[0] == "api":  # its process got them at its start
+        return "worker"
     return "worker" if parts[0] == "workers" and len(parts) > 2 and parts[2] in _LAUNCH_KEYS else "live"  # noqa: PLR2004  # workers.NAME.KEY
 
 
@@ -56,6 +76,7 @@ def without_restart(old: Limits, new: Limits) -> Limits:
     return replace(
         new,
         supervisor=replace(new.supervisor, **fields),
+        api=replace(new.api, bind=old.api.bind, socket=old.api.socket),
         gpu=replace(new.gpu, backend=old.gpu.backend),
         jobs=replace(new.jobs, backend=old.jobs.backend),
     )

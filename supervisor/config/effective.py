@@ -13,7 +13,8 @@ from supervisor.config.keys import OPTION_NAMES, ROOT, Leaf, Table, key_of
 from supervisor.config.layers import Layers, Setting, collect
 from supervisor.config.source import KeyPath, Source, read
 from supervisor.config.spelled import spelled
-from supervisor.core.limits import Conflict, Limits, Watchdog, WorkerSpec, conflicts
+from supervisor.core.limits import ApiLimits, Limits, ScheduleSpec, Watchdog, WorkerSpec
+from supervisor.core.rules import Conflict, conflicts
 from supervisor.errors import ConfigError, Problem
 
 _NO_FLAGS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -90,7 +91,7 @@ class _Draft:
     def _old_names(self, environ: Mapping[str, str]) -> list[Setting]:
         """Return the SAM2_* settings for each worker that serves sam.*, where no WARDEN_ name or flag has set the same option."""
         settings = []
-        for name in self._workers():
+        for name in self._named("workers"):
             if not any(kind.startswith("sam.") for kind in self._values.get(("workers", name, "serves"), ())):
                 continue
             for variable, (option, form) in OPTION_NAMES.items():
@@ -101,8 +102,9 @@ class _Draft:
                     settings.append(Setting(path, form.from_text(environ[variable]), Leaf(form, WorkerSpec, "options"), origin, origin))
         return settings
 
-    def _workers(self) -> list[str]:
-        named = self.source.values.get("workers")
+    def _named(self, kind: str) -> list[str]:
+        """Return the NAMEs of [workers.NAME] or [schedules.NAME]."""
+        named = self.source.values.get(kind)
         return [name for name, table in named.items() if isinstance(table, dict)] if isinstance(named, dict) else []
 
     def build(self) -> Limits:
@@ -113,8 +115,10 @@ class _Draft:
         folder = self.source.path.absolute().parent
         service = tables["supervisor"]
         tables["supervisor"] = structs.replace(service, state_dir=str(folder / service.state_dir), log_dir=str(folder / service.log_dir))
-        workers = {name: self._worker(name, tables["watchdog"], folder) for name in self._workers()}
-        return Limits(**tables, workers=workers)
+        tables["api"] = _absolute(tables["api"], folder)
+        workers = {name: self._worker(name, tables["watchdog"], folder) for name in self._named("workers")}
+        schedules = {name: self._schedule(name) for name in self._named("schedules")}
+        return Limits(**tables, workers=workers, schedules=schedules)
 
     def _struct(self, owner: type[_StructT], path: KeyPath, table: Table) -> _StructT:
         return owner(**self._fields(owner, path, table))
@@ -140,10 +144,7 @@ class _Draft:
         table = ROOT["workers"]
         fields = self._fields(WorkerSpec, path, table)
         if "command" not in fields:
-            if not any(setting.path == (*path, "command") for setting in self._settings):
-                line = self.source.line_of(path)
-                sentence = f'workers.{name}.command is missing: add what to run, such as command = ["{{python}}", "-P", "-m", "workers.{name}"]'
-                self.problems.append(Problem(self.source.where(line), sentence, line))
+            self._need((*path, "command"), f'add what to run, such as command = ["{{python}}", "-P", "-m", "workers.{name}"]')
             fields["command"] = ("?",)
         program = fields["command"][0] if fields["command"] else ""
         if "/" in program and not program.startswith(("/", "{")):
@@ -155,12 +156,34 @@ class _Draft:
             fields["progress"] = f"{source}:{folder / path_shown}"
         return WorkerSpec(**fields, watchdog=structs.replace(watchdog, **self._fields(Watchdog, path, table)))
 
+    def _schedule(self, name: str) -> ScheduleSpec:
+        path = ("schedules", name)
+        table = ROOT["schedules"]
+        fields = self._fields(ScheduleSpec, path, table)
+        job = table.keys["job"]
+        if isinstance(job, Table):
+            fields |= self._fields(ScheduleSpec, (*path, "job"), job)
+        if "cron" not in fields:
+            self._need((*path, "cron"), 'add when it runs, such as cron = "0 3 * * *"')
+            fields["cron"] = "?"
+        if "kind" not in fields:
+            self._need((*path, "job", "kind"), 'add what it runs, such as job = { kind = "yolo.train" }')
+            fields["kind"] = "?"
+            self._wrong.add("kind")  # said once
+        return ScheduleSpec(**fields)
+
+    def _need(self, path: KeyPath, remedy: str) -> None:
+        """Say that a key is missing, unless somebody did set it, to something that is wrong."""
+        if not any(setting.path == path for setting in self._settings):
+            line = self.source.line_of(path)
+            self.problems.append(Problem(self.source.where(line), f"{'.'.join(path)} is missing: {remedy}", line))
+
     def check_rules(self, limits: Limits) -> None:
         """Add the broken rules between fields, except where one of the fields was wrong already."""
         seen: set[tuple[str, str]] = set()
         for conflict in conflicts(limits):
             key = key_of(conflict.field)
-            path = (*conflict.table.split("."), key)
+            path = tuple(part for part in (*conflict.table.split("."), key) if part)
             if key in self._wrong or any(word in self._wrong for word in conflict.sentence.replace(".", " ").replace(",", " ").split()):
                 continue
             inherited = path[0] == "workers" and path not in self._set and conflict.field in Watchdog.__struct_fields__
@@ -189,3 +212,13 @@ class _Draft:
                 setting = self._set.get(("watchdog", path[-1])) if path[-1] in ROOT["watchdog"].keys else None
             origins[key] = setting.origin if setting else "default"
         return origins | {setting.key: setting.origin for setting in self._set.values()}
+
+
+def _absolute(api: ApiLimits, folder: Path) -> ApiLimits:
+    """Return the limits with each path as it is seen from the file's folder."""
+    return structs.replace(
+        api,
+        socket=str(folder / api.socket) if api.socket else "",
+        token_file=str(folder / api.token_file) if api.token_file else "",
+        allowed_roots=tuple(str(folder / root) for root in api.allowed_roots),
+    )

@@ -165,6 +165,20 @@ def read_path(value: object) -> str:
     return text
 
 
+def _read_path_or_none(value: object) -> str:
+    return read_path(value) if value else read_text(value, 'a path, or "" for none')
+
+
+def _read_paths(value: object) -> tuple[str, ...]:
+    paths = read_texts(value)
+    for index, path in enumerate(paths):
+        try:
+            read_path(path)
+        except FormError as error:
+            raise FormError(error.sentence, path, (str(index),)) from error
+    return paths
+
+
 def read_texts(value: object) -> tuple[str, ...]:
     """Return the strings of an array. Raises FormError that leads to the item which is none."""
     expected = 'an array of strings, such as ["one", "two"]'
@@ -225,6 +239,8 @@ PRIORITY: Final = Form("a whole number from 0", _read_priority)
 SWITCH: Final = Form("true or false", _read_switch, switch=True)
 FLAG_OR_VALUE: Final = Form("a value", _read_anything, switch=True)
 PATH: Final = Form("a path", read_path, verbatim=True)
+PATH_OR_NONE: Final = Form("a path, or nothing", _read_path_or_none, verbatim=True)
+PATHS: Final = Form("an array of paths", _read_paths)
 TEXTS: Final = Form("an array of strings", read_texts)
 OPTIONS: Final = Form("a table", _read_options)
 ANYTHING: Final = Form("a value", _read_anything)

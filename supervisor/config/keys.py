@@ -9,9 +9,20 @@ from typing import Final, Literal, get_args, get_origin
 
 from msgspec import Struct, structs
 
-from supervisor.config import forms, worker_forms
+from supervisor.config import forms, schedule_forms, worker_forms
 from supervisor.config.forms import Form
-from supervisor.core.limits import GpuLimits, JobLimits, MemoryLimits, NotifyLimits, Retries, SupervisorLimits, Watchdog, WorkerSpec
+from supervisor.core.limits import (
+    ApiLimits,
+    GpuLimits,
+    JobLimits,
+    MemoryLimits,
+    NotifyLimits,
+    Retries,
+    ScheduleSpec,
+    SupervisorLimits,
+    Watchdog,
+    WorkerSpec,
+)
 
 
 class Leaf(Struct, frozen=True):
@@ -23,7 +34,10 @@ class Leaf(Struct, frozen=True):
 
 
 class Table(Struct, frozen=True):
-    """One table. `owner` is the Struct that it becomes; a named table is [workers.NAME]: its keys are those of each NAME."""
+    """One table.
+
+    `owner` is the Struct that it becomes, None where its keys are fields of the table around it; a named table is [workers.NAME], its keys those of each NAME.
+    """
 
     keys: Mapping[str, "Leaf | Table"]
     owner: type[Struct] | None = None
@@ -41,6 +55,11 @@ _NOT_YET: Final[Mapping[tuple[type[Struct], str], tuple[str, ...]]] = {
 _SPECIAL: Final[Mapping[tuple[type[Struct], str], Form]] = {
     (SupervisorLimits, "state_dir"): forms.PATH,
     (SupervisorLimits, "log_dir"): forms.PATH,
+    (ApiLimits, "socket"): forms.PATH_OR_NONE,
+    (ApiLimits, "token_file"): forms.PATH_OR_NONE,
+    (ApiLimits, "allowed_roots"): forms.PATHS,
+    (ScheduleSpec, "cron"): schedule_forms.CRON,
+    (ScheduleSpec, "priority"): forms.PRIORITY,
     (WorkerSpec, "command"): worker_forms.COMMAND,
     (WorkerSpec, "env"): worker_forms.ENVIRONMENT,
     (WorkerSpec, "cwd"): worker_forms.PLACE,
@@ -51,14 +70,6 @@ _SPECIAL: Final[Mapping[tuple[type[Struct], str], Form]] = {
 }
 
 LATER: Final[Mapping[str, Mapping[str, Form]]] = {
-    "supervisor": {"disk_floor": forms.SIZE},
-    "api": {
-        "bind": forms.TEXT,
-        "socket": forms.TEXT,
-        "token_file": forms.TEXT,
-        "max_upload": forms.SIZE,
-        "allowed_roots": forms.TEXTS,
-    },
     "memory": {
         "check_every": forms.DURATION,
         "worker_soft": forms.SIZE,
@@ -74,8 +85,6 @@ LATER: Final[Mapping[str, Mapping[str, Form]]] = {
         "age_step": forms.DURATION,
         "load_timeout": forms.DURATION,
     },
-    "jobs": {"keep_finished": forms.DURATION},
-    "schedules": {"cron": forms.TEXT, "job": forms.OPTIONS},
 }
 """Keys of the contract that this release accepts with a warning."""
 
@@ -92,6 +101,10 @@ OPTION_NAMES: Final[Mapping[str, tuple[str, Form]]] = {
     for name in ("SAM2_MODEL_SIZE", "SAM2_DEVICE", "SAM2_QUANTIZE", "SAM2_MEMORY_BANK_SIZE", "SAM2_DISABLE_POSTPROC")
 }
 """Environment names from before Warden, for options of every worker that serves sam.*"""
+
+
+JOB_FIELDS: Final = ("kind", "params", "priority")
+"""The fields of ScheduleSpec that stand in its table `job`."""
 
 
 def key_of(field: str) -> str:
@@ -124,6 +137,9 @@ def _keys(owner: type[Struct]) -> dict[str, Leaf | Table]:
             keys |= _keys(Watchdog)
         elif field.type is Retries:
             keys[field.name] = Table(_keys(Retries), Retries, field.name)
+        elif owner is ScheduleSpec and field.name in JOB_FIELDS:
+            job = keys.setdefault("job", Table({}))
+            keys["job"] = Table({**(job.keys if isinstance(job, Table) else {}), field.name: Leaf(form_of(owner, field.name, field.type), owner, field.name)})
         else:
             keys[key_of(field.name)] = Leaf(form_of(owner, field.name, field.type), owner, field.name)
     return keys
@@ -133,12 +149,14 @@ def _root() -> dict[str, Table]:
     """Return every table of the file."""
     owners: dict[str, type[Struct]] = {
         "supervisor": SupervisorLimits,
+        "api": ApiLimits,
         "watchdog": Watchdog,
         "memory": MemoryLimits,
         "gpu": GpuLimits,
         "jobs": JobLimits,
         "notify": NotifyLimits,
         "workers": WorkerSpec,
+        "schedules": ScheduleSpec,
     }
     root = {}
     for name in dict.fromkeys((*owners, *LATER)):

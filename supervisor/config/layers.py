@@ -54,7 +54,8 @@ def collect(source: Source, environ: Mapping[str, str], overrides: Mapping[str, 
             layers.problems.append(_at(source, (key,), _unknown_top(key, isinstance(value, dict | list))))
     for name, path in OTHER_NAMES.items():
         if environ.get(name):
-            text = f"{environ[name]}s" if name == "JOB_CLEANUP_AGE" else environ[name]
+            seconds = name == "JOB_CLEANUP_AGE" and environ[name].isdigit()
+            text = f"{environ[name]}s" if seconds else environ[name]
             _set_text(source, layers, path, text, f"environment {name}")
     for name in sorted(environ):
         if name.startswith(_PREFIX) and "__" in name:

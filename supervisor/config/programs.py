@@ -1,4 +1,4 @@
-"""Whether the programs that the workers' commands name are on this machine.
+"""Whether the programs and files that the configuration names are on this machine.
 
 Apart from `load`, because a file may be checked on another machine than the one it is for, and because a program may be installed later.
 """
@@ -6,15 +6,44 @@ Apart from `load`, because a file may be checked on another machine than the one
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from supervisor.config.effective import Loaded
 from supervisor.config.placeholders import fill
+from supervisor.core.addresses import OFF
 from supervisor.errors import Problem
+
+_TOKEN_SEEN_BYTES: Final = 4096
 
 
 def missing_programs(loaded: Loaded, environ: Mapping[str, str], python: str) -> tuple[Problem, ...]:
     """Return a problem for each worker whose program is missing or may not be run. python: what {python} stands for."""
     return tuple(_missing(loaded, environ, python))
+
+
+def missing_files(loaded: Loaded) -> tuple[Problem, ...]:
+    """Return a problem for the token file when no token can be read from it, while HTTP is on."""
+    api = loaded.limits.api
+    if not api.token_file or api.bind == OFF:
+        return ()
+    try:
+        with open(api.token_file, "rb") as file:  # noqa: PTH123 - the path may be that of a pipe or a credential of systemd
+            empty = not file.read(_TOKEN_SEEN_BYTES).strip()
+    except OSError as error:
+        sentence = f"cannot be read ({error.strerror}): write a token into it, correct the path, or check its permissions"
+    else:
+        if not empty:
+            return ()
+        sentence = "is empty: write a token into it, such as the output of: openssl rand -hex 32"
+    return (_problem(loaded, "api.token_file", f'names the file "{api.token_file}", which {sentence}'),)
+
+
+def _problem(loaded: Loaded, key: str, sentence: str) -> Problem:
+    """Return the problem with whoever set the key."""
+    origin = loaded.origins[key]
+    line = int(origin.removeprefix("file:")) if origin.startswith("file:") else 0
+    where = f"{loaded.path.name}:{line}" if line else "command line" if origin == "flag" else origin
+    return Problem(where, f"{key} {sentence}", line)
 
 
 def _missing(loaded: Loaded, environ: Mapping[str, str], python: str) -> Iterator[Problem]:
@@ -30,7 +59,4 @@ def _missing(loaded: Loaded, environ: Mapping[str, str], python: str) -> Iterato
             sentence = "is no program that may be run: check what it is, and its permissions"
         else:
             sentence = "does not exist: install it, or correct the path"
-        origin = loaded.origins[f"workers.{name}.command"]
-        line = int(origin.removeprefix("file:")) if origin.startswith("file:") else 0
-        where = f"{loaded.path.name}:{line}" if line else "command line" if origin == "flag" else origin
-        yield Problem(where, f'workers.{name}.command names the program "{program}", which {sentence}', line)
+        yield _problem(loaded, f"workers.{name}.command", f'names the program "{program}", which {sentence}')

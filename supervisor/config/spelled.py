@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 
 from supervisor.config import forms
-from supervisor.config.keys import key_of
-from supervisor.core.limits import Limits
+from supervisor.config.keys import JOB_FIELDS, key_of
+from supervisor.core.limits import Limits, ScheduleSpec
 from supervisor.units import format_duration, spell_size
 
 
@@ -41,4 +41,6 @@ def _spelled(prefix: str, values: Struct) -> Iterator[tuple[str, str]]:
         if isinstance(value, Struct):
             yield from _spelled(prefix if field == "watchdog" else f"{prefix}.{field}", value)
         else:
-            yield f"{prefix}.{key_of(field)}", spell_field(field, value)
+            inside = "job." if isinstance(values, ScheduleSpec) and field in JOB_FIELDS else ""
+            if value is not None:  # a key that nobody set and that has no default
+                yield f"{prefix}.{inside}{key_of(field)}", spell_field(field, value)

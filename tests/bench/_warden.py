@@ -60,7 +60,7 @@ class Warden:
         """Write the file and start; `wait` says when it answers."""
         self.folder = folder
         file = folder / "supervisor.toml"
-        file.write_text(f"schema_version = 1\n{toml}")
+        file.write_text(f'schema_version = 1\n[api]\nbind = "off"\n{toml}')
         with (folder / "run.out").open("wb") as out:
             command = [sys.executable, "-m", "supervisor", "--config", str(file), "run"]
             self.process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=out, stderr=subprocess.STDOUT)

@@ -46,6 +46,8 @@ asyncio.run(main())
 """
 
 TOML: Final = """schema_version = 1
+[api]
+bind = "off"
 [watchdog]
 healthy_after = "100ms"
 [workers.one]

@@ -41,6 +41,9 @@ resident = false
 state_dir = "var"
 shutdown_grace = "30s"
 
+[api]
+bind = "off"
+
 [watchdog]
 start_timeout = "60s"
 silent_after = "{knobs.silent_after_s}s"

@@ -59,6 +59,24 @@ def test_a_table_that_is_not_there_is_added(config: Path) -> None:
     assert config.read_text() == FILE + '\n[memory]\nlook_every = "5s"\n' or config.read_text() == FILE + '[memory]\nlook_every = "5s"\n'
 
 
+def test_a_schedule_is_set_key_by_key_and_only_the_whole_of_it_is_written(config: Path) -> None:
+    config.write_text(
+        FILE.replace('progress = "none"', 'serves = ["sam.segment"]')
+        + '\n[schedules.nightly]\ncron = "0 3 * * *"  # at three\njob = { kind = "sam.segment" }\n'
+    )
+
+    later = set_key(config, "schedules.nightly.cron", "30 4 * * 1-5", {})
+    urgent = set_key(config, "schedules.nightly.job.priority", "3", {})
+    api = set_key(config, "api.bind", "off", {})
+
+    assert later.changed == ['schedules.nightly.cron: "0 3 * * *" -> "30 4 * * 1-5" (live)']
+    assert urgent.changed == ["schedules.nightly.job.priority: - -> 3 (live)"]
+    assert api.changed == ['api.bind: "127.0.0.1:8650" -> "off" (restart)']
+    assert 'cron = "30 4 * * 1-5"  # at three' in config.read_text()
+    with pytest.raises(ConfigError, match=r"schedules.nightly.cron = \"61 \* \* \* \*\" must be a cron line"):
+        set_key(config, "schedules.nightly.cron", "61 * * * *", {})
+
+
 @pytest.mark.parametrize(
     ("key", "text", "says"),
     [

@@ -3,7 +3,22 @@
 import pytest
 from msgspec.structs import replace
 
-from supervisor.core.limits import GIB, MIB, GpuLimits, JobLimits, Limits, MemoryLimits, Retries, SupervisorLimits, Watchdog, WorkerSpec, conflicts
+from supervisor.core.addresses import address_of
+from supervisor.core.limits import (
+    GIB,
+    MIB,
+    ApiLimits,
+    GpuLimits,
+    JobLimits,
+    Limits,
+    MemoryLimits,
+    Retries,
+    ScheduleSpec,
+    SupervisorLimits,
+    Watchdog,
+    WorkerSpec,
+)
+from supervisor.core.rules import conflicts
 
 SAM = WorkerSpec(command=("sam",), serves=("sam.propagate",), gpu_bytes=14 * GIB)
 
@@ -30,9 +45,28 @@ GOOD = [
     ("a program with its own signal and user", spec(serves=(), progress="none", stop_signal="INT", user="nobody")),
     ("one after the other", Limits(workers={"sam": replace(SAM, after=("cache",)), "cache": WorkerSpec(command=("cache",))})),
     ("phases", spec(phases={"validate": 1800.0})),
+    ("no disk floor", limits(supervisor=SupervisorLimits(disk_floor_bytes=0))),
+    ("HTTP for everybody who knows the token", limits(api=ApiLimits(bind="0.0.0.0:80", token_file="/t"))),
+    ("HTTP for this machine", limits(api=ApiLimits(bind="[::1]:0", socket="x" * 107))),
+    ("a worker named api while HTTP is off", Limits(api=ApiLimits(bind="off"), workers={"api": SAM})),
+    ("a schedule", limits(schedules={"nightly": ScheduleSpec(cron="0 3 * * *", kind="sam.propagate")})),
     ("one of everything", limits(jobs=JobLimits(max_running=1, max_queued=1))),
 ]
 BAD = [
+    ("HTTP for everybody", limits(api=ApiLimits(bind="0.0.0.0:80")), "api", "bind", "api.token_file must name a file"),
+    ("HTTP at a name that may be anywhere", limits(api=ApiLimits(bind="box:80")), "api", "bind", "api.token_file must name a file"),
+    ("HTTP nowhere", limits(api=ApiLimits(bind="127.0.0.1")), "api", "bind", "must be"),
+    ("a path too long for a socket", limits(api=ApiLimits(socket="x" * 108)), "api", "socket", "longer than the 107 bytes"),
+    ("a worker named api", Limits(workers={"api": SAM}), "workers.api", "", "Warden's own worker"),
+    (
+        "a schedule of what nobody serves",
+        limits(schedules={"n": ScheduleSpec(cron="0 3 * * *", kind="x")}),
+        "schedules.n.job",
+        "kind",
+        "known are sam.propagate",
+    ),
+    ("no upload", limits(api=ApiLimits(max_upload_bytes=0)), "api", "max_upload_bytes", "above zero"),
+    ("nothing kept", limits(jobs=JobLimits(keep_finished_s=0)), "jobs", "keep_finished_s", "above zero"),
     (
         "shutdown_grace under stop_grace",
         limits(supervisor=SupervisorLimits(shutdown_grace_s=29.9)),
@@ -116,3 +150,25 @@ def test_a_kind_is_served_by_its_model_or_by_none() -> None:
 def test_a_cause_without_a_budget_has_none() -> None:
     assert Retries().for_cause("no such cause") == 0
     assert Retries(crash=2, memory=1, lost=2, stall=0, user_error=0).total() == 5
+
+
+@pytest.mark.parametrize(
+    ("bind", "address"),
+    [
+        ("off", None),
+        ("127.0.0.1:8650", ("127.0.0.1", 8650)),
+        ("[::1]:0", ("::1", 0)),
+        ("localhost:65535", ("localhost", 65535)),
+        ("box.lan:080", ("box.lan", 80)),
+    ],
+)
+def test_an_address_is_read(bind: str, address: tuple[str, int] | None) -> None:
+    assert address_of(bind) == address
+
+
+@pytest.mark.parametrize(
+    "bind", ["", ":80", "127.0.0.1", "127.0.0.1:", "::1:80", "[127.0.0.1]:80", "[]:80", "a b:80", "x:-1", "x:65536", "x:٣", "x:8650/", "OFF"]
+)
+def test_what_is_no_address_is_refused(bind: str) -> None:
+    with pytest.raises(ValueError, match=r'must be "ADDRESS:PORT"'):
+        address_of(bind)

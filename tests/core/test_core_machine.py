@@ -14,9 +14,10 @@ from supervisor.core import events as ev
 from supervisor.core.actions import Announce
 from supervisor.core.decide import decide
 from supervisor.core.health import stall_limit_s
-from supervisor.core.limits import GIB, GpuLimits, JobLimits, Limits, SupervisorLimits, Watchdog, WorkerSpec, conflicts
+from supervisor.core.limits import GIB, GpuLimits, JobLimits, Limits, SupervisorLimits, Watchdog, WorkerSpec
 from supervisor.core.model import AT_WORK, Cause, DeviceState, Fleet, JobId, JobStatus, LeaseState, Wanted, WorkerName, WorkerState
 from supervisor.core.reload import places
+from supervisor.core.rules import conflicts
 from supervisor.core.settle import settle
 from supervisor.core.turn import Turn
 from tests.support.simulated import CRASHED, Faults

@@ -204,7 +204,7 @@ def test_a_state_folder_of_somebody_else_is_said_in_a_sentence() -> None:
     folder = Path(tempfile.mkdtemp(prefix="warden-test-"))
     try:
         folder.chmod(0o755)
-        (folder / "supervisor.toml").write_text(f"schema_version = 1\n[workers.sam]\n{FAKE}\nserves = ['demo.count']\n")
+        (folder / "supervisor.toml").write_text(f"schema_version = 1\n[api]\nbind = 'off'\n[workers.sam]\n{FAKE}\nserves = ['demo.count']\n")
         (folder / "supervisor.toml").chmod(0o644)
         code = """
 import encodings.utf_8_sig, os, sys, supervisor.cli, supervisor.cli.run  # whatever is needed later: nobody may not read it

@@ -35,8 +35,8 @@ serves = ["demo.count"]
 class Live:
     """One state folder and the supervisor on it. events holds what watchdog.jsonl said so far."""
 
-    def __init__(self, folder: Path, toml: str, *, state_dir: Path | None = None) -> None:
-        """Write the configuration; nothing runs yet."""
+    def __init__(self, folder: Path, toml: str, *, state_dir: Path | None = None, api: str = "off") -> None:
+        """Write the configuration; nothing runs yet. api: where HTTP is served, such as 127.0.0.1:0; the default port would be taken by another test."""
         self.folder = folder
         self.state_dir = state_dir or folder / "var"
         self.log_dir = folder / "logs"
@@ -45,7 +45,7 @@ class Live:
         self._offset = 0
         self._torn = b""
         folder.mkdir(parents=True, exist_ok=True)
-        head = f'schema_version = 1\n[supervisor]\nstate_dir = {json.dumps(str(self.state_dir))}\n[memory]\nlook_every = "2s"\n'
+        head = f'schema_version = 1\n[supervisor]\nstate_dir = {json.dumps(str(self.state_dir))}\n[memory]\nlook_every = "2s"\n[api]\nbind = "{api}"\n'
         (folder / "supervisor.toml").write_text(head + toml)
 
     # --- its life ---
@@ -256,8 +256,8 @@ def lives(folder: Path) -> Iterator[Callable[..., Live]]:
     """Return what makes a Live with a configuration; each is closed and checked at the end."""
     made: list[Live] = []
 
-    def make(toml: str = ONE_WORKER, *, start: bool = True, state_dir: Path | None = None, name: str = "w") -> Live:
-        made.append(Live(folder / name, toml, state_dir=state_dir))
+    def make(toml: str = ONE_WORKER, *, start: bool = True, state_dir: Path | None = None, name: str = "w", api: str = "off") -> Live:
+        made.append(Live(folder / name, toml, state_dir=state_dir, api=api))
         return made[-1].start() if start else made[-1]
 
     try:

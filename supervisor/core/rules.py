@@ -1,0 +1,161 @@
+"""The rules between limits: what each field must be beside the others, and the sentence where it is not. Values are refused, never clamped."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from msgspec import Struct
+
+from supervisor.core.addresses import address_of, is_loopback
+from supervisor.core.limits import Limits, WorkerSpec
+
+
+class Conflict(Struct, frozen=True):
+    """One broken rule between fields: where (table and field; no field: the table as a whole), and the sentence."""
+
+    table: str
+    field: str
+    sentence: str
+
+
+def conflicts(limits: Limits) -> Iterator[Conflict]:
+    """Yield each rule between fields that these limits break. Values are refused, never clamped."""
+    yield from _range_conflicts(limits)
+    longest = max((spec.watchdog.stop_grace_s for spec in limits.workers.values()), default=limits.watchdog.stop_grace_s)
+    if limits.supervisor.shutdown_grace_s < longest:
+        yield Conflict("supervisor", "shutdown_grace_s", f"must not be under the longest stop_grace, {longest:g} s")
+    if limits.gpu.margin_bytes >= limits.gpu.host_budget_bytes:
+        yield Conflict("gpu", "margin_bytes", "must be below gpu.host_budget")
+    yield from _api_conflicts(limits)
+    yield from _serving_conflicts(limits)
+    for name, spec in limits.workers.items():
+        table = f"workers.{name}"
+        if limits.gpu.backend != "none" and spec.gpu_bytes and spec.gpu_bytes + limits.gpu.margin_bytes > limits.gpu.host_budget_bytes:
+            yield Conflict(table, "gpu_bytes", "plus gpu.margin is more than gpu.host_budget, so it could never be granted")
+        if limits.gpu.backend == "none" and spec.gpu_bytes:
+            yield Conflict(table, "gpu_bytes", 'asks for a device, but gpu.backend is "none"')
+        yield from _spec_conflicts(table, spec, limits)
+
+
+def _serving_conflicts(limits: Limits) -> Iterator[Conflict]:
+    """Yield what is wrong with who serves which kind of job, and with the kinds that schedules ask for."""
+    served: dict[str, str] = {}
+    for name, spec in limits.workers.items():
+        table = f"workers.{name}"
+        if spec.serves and spec.progress != "sdk":
+            yield Conflict(table, "progress", 'must be "sdk" for a worker that serves jobs: they reach it through the SDK')
+        for kind in spec.serves:
+            if kind in served:
+                yield Conflict(table, "serves", f'"{kind}" is served by workers.{served[kind]} already')
+            served[kind] = name
+    for name, schedule in limits.schedules.items():
+        if schedule.kind not in served:
+            yield Conflict(f"schedules.{name}.job", "kind", f"is served by no worker; known are {', '.join(served) or 'none'}")
+
+
+_SOCKET_PATH_MAX: Final = 107
+"""Bytes that a unix socket's path may have on Linux."""
+
+
+def _api_conflicts(limits: Limits) -> Iterator[Conflict]:
+    """Yield the broken rules of the HTTP front: who may reach it, and whose name is taken while it is on."""
+    api = limits.api
+    try:
+        address = address_of(api.bind)
+    except ValueError as error:
+        yield Conflict("api", "bind", str(error))
+        return
+    if address is not None and not is_loopback(address[0]) and not api.token_file:
+        yield Conflict("api", "bind", "can be reached from other machines, so api.token_file must name a file with a token")
+    if len(api.socket.encode()) > _SOCKET_PATH_MAX:
+        yield Conflict(
+            "api", "socket", f"is longer than the {_SOCKET_PATH_MAX} bytes that the path of a socket may have: put it in a folder nearer to the root"
+        )
+    if address is not None and "api" in limits.workers:
+        yield Conflict("workers.api", "", 'has the name of Warden\'s own worker for HTTP: rename it, or switch that off with api.bind = "off"')
+
+
+STOP_SIGNALS: Final = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2")
+
+
+def _spec_conflicts(table: str, spec: WorkerSpec, limits: Limits) -> Iterator[Conflict]:
+    """Yield the broken rules of one worker's table that look at other tables, or at words that only some programs know."""
+    if spec.stop_signal not in STOP_SIGNALS:
+        yield Conflict(table, "stop_signal", f"must be one of {', '.join(STOP_SIGNALS)}")
+    if spec.stop_signal != "TERM" and spec.progress == "sdk":
+        yield Conflict(table, "stop_signal", 'must be "TERM" for a worker of the SDK: that is what it saves its work by')
+    if spec.user and spec.progress in ("sdk", "notify"):
+        yield Conflict(
+            table, "user", 'is for programs with progress "none", "output" or "file:": the sockets lie in a folder that is private to Warden\'s own user'
+        )
+    for name in spec.after:
+        first = limits.workers.get(name)
+        if first is None:
+            yield Conflict(table, "after", f'"{name}" is no [workers.{name}]')
+        elif first.serves and not first.resident:
+            yield Conflict(table, "after", f'"{name}" is not resident, so it is ready only while it has work')
+        elif first.gpu_bytes and spec.gpu_bytes:
+            yield Conflict(table, "after", f'"{name}" needs the device as well, and one of them has to leave it for the other')
+    if table.removeprefix("workers.") in _before(spec, limits):
+        yield Conflict(table, "after", "goes round in a circle: it would wait for itself")
+
+
+def _before(spec: WorkerSpec, limits: Limits) -> set[str]:
+    """Return every worker that must be ready before this one, directly or not."""
+    found: set[str] = set()
+    open_names = list(spec.after)
+    while open_names:
+        name = open_names.pop()
+        if name in limits.workers and name not in found:
+            found.add(name)
+            open_names += limits.workers[name].after
+    return found
+
+
+_AT_LEAST_ONE: Final = ("log_keep", "quarantine_after", "max_running", "max_queued")
+_OOM_SCORE_MAX: Final = 1000
+_MAY_BE_ZERO: Final = {"margin_bytes", "stop_grace_s", "backoff_first_s", "critical_max_s", "disk_floor_bytes"}
+
+
+def _range_conflicts(limits: Limits) -> Iterator[Conflict]:
+    """Yield a conflict for each duration, size or count that is outside its range."""
+    tables: dict[str, Struct] = {
+        "supervisor": limits.supervisor,
+        "api": limits.api,
+        "watchdog": limits.watchdog,
+        "memory": limits.memory,
+        "gpu": limits.gpu,
+        "jobs": limits.jobs,
+    }
+    tables |= {f"workers.{name}": spec.watchdog for name, spec in limits.workers.items() if spec.watchdog != limits.watchdog}
+    for table, values in tables.items():
+        yield from _table_conflicts(table, values)
+    for cause in limits.jobs.retries.__struct_fields__:
+        if limits.jobs.retries.for_cause(cause) < 0:
+            yield Conflict("jobs", "retries", f"{cause} must not be below zero")
+    for name, spec in limits.workers.items():
+        yield from _worker_conflicts(f"workers.{name}", spec)
+
+
+def _table_conflicts(table: str, values: Struct) -> Iterator[Conflict]:
+    for name in values.__struct_fields__:
+        value = getattr(values, name)
+        if name.endswith(("_s", "_bytes")) and value <= 0 and name not in _MAY_BE_ZERO:
+            yield Conflict(table, name, "must be above zero")
+    for name in _AT_LEAST_ONE:
+        if getattr(values, name, 1) < 1:
+            yield Conflict(table, name, "must be at least 1")
+    if getattr(values, "backoff_first_s", 0.0) > getattr(values, "backoff_max_s", 0.0):
+        yield Conflict(table, "backoff_first_s", "must not be above backoff_max")
+
+
+def _worker_conflicts(table: str, spec: WorkerSpec) -> Iterator[Conflict]:
+    for name in ("replicas", "concurrency"):
+        if getattr(spec, name) < 1:
+            yield Conflict(table, name, "must be at least 1")
+    if not spec.command:
+        yield Conflict(table, "command", "must name a program")
+    for phase, limit_s in spec.phases.items():
+        if limit_s <= 0:
+            yield Conflict(table, "phases", f'the limit of "{phase}" must be above zero')
+    if abs(spec.oom_score_adj) > _OOM_SCORE_MAX:
+        yield Conflict(table, "oom_score_adj", "must be from -1000 to 1000")

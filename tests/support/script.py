@@ -96,8 +96,8 @@ class Script:
                 world.post(0, ev.ResumeRequested(request=f"resume {job}", job=JobId(job)))
             case ["start", job]:
                 world.post(0, ev.StartRequested(request=f"start {job}", job=JobId(job)))
-            case ["hold" | "release" as what]:
-                world.post(0, ev.HoldChanged(request=what, held=what == "hold"))
+            case ["hold" | "release" as order]:
+                world.post(0, ev.HoldChanged(request=order, held=order == "hold"))
             case ["disk", size]:
                 world.post(0, ev.MemoryMeasured(workers={}, available_bytes=30 * GIB, disk_free_bytes=parse_size(size)))
             case ["up" | "down" | "restart" as order, *names]:

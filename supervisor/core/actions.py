@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from supervisor.core.limits import JSONValue
-from supervisor.core.model import DeviceId, Fleet, Job, JobId, WorkerName
+from supervisor.core.model import DeviceId, Fleet, Job, JobId, Wanted, WorkerName
 
 
 class Action(Struct, frozen=True, kw_only=True, tag=True):
@@ -113,6 +113,13 @@ class SaveJob(Action, frozen=True, kw_only=True):
     refuse_to: str = ""  # a request that is refused when the write fails; without one the write is tried again until it succeeds
 
 
+class SaveWanted(Action, frozen=True, kw_only=True):
+    """Write down where the operator wants these workers, None for one that goes by its configuration again; then answer the request, if there is one."""
+
+    words: Mapping[WorkerName, Wanted | None]
+    request: str = ""
+
+
 class Reply(Action, frozen=True, kw_only=True):
     """Answer a request: with what it asked for, or with a refusal (error is a code, message the sentence)."""
 
@@ -158,6 +165,7 @@ AnyAction = (
     | MeasureDevice
     | MeasureMemory
     | SaveJob
+    | SaveWanted
     | Reply
     | Announce
     | WakeAt

@@ -30,7 +30,8 @@ from supervisor.core.model import Evidence, Fleet, JobId, Lease, LeaseId, Worker
 from supervisor.errors import StoreError
 from supervisor.runtime import views
 from supervisor.runtime.launch import Launcher
-from supervisor.runtime.ports import Channel, Device, DeviceError, JobFiles, JobStore, Processes, Programs, SpawnError
+from supervisor.runtime.ports import Channel, Device, DeviceError, JobFiles, JobStore, Processes, Programs, SpawnError, WantedStore
+from supervisor.runtime.words import keep_word
 from supervisor.shapes import Intervention
 
 RELEASE_MAX_S: Final = 10.0
@@ -55,6 +56,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     channel: Channel
     device: Device
     store: JobStore
+    wanted: WantedStore
     files: JobFiles
     launcher: Launcher
     say: Say
@@ -118,6 +120,8 @@ class Performer:
                 self._announce(action)
             case act.SaveJob():
                 self._save_in_order(action)
+            case act.SaveWanted():
+                self._start(keep_word(action, ports.wanted, announce=self._announce, answer=ports.answer))
             case act.Reply():
                 ports.answer(action)
             case act.SendStored():

@@ -62,7 +62,7 @@ class World:
         self.fleet = self.first
         self.journal.clear()
         jobs = tuple(job for job in self.disk.jobs.values() if job.live)
-        self.post(0, ev.SupervisorStarted(wall_s=WALL_S + self.now_s, jobs=jobs, leases=self.disk.leases, adopted=adopted))
+        self.post(0, ev.SupervisorStarted(wall_s=WALL_S + self.now_s, jobs=jobs, leases=self.disk.leases, adopted=adopted, wanted=dict(self.disk.wanted)))
         self._own(TICK_S, self._tick)
 
     # ---- time
@@ -193,6 +193,8 @@ class World:
             case act.MeasureMemory():
                 memory = {name: process.spec.gpu_bytes for (name, _), process in self.processes.items()}
                 self.post(0.005, ev.MemoryMeasured(workers=memory, available_bytes=30 * GIB))
+            case act.SaveWanted():
+                self._own(0.002, lambda: self._save_wanted(action))
             case act.Reply():
                 self.replies[action.request] = action
             case act.WakeAt():
@@ -201,6 +203,11 @@ class World:
                 self._leave()
             case act.Announce():
                 pass
+
+    def _save_wanted(self, action: act.SaveWanted) -> None:
+        self.disk.write_wanted(action.words)
+        if action.request:
+            self.replies[action.request] = act.Reply(request=action.request)
 
     def _perform_on(self, action: act.ForWorker, process: SimulatedProcess | None) -> None:
         """Do something to a process; most of it means nothing once the process is gone."""

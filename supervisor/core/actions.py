@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from supervisor.core.limits import JSONValue
-from supervisor.core.model import DeviceId, Fleet, Job, JobId, WorkerName
+from supervisor.core.model import DeviceId, Fleet, Job, JobId, Wanted, WorkerName
 
 
 class Action(Struct, frozen=True, kw_only=True, tag=True):
@@ -136,6 +136,13 @@ class SaveMark(Action, frozen=True, kw_only=True):
     then: tuple["AnyAction", ...] = ()
 
 
+class SaveWanted(Action, frozen=True, kw_only=True):
+    """Write down where the operator wants these workers, None for one that goes by its configuration again; then answer the request, if there is one."""
+
+    words: Mapping[WorkerName, Wanted | None]
+    request: str = ""
+
+
 class Reply(Action, frozen=True, kw_only=True):
     """Answer a request: with what it asked for, or with a refusal (error is a code, message the sentence)."""
 
@@ -190,6 +197,7 @@ AnyAction = (
     | MeasureMemory
     | SaveJob
     | SaveMark
+    | SaveWanted
     | Reply
     | Announce
     | Publish

@@ -18,9 +18,9 @@ def take_over(turn: Turn, event: SupervisorStarted) -> None:
     """Begin where the last supervisor ended."""
     turn.fleet = replace(turn.fleet, wall_offset_s=event.wall_s - turn.now_s)
     for worker in tuple(turn.fleet.workers.values()):
-        turn.put_worker(replace(worker, since_s=turn.now_s))
+        turn.put_worker(replace(worker, since_s=turn.now_s, wanted=event.wanted.get(worker.name, worker.wanted)))
     for found in event.adopted:
-        _take_back(turn, turn.fleet.workers[found.worker], found, event.leases)
+        _take_back(turn, turn.fleet.workers[found.worker], found, event)
     turn.fleet = replace(turn.fleet, held=event.held)
     for job in event.jobs:  # instants of another boot may lie ahead
         _take_job(turn, replace(job, queued_at_s=min(job.queued_at_s, turn.now_s), retry_at_s=min(job.retry_at_s, turn.now_s + RETRY_MAX_S)))
@@ -29,16 +29,22 @@ def take_over(turn: Turn, event: SupervisorStarted) -> None:
             generations.ready(turn, turn.fleet.workers[found.worker], "")
 
 
-def _take_back(turn: Turn, worker: Worker, found: Adopted, leases: tuple[Lease, ...]) -> None:
-    """Put a process back into its place. Its clocks start afresh: what it did while nobody listened is not held against it."""
+def _take_back(turn: Turn, worker: Worker, found: Adopted, event: SupervisorStarted) -> None:
+    """Put a process back into its place. Its clocks start afresh: what it did while nobody listened is not held against it.
+
+    It stays unless the operator had wanted it down: autostart says nothing about one that runs.
+    """
     process = Process(spawned_at_s=turn.now_s - found.age_s, pid=found.pid, beat_at_s=turn.now_s, adopted=True)
     if turn.spec(worker).progress != "sdk":
         process = replace(process, beat_at_s=None)
-    worker = replace(move(worker, Signal.SPAWN, turn.now_s), wanted=Wanted.UP, generation=found.generation, process=process)
+    wanted = event.wanted.get(found.worker, Wanted.UP)
+    worker = replace(move(worker, Signal.SPAWN, turn.now_s), wanted=wanted, generation=found.generation, process=process)
     turn.put_worker(worker)
     turn.announce("worker_adopted", worker=worker.name, fields={"pid": found.pid, "generation": found.generation, "age_s": found.age_s})
     if turn.spec(worker).gpu_bytes and turn.fleet.devices:
-        _take_lease(turn, worker, next((lease for lease in leases if lease.worker == worker.name and lease.fence and lease.device in turn.fleet.devices), None))
+        _take_lease(
+            turn, worker, next((lease for lease in event.leases if lease.worker == worker.name and lease.fence and lease.device in turn.fleet.devices), None)
+        )
 
 
 def _take_lease(turn: Turn, worker: Worker, stored: Lease | None) -> None:

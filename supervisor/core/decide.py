@@ -46,7 +46,7 @@ from supervisor.core.events import (
 from supervisor.core.health import judge
 from supervisor.core.lag import forgive
 from supervisor.core.limits import Limits
-from supervisor.core.model import Device, Fleet, LeaseState, Process, Stop, Wanted, Worker, WorkerState
+from supervisor.core.model import Device, Fleet, LeaseState, Process, Stop, Wanted, Worker, WorkerName, WorkerState
 from supervisor.core.recycle import EARLIEST, due_at_s, insist, is_overdue, recycle
 from supervisor.core.settle import may_follow, settle
 from supervisor.core.turn import Turn
@@ -63,7 +63,8 @@ def first_fleet(limits: Limits, devices: tuple[Device, ...], *, fence: int = 0, 
         name: Worker(name=name, model=model, wanted=Wanted.UP if limits.workers[model].autostart else Wanted.DOWN, generation=last.get(name, 0))
         for name, model in reload.places(limits).items()
     }
-    return Fleet(workers=workers, devices={device.id: device for device in devices}, fence=fence, serial=fence)
+    forgotten = {WorkerName(name): generation for name, generation in last.items() if name not in workers}
+    return Fleet(workers=workers, devices={device.id: device for device in devices}, fence=fence, serial=fence, forgotten=forgotten)
 
 
 def decide(fleet: Fleet, event: AnyEvent, limits: Limits, now_s: float) -> Decision:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import DeviceId, DeviceSample, Evidence, Exit, Job, JobId, Lease, WorkerName
+from supervisor.core.model import DeviceId, DeviceSample, Evidence, Exit, Job, JobId, Lease, Wanted, WorkerName
 
 
 class Event(Struct, frozen=True, kw_only=True, tag=True):
@@ -29,13 +29,14 @@ class Adopted(Struct, frozen=True, kw_only=True):
 
 
 class SupervisorStarted(Event, frozen=True, kw_only=True):
-    """The first event: what an earlier supervisor left in the store, and alive."""
+    """The first event: what an earlier supervisor left in the store, and alive. wanted: the operator's last word on workers, where there was one."""
 
     wall_s: float
     jobs: tuple[Job, ...] = ()
     leases: tuple[Lease, ...] = ()
     adopted: tuple[Adopted, ...] = ()
     held: bool = False
+    wanted: Mapping[WorkerName, Wanted] = field(default_factory=dict)
 
 
 class OfWorker(Event, frozen=True, kw_only=True):

@@ -236,7 +236,10 @@ def _stands(turn: Turn, job: Job) -> bool:
 def _start_or_retire(turn: Turn, worker: Worker) -> None:
     spec = turn.spec(worker)
     if worker.wanted is Wanted.DOWN:
-        if worker.state in WITH_PROCESS and worker.stop is None:
+        coming_back = (
+            worker.state is WorkerState.STARTING and worker.process is not None and worker.process.adopted
+        )  # its work is saved when it can be asked to
+        if worker.state in WITH_PROCESS and worker.stop is None and not coming_back:
             why = "the configuration no longer names it" if worker.retired else "the operator wants it down"
             generations.order_leave(turn, worker, Cause.OPERATOR, why, boundary=True)
         elif may(worker, Signal.REST):

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from types import MappingProxyType
 from typing import Final, Protocol, assert_never
 
@@ -31,7 +32,8 @@ from supervisor.core.model import Evidence, Fleet, Job, JobId, Lease, LeaseId, W
 from supervisor.errors import StoreError
 from supervisor.runtime import views
 from supervisor.runtime.launch import Launcher
-from supervisor.runtime.ports import Channel, Device, DeviceError, EventStream, JobFiles, JobStore, Processes, Programs, SpawnError, StreamEvent
+from supervisor.runtime.ports import Channel, Device, DeviceError, EventStream, JobFiles, JobStore, Processes, Programs, SpawnError, StreamEvent, WantedStore
+from supervisor.runtime.words import keep_word
 from supervisor.shapes import Intervention
 
 RELEASE_MAX_S: Final = 10.0
@@ -57,6 +59,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     device: Device
     store: JobStore
     stream: EventStream
+    wanted: WantedStore
     files: JobFiles
     launcher: Launcher
     say: Say
@@ -126,6 +129,8 @@ class Performer:
                 self._save_in_order(action)
             case act.SaveMark():
                 self._start(self._save_mark(action))
+            case act.SaveWanted():
+                self._start(keep_word(action, ports.wanted, announce=partial(self._announce, about=None), answer=ports.answer))
             case act.Reply():
                 ports.answer(action)
             case act.SendStored():

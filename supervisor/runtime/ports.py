@@ -9,7 +9,7 @@ from msgspec import Struct, field
 from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendPause, SendResume, SendResync, SendStored, SendWelcome
 from supervisor.core.events import AnyEvent, TreeGone, TreeStuck
 from supervisor.core.limits import JSONValue, Limits, WorkerSpec
-from supervisor.core.model import DeviceId, DeviceSample, Evidence, Fleet, Job, JobId, Lease, WorkerName
+from supervisor.core.model import DeviceId, DeviceSample, Evidence, Fleet, Job, JobId, Lease, Wanted, WorkerName
 
 ToWorker = SendCancel | SendDrain | SendJob | SendPause | SendResume | SendResync | SendStored | SendWelcome
 
@@ -225,6 +225,14 @@ class EventStream(Protocol):
 
     def post(self, event: StreamEvent) -> None:
         """Take an event; never waits."""
+        ...
+
+
+class WantedStore(Protocol):
+    """Where the operator's word on workers is written down."""
+
+    async def save(self, words: Mapping[WorkerName, Wanted | None]) -> None:
+        """Return once these words are on disk; None takes one back. Raises StoreError."""
         ...
 
 

@@ -63,8 +63,17 @@ class World:
         self.fleet = self.first
         self.journal.clear()
         jobs = tuple(job for job in self.disk.jobs.values() if job.live)
-        held = bool(self.disk.marks.get(HELD))
-        self.post(0, ev.SupervisorStarted(wall_s=WALL_S + self.now_s, jobs=jobs, leases=self.disk.leases, adopted=adopted, held=held))
+        self.post(
+            0,
+            ev.SupervisorStarted(
+                wall_s=WALL_S + self.now_s,
+                jobs=jobs,
+                leases=self.disk.leases,
+                adopted=adopted,
+                held=bool(self.disk.marks.get(HELD)),
+                wanted=dict(self.disk.wanted),
+            ),
+        )
         self._own(TICK_S, self._tick)
 
     # ---- time
@@ -204,6 +213,8 @@ class World:
                 self.post(0.005, ev.MemoryMeasured(workers=memory, available_bytes=30 * GIB))
             case act.SaveMark():
                 self._own(0.002, lambda: self._save_mark(action))
+            case act.SaveWanted():
+                self._own(0.002, lambda: self._save_wanted(action))
             case act.Reply():
                 self.replies[action.request] = action
             case act.WakeAt():
@@ -220,6 +231,11 @@ class World:
         self.disk.marks[action.name] = action.value
         for following in action.then:
             self._perform(following)
+
+    def _save_wanted(self, action: act.SaveWanted) -> None:
+        self.disk.write_wanted(action.words)
+        if action.request:
+            self.replies[action.request] = act.Reply(request=action.request)
 
     def _perform_on(self, action: act.ForWorker, process: SimulatedProcess | None) -> None:
         """Do something to a process; most of it means nothing once the process is gone."""

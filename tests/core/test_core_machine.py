@@ -358,7 +358,7 @@ class Life(RuleBasedStateMachine):
             self.mend(worker)
         self._edit(small_limits())
         for process in tuple(world.processes.values()):
-            if world.fleet.workers[process.worker].state is WorkerState.UNKILLABLE:
+            if process.killed or world.fleet.workers[process.worker].state is WorkerState.UNKILLABLE:  # the kernel lets it go
                 process.leave(CRASHED)
         world.post(0, ev.WantedChanged(request="order", workers=tuple(places(small_limits())), wanted=Wanted.UP))
         until_s = world.now_s + PEACE_S

@@ -163,7 +163,8 @@ class JobStore(Protocol):
     async def page(self, *, statuses: Sequence[str], kind: str, limit: int, cursor: str) -> tuple[Sequence[Job], str]:
         """Return jobs after the cursor ("": from the start), the newest first, and the cursor of the next page ("": there is none).
 
-        A job that comes or goes meanwhile makes no other appear twice or be left out. Raises ValueError for a cursor that is none.
+        A job that comes or goes meanwhile makes no other appear twice or be left out. Of a result over 256 KiB of JSON a list holds
+        {"omitted_bytes": n}; `find` returns it whole. Raises ValueError for a cursor that is none.
         """
         ...
 

@@ -93,6 +93,16 @@ def spell_size(size_bytes: int) -> str:
     return min(spellings, key=len)
 
 
+def short_duration(seconds: float) -> str:
+    """Return a time span short enough for a column: 0.4 s, 18 min, 3 h 05 min, 4 d 02 h."""
+    if seconds < 60:  # noqa: PLR2004  # a minute
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"  # noqa: PLR2004  # three figures
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86_400)
+    if not hours:
+        return f"{minutes} min"
+    return f"{hours} h {minutes % 60:02d} min" if not days else f"{days} d {hours % 24:02d} h"
+
+
 def say_duration(seconds: float) -> str:
     """Return a duration in words for sentences: 600 -> "10 minutes", 90 -> "1 minute 30 seconds", 1.5 -> "1.5 seconds".
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from supervisor.units import format_size
+from supervisor.units import format_size, short_duration
 
 _COLOURS: Final = {"good": "32", "busy": "36", "warn": "33", "bad": "31", "dim": "2"}
 _TONE_OF_STATE: Final = {
@@ -17,6 +17,9 @@ _TONE_OF_STATE: Final = {
     "completed": "good",
     "starting": "warn",
     "preparing": "warn",
+    "pausing": "warn",
+    "paused": "warn",
+    "cancelling": "warn",
     "draining": "warn",
     "stopping": "warn",
     "backoff": "bad",
@@ -46,15 +49,8 @@ def size(value: int | None) -> str:
 
 
 def ago(seconds: float | None) -> str:
-    """Return a time span short enough for a column: 0.4 s, 18 min, 3 h 05 min, 4 d 02 h."""
-    if seconds is None:
-        return "-"
-    if seconds < 60:  # noqa: PLR2004  # a minute
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"  # noqa: PLR2004  # three figures
-    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86_400)
-    if not hours:
-        return f"{minutes} min"
-    return f"{hours} h {minutes % 60:02d} min" if not days else f"{days} d {hours % 24:02d} h"
+    """Return a time span short enough for a column, `-` for none."""
+    return "-" if seconds is None else short_duration(seconds)
 
 
 def clock(iso: str | None) -> str:

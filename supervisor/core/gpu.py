@@ -76,18 +76,25 @@ def device_for(fleet: Fleet, need_bytes: int, margin_bytes: int) -> Device | Non
 def refusal(fleet: Fleet, device: Device, handover: Handover, margin_bytes: int, now_s: float) -> str:
     """Return why a hand-over that was not proved in time is refused: who holds what, in which state, since when."""
     need = f"{format_size(handover.need_bytes)} + {format_size(margin_bytes)} margin"
-    sample = device.sample
-    if sample is None:
-        free, used, strangers = f"free memory unknown ({device.proof or 'not read yet'})", {}, []
-    else:
-        free = f"{format_size(sample.free_bytes)} of {format_size(device.total_bytes)} free"
-        used = {holding.worker: holding.used_bytes for holding in sample.holdings}
-        strangers = [holding for holding in sample.holdings if holding.worker is None]
-    parts = [f"{handover.worker} needs {need} on {device.id}, {free}, not proved in {now_s - handover.ordered_at_s:.0f} s"]
+    first = f"{handover.worker} needs {need} on {device.id}, {free_words(device)}, not proved in {now_s - handover.ordered_at_s:.0f} s"
+    return "; ".join([first, *held_by(fleet, device, now_s)])
+
+
+def free_words(device: Device) -> str:
+    """Return how much of the device is free, by the last reading."""
+    if device.sample is None:
+        return f"free memory unknown ({device.trouble or device.proof or 'not read yet'})"
+    return f"{format_size(device.sample.free_bytes)} of {format_size(device.total_bytes)} free"
+
+
+def held_by(fleet: Fleet, device: Device, now_s: float) -> list[str]:
+    """Return who holds how much of the device, in which state, since when; those that are not ours come last."""
+    holdings = device.sample.holdings if device.sample else ()
+    used = {holding.worker: holding.used_bytes for holding in holdings}
+    parts = []
     for lease in leases_on(fleet, device):
         holder = fleet.workers[lease.worker]
         pid = f" (pid {holder.process.pid})" if holder.process and holder.process.pid else ""
         held = format_size(used[lease.worker]) if lease.worker in used else "?"
         parts.append(f"{holder.name}{pid} holds {held}, {holder.state} for {now_s - holder.since_s:.0f} s")
-    parts += [f"pid {holding.pid}, not ours, uses {format_size(holding.used_bytes)}" for holding in strangers]
-    return "; ".join(parts)
+    return parts + [f"pid {holding.pid}, not ours, uses {format_size(holding.used_bytes)}" for holding in holdings if holding.worker is None]

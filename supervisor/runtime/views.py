@@ -11,6 +11,7 @@ from supervisor.core.model import (
     AT_WORK,
     Device,
     Evidence,
+    Failure,
     Fleet,
     Handover,
     Job,
@@ -48,7 +49,6 @@ def positions(fleet: Fleet, limits: Limits, now_s: float) -> dict[JobId, int]:
 
 def job_view(job: Job, *, position: int | None, now_s: float, folder: Path) -> JobView:
     """Return one job. position: its place in the queue, None when it does not wait there."""
-    error = job.error
     return JobView(
         id=job.id,
         kind=job.kind,
@@ -64,7 +64,7 @@ def job_view(job: Job, *, position: int | None, now_s: float, folder: Path) -> J
         done=job.done,
         total=job.total,
         metrics=dict(job.metrics),
-        eta_s=_eta_s(job, now_s),
+        eta_s=eta_s(job, now_s),
         worker=job.worker,
         device=job.device,
         position=position if job.status is JobStatus.QUEUED else None,
@@ -73,16 +73,17 @@ def job_view(job: Job, *, position: int | None, now_s: float, folder: Path) -> J
         completed_at=instant(job.completed_wall),
         dir=str(folder),
         result=job.result,
-        error=ErrorView(
-            reason=error.reason, message=error.message, evidence=error.evidence, phase=error.phase, stack=error.stack, log_tail=list(error.log_tail)
-        )
-        if error
-        else None,
+        error=error_view(job.error) if job.error else None,
         cancel=CancelView(freed_bytes=job.receipt.freed_bytes, took_s=job.receipt.took_s) if job.receipt else None,
         retry_of=job.retry_of,
         run_at=instant(job.run_at_wall),
         schedule=job.schedule or None,
     )
+
+
+def error_view(error: Failure) -> ErrorView:
+    """Return why a job has no result."""
+    return ErrorView(reason=error.reason, message=error.message, evidence=error.evidence, phase=error.phase, stack=error.stack, log_tail=list(error.log_tail))
 
 
 def job_moment(job: Job, now_s: float) -> dict[str, JSONValue]:
@@ -94,7 +95,7 @@ def job_moment(job: Job, now_s: float) -> dict[str, JSONValue]:
         "progress": round(job.progress, 1),
         "done": job.done,
         "total": job.total,
-        "eta_s": _eta_s(job, now_s),
+        "eta_s": eta_s(job, now_s),
         "metrics": dict(job.metrics),
         "attempt": job.attempt,
         "reason": job.reason,
@@ -102,7 +103,7 @@ def job_moment(job: Job, now_s: float) -> dict[str, JSONValue]:
     }
 
 
-def _eta_s(job: Job, now_s: float) -> float | None:
+def eta_s(job: Job, now_s: float) -> float | None:
     """Return how long the rest takes at the pace of this attempt so far; None while there is no pace."""
     if job.status is not JobStatus.RUNNING or job.paced_from is None:
         return None

@@ -1,0 +1,181 @@
+"""What a queued job waits for: the reason, the numbers, who is in the way, and what happens next."""
+
+from typing import Final
+
+from msgspec import Struct
+
+from supervisor.core.gpu import device_for, free_words, held_by, leases_on
+from supervisor.core.jobs import aged_priority, in_order
+from supervisor.core.limits import Limits, WorkerSpec
+from supervisor.core.model import AT_WORK, Device, Fleet, Job, JobStatus, Reason, Wanted, Worker
+from supervisor.runtime.phrases import at_work, handover_words, jobs_of, last_handover, moment
+from supervisor.runtime.views import device_view, instant, worker_view
+from supervisor.shapes import HolderView, WaitView
+from supervisor.units import format_size, short_duration
+
+_BEFORE_SHOWN: Final = 3
+
+
+class Scene(Struct, frozen=True, kw_only=True):
+    """What an answer is made of: everything at one instant."""
+
+    fleet: Fleet
+    limits: Limits
+    now_s: float
+    wall_s: float
+
+
+def waits_for(job: Job, scene: Scene) -> Reason:
+    """Return why a queued job does not run. What it was told to wait for goes before what it would have to wait for as well."""
+    if job.held:
+        return Reason.HELD
+    if job.run_at_wall is not None and job.run_at_wall > scene.wall_s:
+        return Reason.SCHEDULED
+    if job.retry_at_s > scene.now_s:
+        return Reason.RETRY_BACKOFF
+    return job.reason
+
+
+def due_wall(job: Job, reason: Reason, scene: Scene) -> float | None:
+    """Return when the job is due, where a time is all that it waits for."""
+    match reason:
+        case Reason.SCHEDULED:
+            return job.run_at_wall
+        case Reason.RETRY_BACKOFF:
+            return scene.wall_s + job.retry_at_s - scene.now_s
+        case _:
+            return None
+
+
+def wait_view(job: Job, reason: Reason, scene: Scene) -> WaitView:
+    """Return the numbers. reason: from `waits_for`."""
+    fleet, limits, now_s = scene.fleet, scene.limits, scene.now_s
+    queue = in_order(fleet.jobs.values(), limits.jobs, now_s)
+    spec = _spec(job, limits)
+    device = _device(spec, scene)
+    holders: list[HolderView] = []
+    if device is not None and reason in (Reason.WAITING_FOR_GPU, Reason.WAITING_FOR_MEMORY):
+        holders = device_view(device, fleet=fleet, limits=limits, now_s=now_s).holders
+    return WaitView(
+        reason=reason,
+        position=next((place for place, other in enumerate(queue, 1) if other.id == job.id), None),
+        queued=len(queue),
+        priority=job.priority,
+        aged_priority=aged_priority(job, limits.jobs, now_s),
+        waited_s=max(0.0, now_s - job.queued_at_s),
+        device=device.id if device else None,
+        need_bytes=spec.gpu_bytes if spec and spec.gpu_bytes else None,
+        free_bytes=device.sample.free_bytes if device and device.sample else None,
+        holders=holders,
+        until=instant(due_wall(job, reason, scene)),
+    )
+
+
+def wait_sentences(job: Job, reason: Reason, scene: Scene) -> list[str]:
+    """Return the whole story of the wait. reason: from `waits_for`."""
+    return [_head(job, reason, scene), *_in_the_way(job, reason, scene), _order(job, scene)]
+
+
+def _spec(job: Job, limits: Limits) -> WorkerSpec | None:
+    model = limits.model_for(job.kind)
+    return limits.workers[model] if model else None
+
+
+def _device(spec: WorkerSpec | None, scene: Scene) -> Device | None:
+    return device_for(scene.fleet, spec.gpu_bytes, scene.limits.gpu.margin_bytes) if spec and spec.gpu_bytes else None
+
+
+def _head(job: Job, reason: Reason, scene: Scene) -> str:
+    """Return the first sentence: what the job waits for, in one line."""
+    due = due_wall(job, reason, scene)
+    match reason:
+        case Reason.HELD if job.held:
+            return f"{job.id} waits until somebody starts it: it was submitted with hold."
+        case Reason.HELD:
+            return f"{job.id} waits because the queue is held: nothing new is started until it is released."
+        case Reason.SCHEDULED if due is not None:
+            by = f" by schedule {job.schedule}" if job.schedule else ""
+            return f"{job.id} waits for its time: it was submitted{by} to run at {moment(due)}, in {short_duration(due - scene.wall_s)}."
+        case Reason.RETRY_BACKOFF if due is not None:
+            last = f"; {job.message}" if job.message else ""
+            return f"{job.id} waits {short_duration(due - scene.wall_s)} more before it is tried again{last}."
+        case Reason.NONE:
+            return f"{job.id} is about to be placed."
+        case _:
+            return f"{job.id} waits: {job.message or reason.replace('_', ' ')}."
+
+
+def _in_the_way(job: Job, reason: Reason, scene: Scene) -> list[str]:
+    """Return who or what is in the way, in numbers, and what follows."""
+    match reason:
+        case Reason.WAITING_FOR_GPU | Reason.WAITING_FOR_MEMORY:
+            return _at_the_device(job, scene)
+        case Reason.WAITING_FOR_WORKER:
+            return _at_the_workers(job, scene)
+        case _:
+            return []
+
+
+def _at_the_device(job: Job, scene: Scene) -> list[str]:
+    spec, fleet, now_s = _spec(job, scene.limits), scene.fleet, scene.now_s
+    if spec is None:
+        return []
+    need = f"{format_size(spec.gpu_bytes)} and {format_size(scene.limits.gpu.margin_bytes)} of margin"
+    device = _device(spec, scene)
+    if device is None:
+        sizes = ", ".join(f"{other.id} has {format_size(other.total_bytes)}" for other in fleet.devices.values()) or "there is no device"
+        return [f"needs: {need}; {sizes}"]
+    lines = [f"needs: {need} on {device.id}; {'; '.join((free_words(device), *held_by(fleet, device, now_s)))}"]
+    if device.handover is not None:
+        words = handover_words(device, device.handover, fleet=fleet, limits=scene.limits, now_s=now_s)
+        return [*lines, f"now: {words[0]}", *(f"     {line}" for line in words[1:])]
+    lines += [f"now: {line}" for lease in leases_on(fleet, device) for line in jobs_of(fleet, fleet.workers[lease.worker].jobs, now_s)]
+    last = last_handover(device)
+    then = f"then: whoever holds {device.id} leaves when its work is done, the need is proved free twice, and the work is loaded"
+    return [*lines, then + (f"; {last}" if last else "")]
+
+
+def _at_the_workers(job: Job, scene: Scene) -> list[str]:
+    """Return what those do that could take the job, or those whose number is at its limit."""
+    fleet, limits, now_s = scene.fleet, scene.limits, scene.now_s
+    running = [other for other in fleet.jobs.values() if other.status in AT_WORK]
+    if len(running) >= limits.jobs.max_running:
+        return [f"now: {at_work(other, now_s)}" for other in running]
+    model = limits.model_for(job.kind)
+    workers = [worker for worker in fleet.workers.values() if worker.model == model]
+    return [f"now: {line}" for worker in workers for line in (*jobs_of(fleet, worker.jobs, now_s), *_next(worker, scene))]
+
+
+def _next(worker: Worker, scene: Scene) -> list[str]:
+    """Return what happens next with a worker that has no job."""
+    if worker.jobs:
+        return []
+    next_action = worker_view(worker, fleet=scene.fleet, limits=scene.limits, now_s=scene.now_s).next_action
+    return [f"{worker.name} is {worker.state}{f': {next_action}' if next_action else ''}"]
+
+
+def _order(job: Job, scene: Scene) -> str:
+    """Return the place in the queue and what it is made of."""
+    limits, now_s = scene.limits, scene.now_s
+    queue = in_order(scene.fleet.jobs.values(), limits.jobs, now_s)
+    place = next((place for place, other in enumerate(queue, 1) if other.id == job.id), None)
+    aged = aged_priority(job, limits.jobs, now_s)
+    urgent = f"priority {job.priority}" + (f", {aged} by now" if aged != job.priority else "") + " (0 is the most urgent)"
+    before = [other.id for other in queue[: (place or 1) - 1]]
+    shown = ", ".join(before[:_BEFORE_SHOWN]) + (f" and {len(before) - _BEFORE_SHOWN} more" if len(before) > _BEFORE_SHOWN else "")
+    waited = f"waiting for {short_duration(max(0.0, now_s - job.queued_at_s))}"
+    return f"order: place {place or '?'} of {len(queue)}, {urgent}, {waited}{f'; before it {shown}' if before else ''}"
+
+
+def wait_remedies(job: Job, reason: Reason, scene: Scene) -> list[str]:
+    """Return what a person can do about the wait, as commands."""
+    match reason:
+        case Reason.HELD:
+            return [f"warden jobs start {job.id}" if job.held else "warden jobs release"]
+        case Reason.WAITING_FOR_GPU | Reason.WAITING_FOR_MEMORY:
+            return ["warden gpu status"]
+        case Reason.WAITING_FOR_WORKER if job.status is JobStatus.QUEUED:
+            model = scene.limits.model_for(job.kind)
+            return [f"warden workers start {one.name}" for one in scene.fleet.workers.values() if one.model == model and one.wanted is Wanted.DOWN]
+        case _:
+            return []

@@ -8,8 +8,9 @@ from supervisor.core.gpu import device_for, free_words, held_by, leases_on
 from supervisor.core.jobs import aged_priority, in_order
 from supervisor.core.limits import Limits, WorkerSpec
 from supervisor.core.model import AT_WORK, Device, Fleet, Job, JobStatus, Reason, Wanted, Worker
+from supervisor.runtime.instants import instant
 from supervisor.runtime.phrases import at_work, handover_words, jobs_of, last_handover, moment
-from supervisor.runtime.views import device_view, instant, worker_view
+from supervisor.runtime.views import device_view, worker_view
 from supervisor.shapes import HolderView, WaitView
 from supervisor.units import format_size, short_duration
 

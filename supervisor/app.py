@@ -27,6 +27,7 @@ from supervisor.adapters.processes import LocalProcesses
 from supervisor.adapters.program_progress import ProgramWatch
 from supervisor.adapters.sockets import Router
 from supervisor.adapters.state_dir import StateDir
+from supervisor.adapters.wanted_file import WantedFile
 from supervisor.config import Loaded, fill
 from supervisor.core.actions import Decision
 from supervisor.core.announcements import LEVELS
@@ -80,6 +81,7 @@ class _Service:
         stack.callback(self._service.close)
         self._store = await open_store(state.path / "jobs.sqlite") if limits.jobs.backend == "sqlite" else MemoryJobs()
         stack.push_async_callback(self._store.close)
+        self._wanted = WantedFile(state.path / "wanted.json")
         self._processes = LocalProcesses(run_dir=state.run_dir, post=self._post, leaves_in=find_parent())
         generations = self._processes.last_generations()
         names = {f"{model}-{i}" for model, spec in limits.workers.items() for i in range(spec.replicas)}
@@ -138,6 +140,7 @@ class _Service:
                 self._processes, budget_bytes=lambda: self._loop.limits.gpu.host_budget_bytes, holds=self._holds_a_device, pid_of=self._processes.pid_of
             ),
             store=self._store,
+            wanted=self._wanted,
             files=self._files,
             launcher=Launcher(
                 fill=filled,
@@ -172,7 +175,7 @@ class _Service:
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._settings.reload)
         jobs, leases = tuple(await self._store.live()), tuple(await self._store.leases())
-        self._loop.begin(SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted))
+        self._loop.begin(SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted, wanted=self._wanted.words()))
         for found in self._adopted:  # only now: what they have to say must come after their jobs are known
             self._channel.expect(found.worker, found.generation, self._processes.token_of(found.worker, found.generation))
             self._performer.watch_adopted(found.worker, found.generation)

@@ -264,7 +264,7 @@ class EventView(Struct, frozen=True, kw_only=True):
 
 
 class EventsPage(Struct, frozen=True, kw_only=True):
-    """The events after a place. first: the oldest that is kept at all; last: the newest, of whatever job; where no event is kept both are the last ever used."""
+    """The events after a place. first: the oldest that is kept; last: the newest, of whatever job; where none is kept both are the last ever used."""
 
     events: list[EventView]
     first: int

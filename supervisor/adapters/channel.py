@@ -1,13 +1,13 @@
 """The line to the workers: their messages become events, actions for them become messages. What cannot be believed is dropped and counted."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 
 from supervisor import wire
 from supervisor.adapters.sockets import Router
-from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendResync, SendStored, SendWelcome
+from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendPause, SendResume, SendResync, SendStored, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
     BeatHeard,
@@ -19,6 +19,7 @@ from supervisor.core.events import (
     NoteHeard,
     ReadyHeard,
 )
+from supervisor.core.limits import JSONValue
 from supervisor.core.model import JobId, WorkerName
 from supervisor.errors import WireError
 from supervisor.runtime.carried import cannot_carry
@@ -28,12 +29,20 @@ from supervisor.runtime.ports import ToWorker
 class WorkerChannel:
     """One ROUTER for all workers. dropped counts what was not believed, by reason."""
 
-    def __init__(self, bind: Callable[[Callable[[bytes, bytes], None]], Router], *, post: Callable[[AnyEvent], None], limits: dict[str, float]) -> None:
-        """Listen; post an event for each message of a process that we started."""
+    def __init__(
+        self,
+        bind: Callable[[Callable[[bytes, bytes], None]], Router],
+        *,
+        post: Callable[[AnyEvent], None],
+        limits: dict[str, float],
+        learn: Callable[[Mapping[str, JSONValue]], None] = lambda _params: None,
+    ) -> None:
+        """Listen; post an event for each message of a process that we started. learn: hears what a worker says of its jobs' parameters."""
         self.dropped: Counter[str] = Counter()
         self._tokens: dict[WorkerName, tuple[int, str]] = {}
         self._post = post
         self._limits = limits
+        self._learn = learn
         self._router = bind(self._receive)
 
     def expect(self, worker: WorkerName, generation: int, token: str) -> None:
@@ -52,6 +61,10 @@ class WorkerChannel:
                 message = wire.Drain(boundary=action.boundary)
             case SendCancel():
                 message = wire.Cancel(job=action.job, attempt=action.attempt)
+            case SendPause():
+                message = wire.Pause(job=action.job, attempt=action.attempt)
+            case SendResume():
+                message = wire.Resume(job=action.job, attempt=action.attempt)
             case SendStored():
                 message = wire.Stored(job=action.job, attempt=action.attempt, what=action.what)
             case SendJob():
@@ -93,6 +106,8 @@ class WorkerChannel:
         if self._tokens.get(worker) != (message.generation, message.token):
             self.dropped["wrong token or generation"] += 1
             return
+        if isinstance(message, wire.Hello) and message.params:
+            self._learn(message.params)
         event = _event(worker, message)
         if event is not None:
             self._post(event)

@@ -170,7 +170,7 @@ class LocalProcesses:
         """Remove what was kept of a tree that is gone, and return the end of its log. For a thread."""
         _remove_leaf(record)
         with suppress(OSError):
-            (self._run_dir / f"{record.worker}.json").unlink(missing_ok=True)
+            (self._run_dir / f"{record.worker}.json").replace(self._run_dir / f"{record.worker}.gone")  # nobody is looked for by it, but its number was used
         return tail(Path(record.log))
 
     async def evidence(self, worker: WorkerName, generation: int) -> Evidence:
@@ -209,8 +209,8 @@ class LocalProcesses:
     # --- what an earlier supervisor left ---
 
     def last_generations(self) -> Mapping[str, int]:
-        """Return the generation that each record of an earlier supervisor names."""
-        return {record.worker: record.generation for record in survivors.records(self._run_dir)[0]}
+        """Return the last generation of each worker that an earlier supervisor started, also where nothing of it is left: a number is never used twice."""
+        return survivors.last_generations(self._run_dir)
 
     async def adopt(self, known: Collection[str]) -> list[Adopted]:
         """Take back every worker of these names that an earlier supervisor left running and whose leader is provably ours."""

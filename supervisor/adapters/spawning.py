@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from supervisor.core.model import Exit
-from supervisor.runtime.ports import Launch
+from supervisor.runtime.ports import FIRST_DESCRIPTOR, Launch
 
 SPAWN_MAX_S: Final = 10.0
 """A shim that has not run the program by then is stuck (in opening a log on a frozen disk, say)."""
@@ -66,6 +66,7 @@ def fork(launch: Launch, leaf: str) -> tuple[int, int, int]:
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
                 (os.POSIX_SPAWN_DUP2, write_end, 2),
+                *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(launch.descriptors, FIRST_DESCRIPTOR)),
             ],
             setsid=True,
             setsigmask=[],

@@ -26,6 +26,18 @@ def records(run_dir: Path) -> tuple[list[Record], list[Stranger]]:
     return found, unreadable
 
 
+def last_generations(run_dir: Path) -> dict[str, int]:
+    """Return the last generation of each worker that supervisors on this folder ever started: of those that are written down as there, and as gone."""
+    last: dict[str, int] = {}
+    for path in sorted(run_dir.glob("*.json")) + sorted(run_dir.glob("*.gone")):
+        try:
+            record = msgspec.json.decode(path.read_bytes(), type=Record)
+        except (msgspec.DecodeError, OSError):  # said by `records` where it may name somebody alive
+            continue
+        last[record.worker] = max(record.generation, last.get(record.worker, 0))
+    return last
+
+
 def leader(record: Record) -> proc.Seen | None:
     """Return the living leader, if it is provably the recorded one."""
     return proc.leader(record.pid, record.start_ticks, record.tag, record.leaf.pids() if record.leaf else ())

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from supervisor.core.limits import JSONValue
-from supervisor.core.model import DeviceId, Fleet, Job, JobId, WorkerName
+from supervisor.core.model import DeviceId, Fleet, Job, JobId, Wanted, WorkerName
 
 
 class Action(Struct, frozen=True, kw_only=True, tag=True):
@@ -75,6 +75,20 @@ class SendCancel(ForWorker, frozen=True, kw_only=True):
     attempt: int
 
 
+class SendPause(ForWorker, frozen=True, kw_only=True):
+    """Ask the worker to leave the job right after its next checkpoint."""
+
+    job: JobId
+    attempt: int
+
+
+class SendResume(ForWorker, frozen=True, kw_only=True):
+    """Take a pause back that the worker may not have obeyed yet."""
+
+    job: JobId
+    attempt: int
+
+
 class SendStored(ForWorker, frozen=True, kw_only=True):
     """Tell the worker that its report (accepted, result or failed) is on disk.
 
@@ -113,6 +127,22 @@ class SaveJob(Action, frozen=True, kw_only=True):
     refuse_to: str = ""  # a request that is refused when the write fails; without one the write is tried again until it succeeds
 
 
+class SaveMark(Action, frozen=True, kw_only=True):
+    """Remember a small thing over restarts; then do what waits for that. A failure to write it is a refusal of the request."""
+
+    name: str
+    value: str
+    request: str
+    then: tuple["AnyAction", ...] = ()
+
+
+class SaveWanted(Action, frozen=True, kw_only=True):
+    """Write down where the operator wants these workers, None for one that goes by its configuration again; then answer the request, if there is one."""
+
+    words: Mapping[WorkerName, Wanted | None]
+    request: str = ""
+
+
 class Reply(Action, frozen=True, kw_only=True):
     """Answer a request: with what it asked for, or with a refusal (error is a code, message the sentence)."""
 
@@ -130,6 +160,12 @@ class Announce(Action, frozen=True, kw_only=True):
     job: JobId | None = None
     reason: str = ""
     fields: Mapping[str, JSONValue] = field(default_factory=dict)
+
+
+class Publish(Action, frozen=True, kw_only=True):
+    """Tell whoever watches a job that it moved. Not a line in the logs."""
+
+    job: Job
 
 
 class WakeAt(Action, frozen=True, kw_only=True):
@@ -153,13 +189,18 @@ AnyAction = (
     | SendResync
     | SendJob
     | SendCancel
+    | SendPause
+    | SendResume
     | SendStored
     | MeasureRelease
     | MeasureDevice
     | MeasureMemory
     | SaveJob
+    | SaveMark
+    | SaveWanted
     | Reply
     | Announce
+    | Publish
     | WakeAt
     | Leave
 )

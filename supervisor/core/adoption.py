@@ -3,11 +3,11 @@
 from msgspec.structs import replace
 
 from supervisor.core import generations, work
-from supervisor.core.actions import SendCancel, SendJob
-from supervisor.core.endings import said
+from supervisor.core.actions import SendCancel, SendJob, SendPause
+from supervisor.core.endings import said, said_back
 from supervisor.core.events import Adopted, HelloHeard, SupervisorStarted
 from supervisor.core.gpu import leases_on
-from supervisor.core.jobs import RELEASING, Step, advance, after_worker_end
+from supervisor.core.jobs import RELEASING, RETRY_MAX_S, Step, advance, after_worker_end
 from supervisor.core.lifecycle import Signal
 from supervisor.core.lifecycle import advance as move
 from supervisor.core.model import AT_WORK, Cause, Device, Failure, Job, JobStatus, Lease, LeaseId, LeaseState, Process, Reason, Wanted, Worker
@@ -18,26 +18,33 @@ def take_over(turn: Turn, event: SupervisorStarted) -> None:
     """Begin where the last supervisor ended."""
     turn.fleet = replace(turn.fleet, wall_offset_s=event.wall_s - turn.now_s)
     for worker in tuple(turn.fleet.workers.values()):
-        turn.put_worker(replace(worker, since_s=turn.now_s))
+        turn.put_worker(replace(worker, since_s=turn.now_s, wanted=event.wanted.get(worker.name, worker.wanted)))
     for found in event.adopted:
-        _take_back(turn, turn.fleet.workers[found.worker], found, event.leases)
-    for job in event.jobs:
-        _take_job(turn, replace(job, queued_at_s=min(job.queued_at_s, turn.now_s)))
+        _take_back(turn, turn.fleet.workers[found.worker], found, event)
+    turn.fleet = replace(turn.fleet, held=event.held)
+    for job in event.jobs:  # instants of another boot may lie ahead
+        _take_job(turn, replace(job, queued_at_s=min(job.queued_at_s, turn.now_s), retry_at_s=min(job.retry_at_s, turn.now_s + RETRY_MAX_S)))
     for found in event.adopted:  # a program that does not speak to us is ready at once, an SDK worker when it says so
         if turn.spec(turn.fleet.workers[found.worker]).progress != "sdk":
             generations.ready(turn, turn.fleet.workers[found.worker], "")
 
 
-def _take_back(turn: Turn, worker: Worker, found: Adopted, leases: tuple[Lease, ...]) -> None:
-    """Put a process back into its place. Its clocks start afresh: what it did while nobody listened is not held against it."""
+def _take_back(turn: Turn, worker: Worker, found: Adopted, event: SupervisorStarted) -> None:
+    """Put a process back into its place. Its clocks start afresh: what it did while nobody listened is not held against it.
+
+    It stays unless the operator had wanted it down: autostart says nothing about one that runs.
+    """
     process = Process(spawned_at_s=turn.now_s - found.age_s, pid=found.pid, beat_at_s=turn.now_s, adopted=True)
     if turn.spec(worker).progress != "sdk":
         process = replace(process, beat_at_s=None)
-    worker = replace(move(worker, Signal.SPAWN, turn.now_s), wanted=Wanted.UP, generation=found.generation, process=process)
+    wanted = event.wanted.get(found.worker, Wanted.UP)
+    worker = replace(move(worker, Signal.SPAWN, turn.now_s), wanted=wanted, generation=found.generation, process=process)
     turn.put_worker(worker)
     turn.announce("worker_adopted", worker=worker.name, fields={"pid": found.pid, "generation": found.generation, "age_s": found.age_s})
     if turn.spec(worker).gpu_bytes and turn.fleet.devices:
-        _take_lease(turn, worker, next((lease for lease in leases if lease.worker == worker.name and lease.fence and lease.device in turn.fleet.devices), None))
+        _take_lease(
+            turn, worker, next((lease for lease in event.leases if lease.worker == worker.name and lease.fence and lease.device in turn.fleet.devices), None)
+        )
 
 
 def _take_lease(turn: Turn, worker: Worker, stored: Lease | None) -> None:
@@ -86,7 +93,7 @@ def _take_job(turn: Turn, job: Job) -> None:
     elif job.status in AT_WORK:
         lost = Failure(reason=Reason.LOST, message="the supervisor and its worker ended while it was at work", phase=job.phase)
         job = after_worker_end(job, Cause.ADOPTED_GONE, lost, turn.limits.jobs, turn.now_s, turn.wall_s)
-        turn.save_job(job, said(turn, job, "job_failed" if job.error else "job_retried", job.message))
+        turn.save_job(job, said_back(turn, job, "job_retried"))
     else:
         turn.put_job(job)
 
@@ -99,6 +106,8 @@ def resynced(turn: Turn, worker: Worker, event: HelloHeard) -> None:
             turn.act(SendCancel(worker=worker.name, generation=worker.generation, job=name, attempt=attempt))
     for name in worker.jobs:
         job = turn.fleet.jobs[name]
+        if job.status is JobStatus.PAUSING:  # it knows one that it had before
+            turn.act(SendPause(worker=worker.name, generation=worker.generation, job=name, attempt=job.attempt))
         if (name, job.attempt) in event.jobs or job.phase == RELEASING:
             continue
         if job.status is JobStatus.CANCELLING:  # its work has ended, or never began: the order may still lie in the worker's queue

@@ -5,7 +5,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from supervisor.core import adoption, generations, handover, reload, wishes, work
+from supervisor.core import adoption, generations, handover, reload, rests, wishes, work
 from supervisor.core.actions import Decision, MeasureDevice, MeasureMemory, Reply, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
@@ -16,6 +16,7 @@ from supervisor.core.events import (
     EvidenceGathered,
     FleetEvent,
     HelloHeard,
+    HoldChanged,
     JobAccepted,
     JobEnded,
     JobFinished,
@@ -24,12 +25,15 @@ from supervisor.core.events import (
     MemoryMeasured,
     NoteHeard,
     OfWorker,
+    PauseRequested,
     ProgramSeen,
     ReadyHeard,
     ReleaseMeasured,
+    ResumeRequested,
     SaveFailed,
     ShutdownRequested,
     SpawnFailed,
+    StartRequested,
     SupervisorStarted,
     Tick,
     TreeGone,
@@ -42,10 +46,11 @@ from supervisor.core.events import (
 from supervisor.core.health import judge
 from supervisor.core.lag import forgive
 from supervisor.core.limits import Limits
-from supervisor.core.model import Device, Fleet, LeaseState, Process, Stop, Wanted, Worker, WorkerState
+from supervisor.core.model import Device, Fleet, LeaseState, Process, Stop, Wanted, Worker, WorkerName, WorkerState
 from supervisor.core.recycle import EARLIEST, due_at_s, insist, is_overdue, recycle
 from supervisor.core.settle import may_follow, settle
 from supervisor.core.turn import Turn
+from supervisor.units import format_size
 
 
 def first_fleet(limits: Limits, devices: tuple[Device, ...], *, fence: int = 0, generations: Mapping[str, int] | None = None) -> Fleet:
@@ -58,7 +63,8 @@ def first_fleet(limits: Limits, devices: tuple[Device, ...], *, fence: int = 0, 
         name: Worker(name=name, model=model, wanted=Wanted.UP if limits.workers[model].autostart else Wanted.DOWN, generation=last.get(name, 0))
         for name, model in reload.places(limits).items()
     }
-    return Fleet(workers=workers, devices={device.id: device for device in devices}, fence=fence, serial=fence)
+    forgotten = {WorkerName(name): generation for name, generation in last.items() if name not in workers}
+    return Fleet(workers=workers, devices={device.id: device for device in devices}, fence=fence, serial=fence, forgotten=forgotten)
 
 
 def decide(fleet: Fleet, event: AnyEvent, limits: Limits, now_s: float) -> Decision:
@@ -128,7 +134,7 @@ def _of_worker(turn: Turn, worker: Worker, event: WorkerEvent) -> bool:  # noqa:
     return True
 
 
-def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901  # one row per event
+def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # one row per event
     """Take in an event about the whole fleet. Return whether policies need to look again."""
     match event:
         case Tick():
@@ -144,6 +150,14 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901  # one row p
             work.submitted(turn, event)
         case CancelRequested():
             work.cancel(turn, event)
+        case PauseRequested():
+            rests.pause(turn, event)
+        case ResumeRequested():
+            rests.resume(turn, event)
+        case StartRequested():
+            rests.start(turn, event)
+        case HoldChanged():
+            rests.hold(turn, event)
         case WantedChanged():
             wishes.wanted_changed(turn, event)
         case ShutdownRequested():
@@ -225,7 +239,21 @@ def _memory(turn: Turn, event: MemoryMeasured) -> None:
     """Keep the readings; one of a worker whose process is gone already says nothing."""
     read = {name: event.workers[name] for name, worker in turn.fleet.workers.items() if worker.process is not None and name in event.workers}
     workers = {name: replace(worker, memory_bytes=read[name]) if name in read else worker for name, worker in turn.fleet.workers.items()}
-    turn.fleet = replace(turn.fleet, available_bytes=event.available_bytes, workers=workers)
+    turn.fleet = replace(turn.fleet, available_bytes=event.available_bytes, disk_free_bytes=event.disk_free_bytes, workers=workers)
+    _disk(turn, event.disk_free_bytes)
+
+
+def _disk(turn: Turn, free_bytes: int | None) -> None:
+    """Say once that the disk is nearly full, and once that it no longer is."""
+    floor = turn.limits.supervisor.disk_floor_bytes
+    if free_bytes is None or turn.fleet.disk_low is (free_bytes < floor):
+        return
+    turn.fleet = replace(turn.fleet, disk_low=free_bytes < floor)
+    if turn.fleet.disk_low:
+        words = f"{format_size(free_bytes)} free on the disk of state_dir, disk_floor is {format_size(floor)}: no new jobs are taken until there is room"
+        turn.announce("disk_low", reason=words, fields={"free_bytes": free_bytes})
+    else:
+        turn.announce("disk_enough", reason=f"{format_size(free_bytes)} free: new jobs are taken again", fields={"free_bytes": free_bytes})
 
 
 def look(fleet: Fleet) -> tuple[MeasureMemory | MeasureDevice, ...]:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from supervisor.core.actions import Announce
 from supervisor.core.health import job_sentence
 from supervisor.core.jobs import REASON_OF_CAUSE, Step, advance, after_worker_end, failed, returned
-from supervisor.core.model import PLANNED, Cause, Evidence, Exit, Failure, Job, JobStatus, Reason, Receipt, Worker, WorkerState
+from supervisor.core.model import PLANNED, Cause, Evidence, Exit, Failure, Job, JobStatus, Reason, Receipt, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
 from supervisor.units import say_duration
 
@@ -39,7 +39,7 @@ def settle_jobs(turn: Turn, worker: Worker, log_tail: tuple[str, ...] = ()) -> N
             _returned(turn, worker, job)
         else:
             job = after_worker_end(job, cause, _failure(worker, job, cause, log_tail), turn.limits.jobs, turn.now_s, turn.wall_s)
-            turn.save_job(job, said(turn, job, "job_failed" if job.error else "job_retried", job.message))
+            turn.save_job(job, said_back(turn, job, "job_retried", worker.name))
 
 
 def set_aside_jobs(turn: Turn, worker: Worker, reason: str) -> None:
@@ -60,7 +60,7 @@ def _blameless(worker: Worker, job: Job, cause: Cause) -> bool:
 
 def _returned(turn: Turn, worker: Worker, job: Job) -> None:
     job = returned(job, Reason.WAITING_FOR_WORKER, f"its worker left: {worker.stop.reason if worker.stop else worker.exit}", turn.now_s, turn.wall_s)
-    turn.save_job(job, said(turn, job, "job_returned", job.message))
+    turn.save_job(job, said_back(turn, job, "job_returned", worker.name))
 
 
 def _cancelled(turn: Turn, worker: Worker, job: Job) -> None:
@@ -86,6 +86,12 @@ def _failure(worker: Worker, job: Job, cause: Cause, log_tail: tuple[str, ...] =
         evidence = f"{evidence}; {seen.process}"
     reason = REASON_OF_CAUSE.get(cause, Reason.WORKER_CRASH)
     return Failure(reason=reason, message=message, evidence=evidence, phase=job.phase, stack=seen.stack, log_tail=seen.log_tail or log_tail)
+
+
+def said_back(turn: Turn, job: Job, event: str, worker: WorkerName | None = None) -> Announce:
+    """Return what is said of a job that is no longer at work: event, where it is in the queue again; else that it failed, or is paused, as it was to be."""
+    ends = {JobStatus.FAILED: "job_failed", JobStatus.PAUSED: "job_paused"}
+    return replace(said(turn, job, ends.get(job.status, event), job.message), worker=worker or job.worker)
 
 
 def said(turn: Turn, job: Job, event: str, reason: str = "") -> Announce:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import DeviceId, DeviceSample, Evidence, Exit, Job, JobId, Lease, WorkerName
+from supervisor.core.model import DeviceId, DeviceSample, Evidence, Exit, Job, JobId, Lease, Wanted, WorkerName
 
 
 class Event(Struct, frozen=True, kw_only=True, tag=True):
@@ -29,12 +29,14 @@ class Adopted(Struct, frozen=True, kw_only=True):
 
 
 class SupervisorStarted(Event, frozen=True, kw_only=True):
-    """The first event: what an earlier supervisor left in the store, and alive."""
+    """The first event: what an earlier supervisor left in the store, and alive. wanted: the operator's last word on workers, where there was one."""
 
     wall_s: float
     jobs: tuple[Job, ...] = ()
     leases: tuple[Lease, ...] = ()
     adopted: tuple[Adopted, ...] = ()
+    held: bool = False
+    wanted: Mapping[WorkerName, Wanted] = field(default_factory=dict)
 
 
 class OfWorker(Event, frozen=True, kw_only=True):
@@ -183,10 +185,11 @@ class DeviceMeasured(Event, frozen=True, kw_only=True):
 
 
 class MemoryMeasured(Event, frozen=True, kw_only=True):
-    """The memory of every worker's tree, and what the machine has available."""
+    """The memory of every worker's tree, what the machine has available, and the room on the state folder's disk (None: it cannot be read)."""
 
     workers: Mapping[WorkerName, int]
     available_bytes: int
+    disk_free_bytes: int | None = None
 
 
 class Request(Event, frozen=True, kw_only=True):
@@ -205,6 +208,30 @@ class CancelRequested(Request, frozen=True, kw_only=True):
     """Somebody wants a job to end."""
 
     job: JobId
+
+
+class PauseRequested(Request, frozen=True, kw_only=True):
+    """Somebody wants a job to rest: at its next checkpoint, where its work has begun."""
+
+    job: JobId
+
+
+class ResumeRequested(Request, frozen=True, kw_only=True):
+    """Somebody wants a paused job to go on."""
+
+    job: JobId
+
+
+class StartRequested(Request, frozen=True, kw_only=True):
+    """Somebody wants a job that is held to stand in the queue."""
+
+    job: JobId
+
+
+class HoldChanged(Request, frozen=True, kw_only=True):
+    """Somebody wants nothing new to be started, or things to go on."""
+
+    held: bool
 
 
 class WantedChanged(Request, frozen=True, kw_only=True):
@@ -256,6 +283,19 @@ WorkerEvent = (
     | ReleaseMeasured
 )
 FleetEvent = (
-    Tick | SupervisorStarted | DeviceMeasured | MemoryMeasured | JobSubmitted | CancelRequested | WantedChanged | ShutdownRequested | ConfigChanged | SaveFailed
+    Tick
+    | SupervisorStarted
+    | DeviceMeasured
+    | MemoryMeasured
+    | JobSubmitted
+    | CancelRequested
+    | PauseRequested
+    | ResumeRequested
+    | StartRequested
+    | HoldChanged
+    | WantedChanged
+    | ShutdownRequested
+    | ConfigChanged
+    | SaveFailed
 )
 AnyEvent = WorkerEvent | FleetEvent

@@ -122,7 +122,7 @@ def order_stop(turn: Turn, worker: Worker, cause: Cause, reason: str, *, verdict
 
 def evidence_gathered(turn: Turn, worker: Worker, event: EvidenceGathered) -> None:
     """Keep what was seen, and go down the ladder."""
-    if worker.state is WorkerState.STOPPING and worker.stop is not None and worker.stop.term_at_s is None:
+    if worker.state is WorkerState.STOPPING and worker.stop is not None and worker.stop.term_at_s is None and worker.stop.killed_at_s is None:
         _terminate(turn, worker, replace(worker.stop, evidence=event.evidence))
 
 

@@ -76,7 +76,7 @@ def _armed(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec) -> list[
 def _armed_by(job: Job, spec: WorkerSpec) -> _Armed | None:
     """Return the one clock of a job: for its progress while it runs, for its end once it is cancelled."""
     status, extra_s = job.status, spec.watchdog.critical_max_s if job.critical else 0.0
-    if status is JobStatus.RUNNING or status is JobStatus.PREPARING:
+    if status is JobStatus.RUNNING or status is JobStatus.PREPARING or status is JobStatus.PAUSING:
         moved_at_s = job.sent_at_s if job.progress_at_s is None else job.progress_at_s  # a job that was sent and is never begun is stuck in its worker as well
         if moved_at_s is None:
             return None

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from supervisor.core.lifecycle import IllegalTransition
 from supervisor.core.limits import JobLimits
 from supervisor.core.model import TERMINAL, Cause, Failure, Job, JobStatus, Reason
+from supervisor.core.spread import spread
 
 
 class Step(StrEnum):
@@ -30,7 +31,7 @@ class Step(StrEnum):
 _J, _P = JobStatus, Step
 
 JOB: Final[dict[JobStatus, dict[Step, JobStatus]]] = {
-    _J.QUEUED: {_P.ASSIGN: _J.PREPARING, _P.CANCELLED: _J.CANCELLED, _P.FAIL: _J.FAILED},
+    _J.QUEUED: {_P.ASSIGN: _J.PREPARING, _P.CANCELLED: _J.CANCELLED, _P.FAIL: _J.FAILED, _P.PAUSED: _J.PAUSED},
     _J.PREPARING: {
         _P.BEGIN: _J.RUNNING,
         _P.RETURN: _J.QUEUED,
@@ -38,9 +39,11 @@ JOB: Final[dict[JobStatus, dict[Step, JobStatus]]] = {
         _P.FAIL: _J.FAILED,
         _P.CANCEL: _J.CANCELLING,
         _P.CANCELLED: _J.CANCELLED,
+        _P.PAUSE: _J.PAUSING,
+        _P.PAUSED: _J.PAUSED,
     },
     _J.RUNNING: {_P.FINISH: _J.COMPLETED, _P.FAIL: _J.FAILED, _P.RETURN: _J.QUEUED, _P.CANCEL: _J.CANCELLING, _P.PAUSE: _J.PAUSING},
-    _J.PAUSING: {_P.PAUSED: _J.PAUSED, _P.FINISH: _J.COMPLETED, _P.FAIL: _J.FAILED, _P.RETURN: _J.QUEUED, _P.CANCEL: _J.CANCELLING},
+    _J.PAUSING: {_P.PAUSED: _J.PAUSED, _P.FINISH: _J.COMPLETED, _P.FAIL: _J.FAILED, _P.CANCEL: _J.CANCELLING, _P.RESUME: _J.RUNNING},
     _J.PAUSED: {_P.RESUME: _J.QUEUED, _P.CANCELLED: _J.CANCELLED},
     _J.CANCELLING: {_P.CANCELLED: _J.CANCELLED, _P.FINISH: _J.COMPLETED, _P.FAIL: _J.FAILED},
     _J.COMPLETED: {},
@@ -83,12 +86,22 @@ def in_order(jobs: Iterable[Job], limits: JobLimits, now_s: float) -> list[Job]:
     return sorted((job for job in jobs if job.status is JobStatus.QUEUED), key=lambda job: rank(job, limits, now_s))
 
 
+def rests(job: Job, now_s: float, wall_s: float) -> Reason:
+    """Return why a queued job does not stand in the queue yet: it is held, or its time has not come. NONE for one that does."""
+    if job.held:
+        return Reason.HELD
+    if job.run_at_wall is not None and wall_s < job.run_at_wall:
+        return Reason.SCHEDULED
+    return Reason.RETRY_BACKOFF if now_s < job.retry_at_s else Reason.NONE
+
+
 def returned(job: Job, reason: Reason, message: str, now_s: float, wall_s: float) -> Job:
-    """Return the job as it goes back to the queue, for another attempt in another process. It keeps its age."""
-    job = advance(job, Step.RETURN, wall_s)
+    """Return the job as it goes back to the queue, for another attempt in another process. It keeps its age. One that was to be paused is paused then."""
+    pausing = job.status is JobStatus.PAUSING
+    job = advance(job, Step.PAUSED if pausing else Step.RETURN, wall_s)
     return replace(
         job,
-        reason=reason,
+        reason=Reason.NONE if pausing else reason,
         message=message,
         worker=None,
         device=None,
@@ -116,6 +129,12 @@ REASON_OF_CAUSE: Final = {
     Cause.ADOPTED_GONE: Reason.LOST,
 }
 
+BUDGET_OF_REASON: Final = {Reason.USER_ERROR: "user_error", Reason.MEMORY_EMERGENCY: "memory"}
+"""For ends that the work told of by itself; after any other it is not tried again."""
+
+RETRY_FIRST_S: Final = 1.0
+RETRY_MAX_S: Final = 60.0
+
 BUDGET_OF_CAUSE: Final = {
     Cause.STALL: "stall",
     Cause.SILENT: "stall",
@@ -134,10 +153,28 @@ def after_worker_end(job: Job, cause: Cause, failure: Failure, limits: JobLimits
     job = replace(job, tries=tries)
     # Failures count, not the attempt's number: a planned return begins an attempt as well, and costs nothing.
     if tries[budget] <= limits.retries.for_cause(budget) and sum(tries.values()) < job.max_attempts:
-        return returned(job, Reason.WAITING_FOR_WORKER, f"attempt {job.attempt} ended: {failure.message}", now_s, wall_s)
+        return _again(job, budget, f"attempt {job.attempt} ended: {failure.message}", now_s, wall_s)
     if cause is Cause.CRASH and job.sent_at_s is not None and tries[budget] >= POISON_AT:  # one that no worker ever had killed none
         failure = replace(failure, reason=Reason.POISON, message=f"it ended {tries[budget]} workers, the last time: {failure.message}")
     return failed(job, failure, wall_s)
+
+
+def after_own_end(job: Job, failure: Failure, limits: JobLimits, now_s: float, wall_s: float) -> Job:
+    """Return the job after its work itself ended without a result: in the queue again while the budget of that reason lasts, else failed."""
+    budget = BUDGET_OF_REASON.get(failure.reason, "")
+    tries = {**job.tries, budget: job.tries.get(budget, 0) + 1}
+    if budget and tries[budget] <= limits.retries.for_cause(budget) and sum(tries.values()) < job.max_attempts:
+        return _again(replace(job, tries=tries), budget, f"attempt {job.attempt} ended: {failure.message}", now_s, wall_s)
+    return failed(job, failure, wall_s)
+
+
+def _again(job: Job, budget: str, message: str, now_s: float, wall_s: float) -> Job:
+    """Return the job in the queue, where it waits the longer the oftener this cause ended it. What was lost without anybody's fault goes on at once."""
+    job = returned(job, Reason.WAITING_FOR_WORKER, message, now_s, wall_s)
+    if budget == "lost" or job.status is not JobStatus.QUEUED:
+        return job
+    pause_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** (job.tries[budget] - 1)) * (0.8 + 0.4 * spread(f"{job.id}#{job.attempt}"))
+    return replace(job, reason=Reason.RETRY_BACKOFF, retry_at_s=now_s + pause_s)
 
 
 def failed(job: Job, failure: Failure, wall_s: float) -> Job:

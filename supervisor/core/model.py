@@ -137,6 +137,8 @@ class Job(Struct, frozen=True, kw_only=True):
     phase: str = ""
     done: float = 0.0
     total: float = 0.0
+    reached: float = 0.0  # percent: the most that this attempt showed, for a bar never goes back
+    paced_from: tuple[float, float] | None = None  # (instant, done) of this attempt's first progress
     metrics: Mapping[str, float] = field(default_factory=dict)
     phases: tuple[str, ...] = ()  # of the work so far, each once: epochs and validations take turns
     critical: str = ""
@@ -173,7 +175,7 @@ class Job(Struct, frozen=True, kw_only=True):
         """Percent, 0 to 100; 100 only together with completed."""
         if self.status is JobStatus.COMPLETED:
             return 100.0
-        return min(99.0, 100.0 * self.done / self.total) if self.total > 0 else 0.0
+        return max(self.reached, min(99.0, 100.0 * self.done / self.total)) if self.total > 0 else self.reached
 
 
 class Holding(Struct, frozen=True):
@@ -253,7 +255,10 @@ class Fleet(Struct, frozen=True, kw_only=True):
     stopping_since_s: float | None = None
     stopping_now: bool = False
     wall_offset_s: float = 0.0  # wall clock minus monotonic, refreshed by every tick
+    held: bool = False  # nothing new is started
     available_bytes: int | None = None
+    disk_free_bytes: int | None = None
+    disk_low: bool = False  # and it was said
     health_said_at_s: float = float("-inf")
 
     def lease_of(self, worker: WorkerName) -> Lease | None:

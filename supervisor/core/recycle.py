@@ -6,7 +6,7 @@ from typing import Final
 from supervisor.core import generations
 from supervisor.core.limits import Watchdog
 from supervisor.core.model import Cause, Stop, Wanted, Worker, WorkerState
-from supervisor.core.restarts import spread
+from supervisor.core.spread import spread
 from supervisor.core.turn import Turn
 from supervisor.units import format_duration
 
@@ -20,7 +20,7 @@ def due_at_s(worker: Worker, watchdog: Watchdog) -> float | None:
     """Return when the worker's process is due for a fresh one; None where there is no process."""
     if worker.process is None:
         return None
-    return worker.process.spawned_at_s + watchdog.recycle_after_s * (EARLIEST + (1.0 - EARLIEST) * spread(worker))
+    return worker.process.spawned_at_s + watchdog.recycle_after_s * (EARLIEST + (1.0 - EARLIEST) * spread(f"{worker.name}#{worker.generation}"))
 
 
 def recycle(turn: Turn, old: Iterable[Worker]) -> None:

@@ -5,6 +5,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from supervisor.core import generations, handover, wishes
+from supervisor.core.actions import SaveWanted
 from supervisor.core.events import ConfigChanged
 from supervisor.core.health import stall_limit_s
 from supervisor.core.limits import Limits, WorkerSpec
@@ -39,6 +40,7 @@ def apply(turn: Turn, event: ConfigChanged) -> None:
             turn.put_worker(Worker(name=name, model=model, wanted=_autostart(turn.limits.workers[model]), since_s=turn.now_s, generation=generation))
     for worker in tuple(turn.fleet.workers.values()):
         if worker.name not in wanted:
+            _forget_word(turn, worker)
             retired = turn.put_worker(replace(worker, wanted=Wanted.DOWN, retired=True))
             wishes.give_back(turn, retired, "its worker was taken out of supervisor.toml")
         elif worker.retired:  # it was taken out a moment ago: what still runs of it leaves, and a fresh process follows
@@ -54,12 +56,18 @@ def _autostart(spec: WorkerSpec) -> Wanted:
     return Wanted.UP if spec.autostart else Wanted.DOWN
 
 
+def _forget_word(turn: Turn, worker: Worker) -> None:
+    """Let the configuration say where the worker is wanted: the edit is the operator's later word."""
+    turn.act(SaveWanted(words={worker.name: None}))
+
+
 def _change(turn: Turn, worker: Worker, old: WorkerSpec) -> None:
     """Bring one worker to its new table. A process that is left as it is got nothing else at its start than it would get now."""
     new = turn.spec(worker)
     if old == new:
         return
     if old.autostart != new.autostart:
+        _forget_word(turn, worker)
         worker = wishes.want(turn, worker, _autostart(new))
     if not (new.resident or worker.jobs or worker.process):
         handover.withdraw(turn, worker.name)  # it was on its way back only for being resident

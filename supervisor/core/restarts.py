@@ -1,11 +1,10 @@
 """When a worker that ended comes back: at once, after a back-off, or seldom (quarantine). Never never."""
 
-import hashlib
-
 from msgspec import Struct
 
 from supervisor.core.limits import Watchdog
 from supervisor.core.model import Worker
+from supervisor.core.spread import spread
 
 
 class Comeback(Struct, frozen=True):
@@ -30,11 +29,4 @@ def after_failure(worker: Worker, watchdog: Watchdog, now_s: float) -> Comeback:
     if failures == 1:
         return Comeback(now_s, failures, quarantined=False)
     pause_s = watchdog.backoff_first_s * 2.0 ** min(failures - 2, 30)
-    return Comeback(now_s + min(watchdog.backoff_max_s, pause_s * (0.8 + 0.4 * spread(worker))), failures, quarantined=False)
-
-
-def spread(worker: Worker) -> float:
-    """Return 0 to 1, the same for the same worker and generation: a decision must replay."""
-    # Not a checksum: those of "sam-0#1" and "sam-1#1" lie close together.
-    digest = hashlib.blake2b(f"{worker.name}#{worker.generation}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest) / 0xFFFFFFFF
+    return Comeback(now_s + min(watchdog.backoff_max_s, pause_s * (0.8 + 0.4 * spread(f"{worker.name}#{worker.generation}"))), failures, quarantined=False)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from supervisor.core import generations, handover
 from supervisor.core.actions import Leave, SendJob
 from supervisor.core.gpu import Begin, Blocked, device_for, may_begin, startable, wants_back
-from supervisor.core.jobs import Step, advance, in_order
+from supervisor.core.jobs import Step, advance, in_order, rests
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
 from supervisor.core.model import (
@@ -78,20 +78,12 @@ def _assign(turn: Turn) -> None:
     told: dict[JobId, Job] = {}
     for job in in_order(queued, turn.limits.jobs, turn.now_s) if running < limit else queued:
         model = model_of.get(job.kind)
-        if model is None:
-            waits = _NoPlace(f"no worker in supervisor.toml serves {job.kind} any more")
-        elif running >= limit:
-            waits = _NoPlace(f"{running} at work already, jobs.max_running is {limit}")
-        elif turn.limits.workers[model].gpu_bytes and device_wanted_by is not None:
-            waits = _NoPlace(f"{device_wanted_by.id} is before it in the queue for the device", Reason.WAITING_FOR_GPU)
-        else:
-            blocked = _place(turn, job, model)
-            if blocked is None:
-                running += 1
-                continue
-            waits = blocked
-            if waits.reason is Reason.WAITING_FOR_GPU:
-                device_wanted_by = job
+        waits = _resting(turn, job) or _no_room(turn, model, job, running, device_wanted_by) or _place(turn, job, model or "")
+        if waits is None:
+            running += 1
+            continue
+        if waits.reason is Reason.WAITING_FOR_GPU:
+            device_wanted_by = device_wanted_by or job
         if job.message != waits.sentence or job.reason is not waits.reason:
             told[job.id] = replace(job, reason=waits.reason, message=waits.sentence)
     if told:
@@ -102,6 +94,30 @@ class _NoPlace(Blocked, frozen=True):
     """Why a job cannot be placed now."""
 
     reason: Reason = Reason.WAITING_FOR_WORKER
+
+
+def _resting(turn: Turn, job: Job) -> _NoPlace | None:
+    """Return why a job does not stand in the queue at all just now, or None. After a failure that is what went wrong, which it says already."""
+    match rests(job, turn.now_s, turn.wall_s):
+        case Reason.HELD:
+            return _NoPlace(f"held since it was submitted (warden jobs start {job.id})", Reason.HELD)
+        case Reason.SCHEDULED:
+            return _NoPlace("its time has not come", Reason.SCHEDULED)
+        case Reason.RETRY_BACKOFF:
+            return _NoPlace(job.message, Reason.RETRY_BACKOFF)
+        case _:
+            return _NoPlace("the queue is held (warden jobs release)", Reason.HELD) if turn.fleet.held else None
+
+
+def _no_room(turn: Turn, model: str | None, job: Job, running: int, device_wanted_by: Job | None) -> _NoPlace | None:
+    """Return why no worker has to be looked for, or None."""
+    if model is None:
+        return _NoPlace(f"no worker in supervisor.toml serves {job.kind} any more")
+    if running >= turn.limits.jobs.max_running:
+        return _NoPlace(f"{running} at work already, jobs.max_running is {turn.limits.jobs.max_running}")
+    if turn.limits.workers[model].gpu_bytes and device_wanted_by is not None:
+        return _NoPlace(f"{device_wanted_by.id} is before it in the queue for the device", Reason.WAITING_FOR_GPU)
+    return None
 
 
 def _place(turn: Turn, job: Job, model: str) -> _NoPlace | None:
@@ -160,6 +176,8 @@ def _assign_to(turn: Turn, job: Job, worker: Worker) -> Job:
         phase="loading",
         done=0.0,
         total=0.0,
+        reached=0.0,
+        paced_from=None,
     )
     return turn.put_job(job)
 
@@ -207,13 +225,21 @@ def _somebody_waits(turn: Turn) -> bool:
         and not _behind(turn, worker)
     }
     kinds = {kind for model in models for kind in turn.limits.workers[model].serves}
-    return any(job.status is JobStatus.QUEUED and job.kind in kinds for job in turn.fleet.jobs.values())
+    return any(job.status is JobStatus.QUEUED and job.kind in kinds and _stands(turn, job) for job in turn.fleet.jobs.values())
+
+
+def _stands(turn: Turn, job: Job) -> bool:
+    """Return whether a queued job will be placed as soon as it can be. After a failure it is back so soon that nobody should come in between."""
+    return not turn.fleet.held and rests(job, turn.now_s, turn.wall_s) in (Reason.NONE, Reason.RETRY_BACKOFF)
 
 
 def _start_or_retire(turn: Turn, worker: Worker) -> None:
     spec = turn.spec(worker)
     if worker.wanted is Wanted.DOWN:
-        if worker.state in WITH_PROCESS and worker.stop is None:
+        coming_back = (
+            worker.state is WorkerState.STARTING and worker.process is not None and worker.process.adopted
+        )  # its work is saved when it can be asked to
+        if worker.state in WITH_PROCESS and worker.stop is None and not coming_back:
             why = "the configuration no longer names it" if worker.retired else "the operator wants it down"
             generations.order_leave(turn, worker, Cause.OPERATOR, why, boundary=True)
         elif may(worker, Signal.REST):

@@ -46,6 +46,8 @@ class Turn:
     def save_job(self, job: Job, *then: AnyAction, refuse_to: str = "") -> Job:
         """Keep the job and write it down; `then` waits until it is on disk."""
         self.put_job(job)
+        if job.retry_at_s > self.now_s:
+            self.act(WakeAt(at_s=job.retry_at_s))
         self.act(SaveJob(job=job, then=then, refuse_to=refuse_to))
         return job
 

@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from supervisor.core import generations, handover, work
-from supervisor.core.actions import Reply
+from supervisor.core.actions import Reply, SaveWanted
 from supervisor.core.events import WantedChanged
 from supervisor.core.model import Cause, JobStatus, Wanted, Worker
 from supervisor.core.turn import Turn
@@ -23,7 +23,7 @@ def wanted_changed(turn: Turn, event: WantedChanged) -> None:
             worker = turn.put_worker(replace(worker, retry_at_s=turn.now_s))
             if worker.stop is None:
                 generations.order_leave(turn, worker, Cause.OPERATOR, "restart asked for by the operator", boundary=True)
-    turn.act(Reply(request=event.request))
+    turn.act(SaveWanted(words=dict.fromkeys(event.workers, Wanted(event.wanted)), request=event.request))  # on disk before anybody hears of it
 
 
 def want(turn: Turn, worker: Worker, wanted: Wanted) -> Worker:

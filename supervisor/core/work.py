@@ -5,8 +5,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from supervisor.core import generations, handover
-from supervisor.core.actions import AnyAction, MeasureRelease, Reply, SendCancel, SendResync, SendStored
-from supervisor.core.endings import said
+from supervisor.core.actions import AnyAction, MeasureRelease, Publish, Reply, SendCancel, SendResync, SendStored
+from supervisor.core.endings import said, said_back
 from supervisor.core.events import (
     BeatHeard,
     CancelRequested,
@@ -20,7 +20,7 @@ from supervisor.core.events import (
     SaveFailed,
 )
 from supervisor.core.health import CANCEL_GRACE_S
-from supervisor.core.jobs import RELEASING, Step, advance, failed, returned
+from supervisor.core.jobs import RELEASING, Step, advance, after_own_end, returned
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
 from supervisor.core.model import Cause, Failure, Job, JobId, JobStatus, Reason, Receipt, Worker, WorkerState
@@ -34,8 +34,12 @@ _REASONS: Final = {reason.value: reason for reason in (Reason.BAD_INPUT, Reason.
 def submitted(turn: Turn, event: JobSubmitted) -> None:
     """Take a job into the queue; whoever asked hears so once it is on disk."""
     queued = sum(1 for job in turn.fleet.jobs.values() if job.status is JobStatus.QUEUED)
+    free, floor = turn.fleet.disk_free_bytes, turn.limits.supervisor.disk_floor_bytes
     if turn.fleet.stopping_since_s is not None:
-        turn.act(Reply(request=event.request, error="busy", message="the supervisor is stopping: submit again when it runs"))
+        turn.act(Reply(request=event.request, error="stopping", message="the supervisor is stopping: submit again when it runs"))
+    elif free is not None and free < floor:
+        sentence = f"{format_size(free)} free on the disk of state_dir, disk_floor is {format_size(floor)}: make room, or lower supervisor.disk_floor"
+        turn.act(Reply(request=event.request, error="full", message=sentence))
     elif queued >= turn.limits.jobs.max_queued:
         turn.act(Reply(request=event.request, error="busy", message=f"the queue is full, jobs.max_queued is {turn.limits.jobs.max_queued}: try later"))
     else:
@@ -57,7 +61,7 @@ def save_failed(turn: Turn, event: SaveFailed) -> None:
 def _refused(turn: Turn, job: Job) -> None:
     """Take back a job that could not be written down. A worker may have been faster than the disk: it stops, as if the job had been cancelled."""
     if job.sent_at_s is None:
-        _take_from_worker(turn, job)
+        take_from_worker(turn, job)
         turn.forget_job(job.id)
     elif job.status is not JobStatus.CANCELLING:
         _ask_to_stop(turn, job, "refused, because it could not be written down")
@@ -67,10 +71,12 @@ def accepted(turn: Turn, worker: Worker, event: JobAccepted) -> None:
     """The work begins."""
     job = _current(turn, worker, event.job, event.attempt)
     stored = SendStored(worker=worker.name, generation=worker.generation, job=event.job, attempt=event.attempt, what="accepted")
-    if job is None or job.status is not JobStatus.PREPARING:
+    if job is None or job.begun_at_s is not None or job.status is JobStatus.CANCELLING:
         turn.act(stored)
         return
-    job = replace(advance(job, Step.BEGIN, turn.wall_s), reason=Reason.NONE, message="", phase="", begun_at_s=turn.now_s, progress_at_s=turn.now_s)
+    if job.status is JobStatus.PREPARING:
+        job = replace(advance(job, Step.BEGIN, turn.wall_s), reason=Reason.NONE, message="")
+    job = replace(job, phase="", begun_at_s=turn.now_s, progress_at_s=turn.now_s, started_wall=job.started_wall or turn.wall_s)
     turn.save_job(job, stored, said(turn, job, "job_started"))
     turn.wake_in(turn.spec(worker).watchdog.stall_after_s)
 
@@ -98,7 +104,9 @@ def _progress(turn: Turn, worker: Worker, job: Job, progress: JobProgress, *, mo
     job = replace(
         job,
         phases=(*job.phases, progress.phase) if new_phase else job.phases,
-        phase=progress.phase if job.status is JobStatus.RUNNING else job.phase,
+        phase=progress.phase if job.status is not JobStatus.CANCELLING else job.phase,
+        reached=job.progress,
+        paced_from=job.paced_from or ((turn.now_s, progress.done) if moved else None),
         done=progress.done,
         total=progress.total,
         metrics=progress.metrics,
@@ -107,6 +115,8 @@ def _progress(turn: Turn, worker: Worker, job: Job, progress: JobProgress, *, mo
         progress_at_s=turn.now_s if moved else job.progress_at_s,
     )
     turn.put_job(job)
+    if moved:
+        turn.act(Publish(job=job))
     if new_phase or (moved and job.progress // _TEN_PERCENT > was.progress // _TEN_PERCENT):
         fields = {"phase": job.phase, "progress": round(job.progress, 1), "done": job.done, "total": job.total, **job.metrics}
         turn.announce("job_progress", job=job.id, worker=worker.name, fields=fields)
@@ -119,7 +129,7 @@ def finished(turn: Turn, worker: Worker, event: JobFinished) -> None:
     if job is None or job.phase == RELEASING:
         turn.act(stored)
         return
-    _take_from_worker(turn, job)
+    take_from_worker(turn, job)
     job = replace(advance(job, Step.FINISH, turn.wall_s), result=event.value, reason=Reason.NONE, message="", phase="", done=job.total or job.done)
     took_s = turn.now_s - (job.begun_at_s or turn.now_s)
     turn.save_job(job, stored, turn.announcement("job_completed", job=job.id, worker=worker.name, fields={"kind": job.kind, "took_s": took_s, **job.metrics}))
@@ -129,23 +139,24 @@ def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:
     """The work ended without a result."""
     job = _current(turn, worker, event.job, event.attempt)
     stored = SendStored(worker=worker.name, generation=worker.generation, job=event.job, attempt=event.attempt, what="failed")
-    leaving = event.reason in {"shutdown", "cancelled"}
+    leaving = event.reason in {"shutdown", "cancelled", "paused"}
     if job is None or job.phase == RELEASING or (leaving and worker.ends_by_fault_of(job.id)):  # the last: settled when its tree is gone
         turn.act(stored)
     elif job.status is JobStatus.CANCELLING:
         release(turn, worker, job, stored)
     elif leaving:  # the work stopped because its worker leaves: nobody asked for the job to end
-        _take_from_worker(turn, job)
-        why = worker.stop.reason if worker.stop else event.error
-        job = turn.save_job(returned(job, Reason.WAITING_FOR_WORKER, f"its worker left: {why}", turn.now_s, turn.wall_s), stored)
-        turn.announce("job_returned", job=job.id, worker=worker.name, reason=job.message)
+        take_from_worker(turn, job)
+        why = f"its worker left: {worker.stop.reason if worker.stop else event.error}" if event.reason != "paused" else "at a checkpoint, as asked"
+        job = returned(job, Reason.WAITING_FOR_WORKER, why, turn.now_s, turn.wall_s)
+        turn.save_job(job, stored, said_back(turn, job, "job_returned", worker.name))
         if worker.stop is None and event.reason == "shutdown":  # let it go before it is given another job
             generations.order_leave(turn, turn.fleet.workers[worker.name], Cause.OPERATOR, "it was told to leave by somebody else")
     else:
-        _take_from_worker(turn, job)
+        take_from_worker(turn, job)
         reason = _REASONS.get(event.reason, Reason.USER_ERROR)
-        job = failed(job, Failure(reason=reason, message=event.error or event.reason, phase=job.phase, stack=event.stack), turn.wall_s)
-        turn.save_job(job, stored, said(turn, job, "job_failed", job.message))
+        failure = Failure(reason=reason, message=event.error or event.reason, phase=job.phase, stack=event.stack)
+        job = after_own_end(job, failure, turn.limits.jobs, turn.now_s, turn.wall_s)
+        turn.save_job(job, stored, said_back(turn, job, "job_retried", worker.name))
 
 
 def release(turn: Turn, worker: Worker, job: Job, *then: AnyAction) -> None:
@@ -172,7 +183,7 @@ def released(turn: Turn, worker: Worker, event: ReleaseMeasured) -> None:
 
 
 def _cancelled(turn: Turn, worker: Worker, job: Job, *then: AnyAction, freed_bytes: int, message: str) -> None:
-    _take_from_worker(turn, job)
+    take_from_worker(turn, job)
     receipt = Receipt(freed_bytes=freed_bytes, took_s=turn.now_s - (job.cancel_at_s or turn.now_s))
     job = replace(advance(job, Step.CANCELLED, turn.wall_s), receipt=receipt, message=message, phase="")
     fields = {"kind": job.kind, "freed_bytes": freed_bytes, "took_s": receipt.took_s}
@@ -198,7 +209,7 @@ def cancel(turn: Turn, event: CancelRequested) -> None:
     elif job.sent_at_s is not None:
         _ask_to_stop(turn, job, "asked to stop", reply)
     else:
-        _take_from_worker(turn, job)
+        take_from_worker(turn, job)
         nothing = Receipt(freed_bytes=0, took_s=0.0)
         job = replace(advance(job, Step.CANCELLED, turn.wall_s), receipt=nothing, reason=Reason.NONE, message="before its work began", phase="")
         turn.save_job(job, reply, said(turn, job, "job_cancelled", job.message))
@@ -213,11 +224,11 @@ def _ask_to_stop(turn: Turn, job: Job, message: str, *then: AnyAction) -> None:
 
 def hand_back(turn: Turn, job: Job, why: str) -> None:
     """Put a job whose work has not begun back into the queue."""
-    _take_from_worker(turn, job)
+    take_from_worker(turn, job)
     turn.save_job(returned(job, Reason.WAITING_FOR_WORKER, why, turn.now_s, turn.wall_s))
 
 
-def _take_from_worker(turn: Turn, job: Job) -> None:
+def take_from_worker(turn: Turn, job: Job) -> None:
     """The worker has one job less; a hand-over that was for it alone is given up."""
     worker = turn.fleet.workers.get(job.worker) if job.worker else None
     if worker is None or job.id not in worker.jobs:

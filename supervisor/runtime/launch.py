@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from supervisor.core.limits import WorkerSpec
 from supervisor.core.model import DeviceId, Worker
-from supervisor.runtime.ports import Launch
+from supervisor.runtime.api_child import API
+from supervisor.runtime.ports import FIRST_DESCRIPTOR, Launch
 
 _NOT_HANDED_ON: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 """Of the supervisor's environment: what its own service manager meant for it alone."""
@@ -29,12 +30,14 @@ class Launcher(Struct, frozen=True, kw_only=True):
     config_dir: Path
     log_dir: Path
     environ: Mapping[str, str]
+    listening: tuple[int, ...] = ()  # the sockets that HTTP is served on
 
     def launch(self, worker: Worker, generation: int, spec: WorkerSpec, device: DeviceId | None) -> Launch:
         """Return the launch of one generation, with a token and a tag that no other has."""
         token, tag = secrets.token_hex(16), secrets.token_hex(8)
         withheld = (*_NOT_HANDED_ON, *(_OF_ITS_OWN_USER if spec.user else ()))
         inherited = {name: value for name, value in self.environ.items() if name not in withheld}
+        descriptors = self.listening if worker.model == API else ()
         own = {name: self.fill(value, worker.name) for name, value in spec.env.items()}
         given = {
             "WARDEN_ENDPOINT": self.endpoint,
@@ -47,6 +50,7 @@ class Launcher(Struct, frozen=True, kw_only=True):
             "WARDEN_CONCURRENCY": str(spec.concurrency),
             "WARDEN_OPTIONS": json.dumps(spec.options),
             **({"WARDEN_DEVICE": device} if device else {}),
+            **({"WARDEN_LISTEN": ",".join(str(FIRST_DESCRIPTOR + place) for place in range(len(descriptors)))} if descriptors else {}),
         }
         return Launch(
             worker=worker.name,
@@ -60,4 +64,5 @@ class Launcher(Struct, frozen=True, kw_only=True):
             umask=spec.umask,
             oom_score_adj=spec.oom_score_adj,
             user=spec.user,
+            descriptors=descriptors,
         )

@@ -5,6 +5,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
+from functools import partial
+from types import MappingProxyType
 from typing import Final, Protocol, assert_never
 
 from msgspec import Struct
@@ -26,11 +28,12 @@ from supervisor.core.events import (
     WorkerSpawned,
 )
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import Evidence, Fleet, JobId, Lease, LeaseId, Worker, WorkerName
+from supervisor.core.model import Evidence, Fleet, Job, JobId, Lease, LeaseId, Worker, WorkerName
 from supervisor.errors import StoreError
 from supervisor.runtime import views
 from supervisor.runtime.launch import Launcher
-from supervisor.runtime.ports import Channel, Device, DeviceError, JobFiles, JobStore, Processes, Programs, SpawnError
+from supervisor.runtime.ports import Channel, Device, DeviceError, EventStream, JobFiles, JobStore, Processes, Programs, SpawnError, StreamEvent, WantedStore
+from supervisor.runtime.words import keep_word
 from supervisor.shapes import Intervention
 
 RELEASE_MAX_S: Final = 10.0
@@ -48,18 +51,21 @@ class Say(Protocol):
 
 
 class Ports(Struct, frozen=True, kw_only=True):
-    """The outside, as `app` chose it. answer gives a Reply to whoever asked; available_bytes reads the machine's memory."""
+    """The outside, as `app` chose it. answer gives a Reply to whoever asked; the last two read the machine's memory and the room on the state folder's disk."""
 
     processes: Processes
     programs: Programs
     channel: Channel
     device: Device
     store: JobStore
+    stream: EventStream
+    wanted: WantedStore
     files: JobFiles
     launcher: Launcher
     say: Say
     answer: Callable[[act.Reply], None]
     available_bytes: Callable[[], int]
+    disk_free_bytes: Callable[[], int | None]
 
 
 class Performer:
@@ -111,19 +117,26 @@ class Performer:
         for task in self._tasks:
             task.cancel()
 
-    def _one(self, action: act.AnyAction) -> None:  # noqa: C901, PLR0912  # one row per action
+    def _one(self, action: act.AnyAction, about: Job | None = None) -> None:  # noqa: C901, PLR0912  # one row per action
+        """Start one action. about: the job that was written before it, which may have left the fleet."""
         ports = self._ports
         match action:
             case act.Announce():
-                self._announce(action)
+                self._announce(action, about)
+            case act.Publish():
+                self._tell("job_moved", action.job, worker=action.job.worker)
             case act.SaveJob():
                 self._save_in_order(action)
+            case act.SaveMark():
+                self._start(self._save_mark(action))
+            case act.SaveWanted():
+                self._start(keep_word(action, ports.wanted, announce=partial(self._announce, about=None), answer=ports.answer))
             case act.Reply():
                 ports.answer(action)
             case act.SendStored():
                 if action.job not in self._saves:  # what was reported twice is not stored before its write is: the worker will report it again
                     ports.channel.send(action)
-            case act.SendDrain() | act.SendWelcome() | act.SendResync():
+            case act.SendDrain() | act.SendWelcome() | act.SendResync() | act.SendPause() | act.SendResume():
                 ports.channel.send(action)
             case act.SendJob():
                 self._start(self._send_job(action))
@@ -165,14 +178,38 @@ class Performer:
             # every failure of the world is an event by now: this one is a bug of ours, and must not go on in silence
             asyncio.get_running_loop().call_exception_handler({"message": "an action failed", "exception": error, "task": task})
 
-    def _announce(self, action: act.Announce) -> None:
+    def _announce(self, action: act.Announce, about: Job | None) -> None:
         level = LEVELS[action.event]
         named = {"worker": action.worker, "job": action.job}
         fields = {name: value for name, value in named.items() if value} | dict(action.fields) | ({"reason": action.reason} if action.reason else {})
         self._ports.say(level, action.event, fields)
+        self._tell(
+            action.event,
+            about or self._fleet().jobs.get(action.job or JobId("")),
+            worker=action.worker,
+            reason=action.reason,
+            job=action.job,
+            data=action.fields,
+        )
         if level != "info":
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
             self.interventions.append(Intervention(at=at, event=action.event, worker=action.worker, job=action.job, reason=action.reason))
+
+    def _tell(
+        self,
+        event: str,
+        about: Job | None,
+        *,
+        worker: WorkerName | None,
+        reason: str = "",
+        job: JobId | None = None,
+        data: Mapping[str, JSONValue] = MappingProxyType({}),
+    ) -> None:
+        """Tell whoever watches. An event about a job says where the job is."""
+        moment = views.job_moment(about, time.monotonic()) if about is not None else {}
+        self._ports.stream.post(
+            StreamEvent(at_wall=time.time(), event=event, worker=worker, job=about.id if about else job, reason=reason, data={**data, **moment})
+        )
 
     def _save_in_order(self, action: act.SaveJob) -> None:
         """Write a job after its earlier writes, also those that are being tried again: an older state must not come to lie over a newer one."""
@@ -201,6 +238,17 @@ class Performer:
             if isinstance(following, act.SendStored):
                 self._ports.channel.send(following)
             else:
+                self._one(following, action.job)
+
+    async def _save_mark(self, action: act.SaveMark) -> None:
+        try:
+            await self._ports.store.save_mark(action.name, action.value)
+        except StoreError as error:
+            self._ports.answer(
+                act.Reply(request=action.request, error="failed", message=f"it could not be written down, and a restart would forget it: {error}")
+            )
+        else:
+            for following in action.then:
                 self._one(following)
 
     async def _save_leases(self) -> None:
@@ -285,4 +333,5 @@ class Performer:
 
     async def _measure_memory(self) -> None:
         used: Mapping[WorkerName, int] = await self._ports.processes.memory()
-        self._post(MemoryMeasured(workers=used, available_bytes=self._ports.available_bytes()))
+        ports = self._ports
+        self._post(MemoryMeasured(workers=used, available_bytes=ports.available_bytes(), disk_free_bytes=ports.disk_free_bytes()))

@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct, field
 
-from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendResync, SendStored, SendWelcome
+from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendPause, SendResume, SendResync, SendStored, SendWelcome
 from supervisor.core.events import AnyEvent, TreeGone, TreeStuck
 from supervisor.core.limits import JSONValue, Limits, WorkerSpec
-from supervisor.core.model import DeviceId, DeviceSample, Evidence, Fleet, Job, JobId, Lease, WorkerName
+from supervisor.core.model import DeviceId, DeviceSample, Evidence, Fleet, Job, JobId, Lease, Wanted, WorkerName
 
-ToWorker = SendCancel | SendDrain | SendJob | SendResync | SendStored | SendWelcome
+ToWorker = SendCancel | SendDrain | SendJob | SendPause | SendResume | SendResync | SendStored | SendWelcome
+
+
+FIRST_DESCRIPTOR: Final = 3
+"""The number under which a program finds the first of the descriptors that it is given."""
 
 
 class SpawnError(Exception):
@@ -36,6 +40,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     umask: str
     oom_score_adj: int
     user: str = ""
+    descriptors: tuple[int, ...] = ()  # of ours, which it gets as 3, 4, ...
 
 
 class Processes(Protocol):
@@ -156,8 +161,9 @@ class JobStore(Protocol):
         ...
 
     async def page(self, *, statuses: Sequence[str], kind: str, limit: int, cursor: str) -> tuple[Sequence[Job], str]:
-        """Return jobs after the cursor ("": from the start), the newest first, and the cursor of the next page ("": there is none). Raises ValueError for a
-        cursor that is none. A job that comes or goes meanwhile makes no other appear twice or be left out.
+        """Return jobs after the cursor ("": from the start), the newest first, and the cursor of the next page ("": there is none).
+
+        A job that comes or goes meanwhile makes no other appear twice or be left out. Raises ValueError for a cursor that is none.
         """
         ...
 
@@ -211,6 +217,22 @@ class JobStore(Protocol):
 
     async def close(self) -> None:
         """Write what waits, and close."""
+        ...
+
+
+class EventStream(Protocol):
+    """Where whoever watches hears what happens: each event gets its number on disk, and is told after that."""
+
+    def post(self, event: StreamEvent) -> None:
+        """Take an event; never waits."""
+        ...
+
+
+class WantedStore(Protocol):
+    """Where the operator's word on workers is written down."""
+
+    async def save(self, words: Mapping[WorkerName, Wanted | None]) -> None:
+        """Return once these words are on disk; None takes one back. Raises StoreError."""
         ...
 
 

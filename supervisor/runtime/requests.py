@@ -1,5 +1,8 @@
 """What a request may hold, one shape for each operation, and how one is refused."""
 
+import difflib
+from collections.abc import Awaitable, Callable, Iterable
+
 from msgspec import Struct, field
 
 from supervisor.core.limits import JSONValue
@@ -76,3 +79,14 @@ class StopArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class NoArgs(Struct, frozen=True, forbid_unknown_fields=True):
     """Nothing."""
+
+
+Operation = tuple[type[Struct], Callable[[JSONValue], Awaitable[JSONValue]]]
+"""The shape of what an operation takes, and what answers it."""
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return the nearest known word as a question, or all of them."""
+    words = list(known)
+    near = difflib.get_close_matches(word, words, n=1)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(words) or 'none'}"

@@ -1,13 +1,12 @@
 """The shapes that people and programs read, made of the fleet. Pure: what is unknown is None, never 0 and never idle."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 from supervisor.core.gpu import leases_on
 from supervisor.core.health import clocks
 from supervisor.core.jobs import aged_priority, in_order
-from supervisor.core.limits import Limits
+from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import (
     AT_WORK,
     Device,
@@ -25,12 +24,15 @@ from supervisor.core.model import (
     WorkerName,
     WorkerState,
 )
+from supervisor.runtime.instants import instant
+from supervisor.runtime.ports import StreamEvent
 from supervisor.shapes import (
     CancelView,
     ClockView,
     DeviceView,
     DumpView,
     ErrorView,
+    EventView,
     HandoverView,
     HolderView,
     JobView,
@@ -38,11 +40,6 @@ from supervisor.shapes import (
     WorkerView,
 )
 from supervisor.units import format_size
-
-
-def instant(wall_s: float | None) -> str | None:
-    """Return ISO 8601 UTC with milliseconds."""
-    return datetime.fromtimestamp(wall_s, tz=UTC).isoformat(timespec="milliseconds") if wall_s else None
 
 
 def positions(fleet: Fleet, limits: Limits, now_s: float) -> dict[JobId, int]:
@@ -89,11 +86,37 @@ def error_view(error: Failure) -> ErrorView:
     return ErrorView(reason=error.reason, message=error.message, evidence=error.evidence, phase=error.phase, stack=error.stack, log_tail=list(error.log_tail))
 
 
+def job_moment(job: Job, now_s: float) -> dict[str, JSONValue]:
+    """Return what changes about a job while it lives: what an event about it tells."""
+    return {
+        "kind": job.kind,
+        "status": job.status,
+        "phase": job.phase,
+        "progress": round(job.progress, 1),
+        "done": job.done,
+        "total": job.total,
+        "eta_s": eta_s(job, now_s),
+        "metrics": dict(job.metrics),
+        "attempt": job.attempt,
+        "reason": job.reason,
+        "message": job.message,
+    }
+
+
 def eta_s(job: Job, now_s: float) -> float | None:
-    """Return how long the rest takes at the pace so far; None while there is no pace."""
-    if job.status is not JobStatus.RUNNING or job.begun_at_s is None or not 0 < job.done < job.total:
+    """Return how long the rest takes at the pace of this attempt so far; None while there is no pace."""
+    if job.status is not JobStatus.RUNNING or job.paced_from is None:
         return None
-    return (now_s - job.begun_at_s) * (job.total - job.done) / job.done
+    since_s, first = job.paced_from
+    if not first < job.done < job.total:
+        return None
+    return (now_s - since_s) * (job.total - job.done) / (job.done - first)
+
+
+def event_view(seq: int, event: StreamEvent) -> EventView:
+    """Return an event with its number."""
+    at = instant(event.at_wall) or ""
+    return EventView(seq=seq, at=at, event=event.event, worker=event.worker, job=event.job, reason=event.reason, data=dict(event.data))
 
 
 def worker_view(worker: Worker, *, fleet: Fleet, limits: Limits, now_s: float) -> WorkerView:

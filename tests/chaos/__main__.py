@@ -74,6 +74,8 @@ class Run:
     def _turn(self, now_s: float) -> None:
         self._watch_supervisor()
         self.hands.follow_up(now_s)
+        while self.hands.forgotten:
+            self.checks.wrong("orders forgotten", f"{self.hands.forgotten.pop()} was stopped by its operator, and is wanted up")
         if self._faults and now_s - self._began_s >= self._faults[0].at_s:
             self.hands.do(self._faults.pop(0))
         if now_s >= self._next["job"]:

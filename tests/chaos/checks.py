@@ -65,9 +65,7 @@ class Checks:
 
     def _event(self, event: dict[str, Any]) -> None:
         name, worker = event["event"], event.get("worker", "")
-        if name == "supervisor_started":
-            self._spawned.clear()
-        elif name == "worker_spawned":
+        if name == "worker_spawned":
             if event["generation"] <= self._spawned.get(worker, 0):
                 self.wrong("doubles", f"{worker} generation {event['generation']} was spawned after {self._spawned[worker]}")
             self._spawned[worker] = event["generation"]

@@ -61,13 +61,18 @@ def schedule(seed: int, seconds: float) -> list[Fault]:
     return found
 
 
+_COME_AND_GO: Final = ("gamma-0", "plain-1")
+"""Workers that edits take away and bring back: that is the operator's word as well."""
+
+
 class Hands:
     """Does the faults. done: how many of each kind found a target. story: one line for each, with the time."""
 
     def __init__(self, scene: Scene, work: Work, say: Callable[[str], None]) -> None:
         """Act on this scene."""
         self.done: Counter[str] = Counter()
-        self.downs: dict[str, float] = {}
+        self.forgotten: list[str] = []  # workers that were found wanted up though the operator had stopped them, and nobody started them
+        self._downs: dict[str, bool] = {}  # workers that were stopped; True where no other order or edit can have changed that since
         self._scene = scene
         self._work = work
         self._say = say
@@ -159,7 +164,6 @@ class Hands:
     def _start(self) -> None:
         if self._scene.process is None:
             self._scene.start()
-            self.downs.clear()  # what an operator wanted is known to the supervisor that was told, and ends with it
 
     def _kill_starting(self, fault: Fault) -> str:
         if self._scene.process is None:
@@ -231,24 +235,35 @@ class Hands:
 
     def _operator_stop(self, fault: Fault) -> str:
         name = self._some_worker(fault)
-        if not name or not self._order("workers.stop", name):
+        if not name:
             return ""
-        self.downs[name] = time.monotonic()
+        self._downs[name] = self._order("workers.stop", name) and name not in _COME_AND_GO  # without an answer it may be stopped all the same
         self._in(1.0 + 6.0 * fault.how, lambda: self.start_worker(name))
         return name
 
     def start_worker(self, name: str) -> None:
         """Let a worker that was stopped run again, as soon as somebody hears it."""
-        if name not in self.downs:
+        if name not in self._downs:
             return
+        if self._downs[name] and self._scene.up and self._wanted(name) == "up":
+            self.forgotten.append(name)
         if self._order("workers.start", name, gone_ok=True):
-            self.downs.pop(name, None)
+            self._downs.pop(name, None)
         else:
             self._in(0.5, lambda: self.start_worker(name))
 
     def _operator_restart(self, fault: Fault) -> str:
         name = self._some_worker(fault)
+        if name in self._downs:
+            self._downs[name] = False
         return name if name and self._order("workers.restart", name) else ""
+
+    def _wanted(self, name: str) -> str:
+        try:
+            workers = self._scene.ask("status")["workers"]
+        except (Refused, Unreachable):
+            return ""
+        return next((str(worker["wanted"]) for worker in workers if worker["name"] == name), "")
 
     def _some_worker(self, fault: Fault) -> str:
         names = ["alpha-0", "beta-0", "gamma-0", "plain-0", "plain-1", "pool-0", "tool-0"]

@@ -96,7 +96,6 @@ UNTOUCHED = [
     ("queued", job(JobStatus.QUEUED)),
     ("preparing, not sent", job(JobStatus.PREPARING)),
     ("paused", job(JobStatus.PAUSED, progress_at_s=100.0)),
-    ("pausing", job(JobStatus.PAUSING, progress_at_s=100.0)),
     ("cancelled, its memory being read", job(JobStatus.CANCELLING, phase=RELEASING, cancel_at_s=100.0)),
     ("ended", job(JobStatus.COMPLETED, progress_at_s=100.0)),
 ]

@@ -156,12 +156,26 @@ class Life(RuleBasedStateMachine):
 
     # ---- what happens
 
-    @rule(kind=st.sampled_from(["sam.propagate", "sam.segment", "yolo.train", "words.count"]), priority=st.sampled_from([0, 10, 15, 20]))
-    def submit(self, kind: str, priority: int) -> None:
+    @rule(
+        kind=st.sampled_from(["sam.propagate", "sam.segment", "yolo.train", "words.count"]),
+        priority=st.sampled_from([0, 10, 15, 20]),
+        held=st.sampled_from([0, 0, 0, 1]),
+        later_s=st.sampled_from([None, None, None, 5, 200]),
+    )
+    def submit(self, kind: str, priority: int, held: int, later_s: int | None) -> None:
         name = f"j-{len(self.submitted)}"
         self.submitted.append(name)
-        self.world.submit(name, kind, priority=priority)
+        self.world.submit(name, kind, priority=priority, held=held, run_at=None if later_s is None else int(self.world.now_s) + later_s)
         self.world.run(self.world.now_s)
+
+    @rule(which=st.integers(0, 30), order=st.sampled_from([ev.PauseRequested, ev.PauseRequested, ev.ResumeRequested, ev.StartRequested]))
+    def rest(self, which: int, order: type[ev.PauseRequested | ev.ResumeRequested | ev.StartRequested]) -> None:
+        if self.submitted:
+            self.world.post(0, order(request="rest", job=JobId(self.submitted[which % len(self.submitted)])))
+
+    @rule(held=st.booleans())
+    def hold(self, held: bool) -> None:
+        self.world.post(0, ev.HoldChanged(request="hold", held=held))
 
     @rule(which=st.integers(0, 30))
     def cancel(self, which: int) -> None:
@@ -312,9 +326,9 @@ class Life(RuleBasedStateMachine):
 
     def _check_clocks(self, fleet: Fleet) -> None:
         for worker in fleet.workers.values():
-            moved = [fleet.jobs[name] for name in worker.jobs if fleet.jobs[name].status is JobStatus.RUNNING]
+            moved = [job for job in (fleet.jobs[name] for name in worker.jobs) if job.status in {JobStatus.RUNNING, JobStatus.PAUSING}]
             for job in moved:
-                spec, moved_at_s = self.world.limits.workers[worker.model], job.progress_at_s or 0.0
+                spec, moved_at_s = self.world.limits.workers[worker.model], job.progress_at_s or job.sent_at_s or 0.0
                 limit_s = stall_limit_s(spec, job)
                 extra_s = max(spec.watchdog.critical_max_s if job.critical else 0.0, job.extend_until_s - moved_at_s - limit_s)
                 still_s = self.world.now_s - moved_at_s
@@ -344,16 +358,26 @@ class Life(RuleBasedStateMachine):
             self.mend(worker)
         self._edit(small_limits())
         for process in tuple(world.processes.values()):
-            if world.fleet.workers[process.worker].state is WorkerState.UNKILLABLE:
+            if process.killed or world.fleet.workers[process.worker].state is WorkerState.UNKILLABLE:  # the kernel lets it go
                 process.leave(CRASHED)
         world.post(0, ev.WantedChanged(request="order", workers=tuple(places(small_limits())), wanted=Wanted.UP))
         until_s = world.now_s + PEACE_S
         while world.now_s < until_s and not self._at_peace():
+            self._let_go()
             world.run(world.now_s + 10)
         assert self._at_peace(), (world.fleet.workers, world.fleet.jobs, world.fleet.leases, world.fleet.devices)
         assert not world.wrongs, world.wrongs
         self._check_no_job_is_lost()
         self._replays()
+
+    def _let_go(self) -> None:
+        """Take back whatever keeps a job or the queue at rest, the way a person would."""
+        self.world.post(0, ev.HoldChanged(request="peace", held=False))
+        for job in self.world.fleet.jobs.values():
+            if job.held:
+                self.world.post(0, ev.StartRequested(request="peace", job=job.id))
+            if job.status in {JobStatus.PAUSED, JobStatus.PAUSING}:
+                self.world.post(0, ev.ResumeRequested(request="peace", job=job.id))
 
     def _at_peace(self) -> bool:
         fleet = self.world.fleet

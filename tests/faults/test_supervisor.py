@@ -250,3 +250,16 @@ def test_a_frozen_supervisor_blames_nobody(live: MakeLive) -> None:
     assert (job.status, job.attempt) == ("completed", 1)
     assert warden.seen("supervisor_frozen")
     assert not warden.seen("worker_silent")
+
+
+def test_a_generation_has_a_number_of_its_own_over_orderly_stops_too(live: MakeLive) -> None:
+    warden = live()
+    seen: list[int] = []
+    for _ in range(3):
+        mark = warden.mark()
+        if warden.ended():
+            warden.start()
+        seen.append(warden.wait_for_event("worker_spawned", after=mark if seen else 0, worker="sam-0")["generation"])
+        warden.stop()
+
+    assert seen == [1, 2, 3]

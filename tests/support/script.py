@@ -4,7 +4,8 @@ Above the line `----`, in any order of the first two kinds, then the events in o
     limit jobs.max_running=1 gpu.vacate_timeout=30s     a limit other than the default
     worker sam stall_after=5s replicas=2                one of a worker (a new name makes a new worker)
     show job_progress stored                            also tell these events and messages
-    @5 submit j-1 yolo.train priority=3                 also: cancel, up, down, restart, shutdown, freeze, switch, message, look, end ...
+    @5 submit j-1 yolo.train priority=3                 also: cancel, pause, resume, start, hold, release, up, down, restart, shutdown, freeze, look ...
+    @5 submit j-2 yolo.train held=1 run_at=60           one that waits for a person, or for its time
     @7 edit worker sam stall_after=5s                   also: edit limit, edit remove sam; several with "and" between them
     @9 new-supervisor keeps sam-0                       it was killed and is back: with every worker ("keeps all"), these, or none
     @9 supervisor-dies                                  it is killed, and only @12 new-supervisor brings another
@@ -20,7 +21,7 @@ from msgspec.structs import replace
 
 from supervisor.core import actions as act
 from supervisor.core import events as ev
-from supervisor.core.limits import Limits, Retries, WorkerSpec
+from supervisor.core.limits import GIB, Limits, Retries, WorkerSpec
 from supervisor.core.model import Job, JobId, Wanted, WorkerName
 from supervisor.units import format_size, parse_duration, parse_size
 from tests.support.simulated import CRASHED, Faults
@@ -35,6 +36,8 @@ _TOLD: Final[dict[type[act.AnyAction], str]] = {
     act.Terminate: "terminate",
     act.Kill: "kill",
     act.SendCancel: "cancel",
+    act.SendPause: "pause",
+    act.SendResume: "resume",
     act.SendResync: "resync",
 }
 
@@ -81,12 +84,22 @@ class Script:
         self.story += [f"WRONG: {wrong}" for wrong in world.wrongs]
         return "\n".join(self.story) + "\n"
 
-    def _do(self, world: World, what: list[str]) -> None:  # noqa: C901, PLR0912  # one row per event
+    def _do(self, world: World, what: list[str]) -> None:  # noqa: C901, PLR0912, PLR0915  # one row per event
         match what:
             case ["submit", job, kind, *pairs]:
                 world.submit(job, kind, **{key: int(value) for key, _, value in (pair.partition("=") for pair in pairs)})
             case ["cancel", job]:
                 world.post(0, ev.CancelRequested(request=f"cancel {job}", job=JobId(job)))
+            case ["pause", job]:
+                world.post(0, ev.PauseRequested(request=f"pause {job}", job=JobId(job)))
+            case ["resume", job]:
+                world.post(0, ev.ResumeRequested(request=f"resume {job}", job=JobId(job)))
+            case ["start", job]:
+                world.post(0, ev.StartRequested(request=f"start {job}", job=JobId(job)))
+            case ["hold" | "release" as order]:
+                world.post(0, ev.HoldChanged(request=order, held=order == "hold"))
+            case ["disk", size]:
+                world.post(0, ev.MemoryMeasured(workers={}, available_bytes=30 * GIB, disk_free_bytes=parse_size(size)))
             case ["up" | "down" | "restart" as order, *names]:
                 wanted, workers = Wanted.DOWN if order == "down" else Wanted.UP, tuple(map(WorkerName, names))
                 world.post(0, ev.WantedChanged(request=f"{order} {' '.join(names)}", workers=workers, wanted=wanted, restart=order == "restart"))

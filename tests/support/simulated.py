@@ -69,6 +69,7 @@ class Task:
     step: int = 0
     ended: bool = False
     began_phase: bool = False
+    pausing: bool = False
 
 
 class Surroundings(Protocol):
@@ -208,6 +209,8 @@ class SimulatedProcess:
             self._leave_if_done()
         elif at_checkpoint and self.boundary:
             self._end(job, task, "shutdown", "left at a checkpoint")
+        elif task.pausing and (at_checkpoint or not faults.checkpoint_every):
+            self._end(job, task, "paused", "")
         else:
             self.world.later(faults.step_s, lambda: self._step(job, task))
 
@@ -253,6 +256,12 @@ class SimulatedProcess:
         self.seen.add((job, attempt))
         if task is not None and task.attempt == attempt and not self.faults.ignores_cancel:
             self.world.later(0.3, lambda: None if task.ended or not self.alive or self.killed else self._end(job, task, "cancelled", ""))
+
+    def pause(self, job: JobId, attempt: int, *, on: bool) -> None:
+        """Be asked to leave a job at its next checkpoint, or no longer."""
+        task = self.tasks.get(job)
+        if task is not None and task.attempt == attempt:
+            task.pausing = on
 
     def terminate(self) -> None:
         """Get SIGTERM."""

@@ -1,10 +1,11 @@
 """A simulated job store: writes wait in order, may fail, and a failed one is tried again unless somebody hears of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from supervisor.core.actions import AnyAction, SaveJob
 from supervisor.core.events import SaveFailed
-from supervisor.core.model import Fleet, Job, JobId, Lease
+from supervisor.core.model import Fleet, Job, JobId, Lease, Wanted, WorkerName
 
 
 @dataclass
@@ -15,6 +16,8 @@ class SimulatedDisk:
     endings: list[Job] = field(default_factory=list)  # each write of a job in a terminal state
     leases: tuple[Lease, ...] = ()
     fence: int = 0
+    marks: dict[str, str] = field(default_factory=dict)
+    wanted: dict[WorkerName, Wanted] = field(default_factory=dict)
     fails: bool = False
     waiting: list[SaveJob] = field(default_factory=list)
 
@@ -35,6 +38,10 @@ class SimulatedDisk:
         """Write the leases as they now are, and the highest fence ever given out."""
         if not self.fails:
             self.leases, self.fence = tuple(fleet.leases.values()), max(self.fence, fleet.fence)
+
+    def write_wanted(self, words: Mapping[WorkerName, Wanted | None]) -> None:
+        """Write down where the operator wants these workers."""
+        self.wanted = {name: wanted for name, wanted in {**self.wanted, **words}.items() if wanted is not None}
 
     def holds_back(self, job: JobId) -> bool:
         """Return whether a write of the job is under way: until it is done the worker is not told that its report is stored."""

@@ -11,6 +11,7 @@ from supervisor.core.decide import decide, first_fleet, look
 from supervisor.core.limits import GIB, Limits, WorkerSpec
 from supervisor.core.model import Device, Evidence, Fleet, Job, JobId, WorkerName
 from supervisor.core.reload import effective, places
+from supervisor.core.rests import HELD
 from tests.support.simulated import SOON_S, Faults, SimulatedProcess
 from tests.support.simulated_device import HOST, SimulatedDevice
 from tests.support.simulated_disk import SimulatedDisk
@@ -62,7 +63,17 @@ class World:
         self.fleet = self.first
         self.journal.clear()
         jobs = tuple(job for job in self.disk.jobs.values() if job.live)
-        self.post(0, ev.SupervisorStarted(wall_s=WALL_S + self.now_s, jobs=jobs, leases=self.disk.leases, adopted=adopted))
+        self.post(
+            0,
+            ev.SupervisorStarted(
+                wall_s=WALL_S + self.now_s,
+                jobs=jobs,
+                leases=self.disk.leases,
+                adopted=adopted,
+                held=bool(self.disk.marks.get(HELD)),
+                wanted=dict(self.disk.wanted),
+            ),
+        )
         self._own(TICK_S, self._tick)
 
     # ---- time
@@ -144,11 +155,18 @@ class World:
 
     # ---- what people do
 
-    def submit(self, job: str, kind: str, *, priority: int | None = None, max_attempts: int = 6) -> None:
-        """Hand in a job."""
+    def submit(self, job: str, kind: str, *, priority: int | None = None, max_attempts: int = 6, held: int = 0, run_at: int | None = None) -> None:
+        """Hand in a job. run_at: an instant of this world."""
         model = self.limits.model_for(kind)
         usual = self.limits.workers[model].priority if model else 10
-        new = Job(id=JobId(job), kind=kind, priority=usual if priority is None else priority, max_attempts=max_attempts)
+        new = Job(
+            id=JobId(job),
+            kind=kind,
+            priority=usual if priority is None else priority,
+            max_attempts=max_attempts,
+            held=bool(held),
+            run_at_wall=None if run_at is None else WALL_S + run_at,
+        )
         self.post(0, ev.JobSubmitted(request=f"submit {job}", job=new))
 
     def process(self, worker: str) -> SimulatedProcess:
@@ -193,14 +211,31 @@ class World:
             case act.MeasureMemory():
                 memory = {name: process.spec.gpu_bytes for (name, _), process in self.processes.items()}
                 self.post(0.005, ev.MemoryMeasured(workers=memory, available_bytes=30 * GIB))
+            case act.SaveMark():
+                self._own(0.002, lambda: self._save_mark(action))
+            case act.SaveWanted():
+                self._own(0.002, lambda: self._save_wanted(action))
             case act.Reply():
                 self.replies[action.request] = action
             case act.WakeAt():
                 self._time.at(action.at_s, ev.Tick(wall_s=WALL_S + action.at_s))
             case act.Leave():
                 self._leave()
-            case act.Announce():
+            case act.Announce() | act.Publish():
                 pass
+
+    def _save_mark(self, action: act.SaveMark) -> None:
+        if self.disk.fails:
+            self.replies[action.request] = act.Reply(request=action.request, error="failed", message="disk full")
+            return
+        self.disk.marks[action.name] = action.value
+        for following in action.then:
+            self._perform(following)
+
+    def _save_wanted(self, action: act.SaveWanted) -> None:
+        self.disk.write_wanted(action.words)
+        if action.request:
+            self.replies[action.request] = act.Reply(request=action.request)
 
     def _perform_on(self, action: act.ForWorker, process: SimulatedProcess | None) -> None:
         """Do something to a process; most of it means nothing once the process is gone."""
@@ -242,6 +277,8 @@ class World:
             case act.SendCancel():
                 self._level(action, action.job, "cancel", 3 * GIB)
                 process.cancel(action.job, action.attempt)
+            case act.SendPause() | act.SendResume():
+                process.pause(action.job, action.attempt, on=isinstance(action, act.SendPause))
             case _:
                 pass
 

@@ -1,0 +1,248 @@
+"""Jobs through everything: paused and resumed, held, tried again, asked for twice; and fifty of them while whoever can be killed is killed."""
+
+import os
+import signal
+import time
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+
+from supervisor.control import Refused
+from supervisor.shapes import EventsPage, WhyView
+from tests.faults.test_hand_over import two_models
+from tests.support.live import FAKE, Live, MakeLive
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+TRAINER = f"""
+[watchdog]
+healthy_after = "100ms"
+[workers.trainer]
+{FAKE}
+serves = ["demo.train"]
+"""
+
+
+def events_of(warden: Live, job: str) -> EventsPage:
+    """Return all that is told about one job."""
+    return msgspec.convert(warden.ask("events.since", after=0, job=job, limit=1000), EventsPage)
+
+
+def test_a_paused_job_goes_on_from_its_checkpoint_after_everything_was_started_anew(live: MakeLive) -> None:
+    warden = live(TRAINER)
+    name = warden.submit("demo.train", steps=60, step_s=0.1, checkpoint=True)
+    assert warden.holds(lambda: warden.job(name).done >= 3)
+
+    warden.ask("jobs.pause", job=name)
+    paused = warden.wait_for_job(name, "paused")
+    assert paused.worker is None
+    warden.stop()
+    warden.start()
+    assert warden.job(name).status == "paused"
+    warden.ask("jobs.resume", job=name)
+    done = warden.wait_for_job(name)
+
+    assert (done.status, done.attempt) == ("completed", 2)
+    assert done.result["from"] >= paused.done >= 3
+    assert len(warden.seen("job_paused", job=name)) == 1
+
+
+def test_a_pause_frees_the_device_and_sam_comes_back_meanwhile(live: MakeLive) -> None:
+    warden = live(two_models())
+    name = warden.submit("demo.train", steps=200, step_s=0.05, checkpoint=True)
+    assert warden.holds(lambda: warden.job(name).done >= 1)
+
+    warden.ask("jobs.pause", job=name)
+
+    assert warden.wait_for_job(name, "paused").device is None
+    assert warden.holds(lambda: warden.worker("sam-0").state == "ready")
+
+
+def test_a_pause_that_comes_while_the_supervisor_is_away_is_not_needed_twice(live: MakeLive) -> None:
+    warden = live(TRAINER)
+    name = warden.submit("demo.train", steps=100, step_s=0.3, checkpoint=True)
+    assert warden.holds(lambda: warden.job(name).done >= 1)
+    warden.ask("jobs.pause", job=name)
+
+    warden.kill()
+    warden.start()
+
+    assert warden.wait_for_job(name, "paused").attempt == 1
+
+
+def test_a_held_queue_starts_nothing_and_is_held_over_a_crash(live: MakeLive) -> None:
+    warden = live()
+    warden.ask("jobs.hold")
+    name = warden.submit(steps=1)
+
+    warden.kill()
+    warden.start()
+
+    assert warden.status().held
+    assert (warden.job(name).status, warden.job(name).reason) == ("queued", "held")
+    warden.ask("jobs.release")
+    assert warden.wait_for_job(name).status == "completed"
+
+
+def test_a_job_for_later_waits_for_its_time(live: MakeLive) -> None:
+    warden = live()
+    at = datetime.now(UTC) + timedelta(seconds=3)
+
+    name = warden.ask("jobs.submit", kind="demo.count", params={"steps": 1}, run_at=at.isoformat())["id"]
+
+    assert warden.job(name).reason in {"", "scheduled"}
+    done = warden.wait_for_job(name)
+    assert done.started_at is not None
+    assert datetime.fromisoformat(done.started_at) >= at
+
+
+def test_the_same_key_makes_one_job_also_after_a_crash(live: MakeLive) -> None:
+    warden = live()
+    args = {"kind": "demo.count", "params": {"steps": 1}, "idempotency_key": "once"}
+    first = warden.ask("jobs.submit", **args)["id"]
+    warden.wait_for_job(first)
+
+    warden.kill()
+    warden.start()
+
+    assert warden.ask("jobs.submit", **args)["id"] == first
+    with pytest.raises(Refused, match="was used for another request") as refused:
+        warden.ask("jobs.submit", **{**args, "params": {"steps": 2}})
+    assert refused.value.code == "invalid"
+
+
+def test_a_retry_is_a_new_job_that_names_the_old_one(live: MakeLive) -> None:
+    warden = live()
+    old = warden.submit(steps=1, fault="error")
+    assert warden.wait_for_job(old).status == "failed"
+
+    again = warden.ask("jobs.retry", job=old)
+
+    assert again["retry_of"] == old
+    assert again["params"] == {"steps": 1, "fault": "error"}
+    assert warden.job(old).status == "failed"
+
+
+def test_parameters_that_can_never_work_are_refused_at_the_door(live: MakeLive) -> None:
+    warden = live()
+    warden.wait_for_job(warden.submit(steps=1))
+
+    with pytest.raises(Refused, match=r"stepz") as refused:
+        warden.submit(stepz=3)
+
+    assert refused.value.code == "invalid"
+    assert warden.ask("jobs.list")[0]["params"] == {"steps": 1}
+
+
+def test_a_job_that_was_cleaned_up_is_gone_and_not_unknown(live: MakeLive) -> None:
+    warden = live('[jobs]\nkeep_finished = "1s"\n' + TRAINER)
+    name = warden.submit("demo.train", steps=1)
+    folder = warden.wait_for_job(name).dir
+
+    def code() -> str:
+        try:
+            warden.job(name)
+        except Refused as refused:
+            return refused.code
+        return ""
+
+    assert warden.holds(lambda: code() == "gone", within_s=60.0), code()
+    assert warden.holds(lambda: not os.path.exists(folder))  # noqa: PTH110  # the view's own text
+
+
+def test_what_is_told_of_a_job_has_numbers_that_rise_over_a_crash(live: MakeLive) -> None:
+    warden = live(TRAINER)
+    name = warden.submit("demo.train", steps=10, step_s=0.3, checkpoint=True)
+    assert warden.holds(lambda: warden.job(name).done >= 2)
+    before = events_of(warden, name)
+
+    warden.kill()
+    warden.start()
+    warden.wait_for_job(name)
+    after = events_of(warden, name)
+
+    numbers = [event.seq for event in after.events]
+    assert numbers == sorted(set(numbers))
+    assert [event.seq for event in before.events] == numbers[: len(before.events)]
+    assert next(event.event for event in after.events) == "job_queued"
+    assert after.events[-1].event == "job_completed"
+    done = [event.data["done"] for event in after.events if event.event == "job_moved" and event.data["attempt"] == 1]
+    assert done == sorted(done)
+
+
+def test_why_says_who_is_in_the_way(live: MakeLive) -> None:
+    warden = live(two_models(), api="off")
+    training = warden.submit("demo.train", steps=400, step_s=0.05)
+    assert warden.holds(lambda: warden.job(training).status == "running")
+    waiting = warden.submit("demo.count")
+    assert warden.holds(lambda: warden.job(waiting).reason == "waiting_for_gpu")
+
+    why = msgspec.convert(warden.ask("jobs.why", job=waiting), WhyView)
+
+    told = " ".join(why.sentences)
+    assert "yolo-0" in told
+    assert training in told
+    assert why.wait is not None
+    assert [holder.owner for holder in why.wait.holders] == ["yolo-0"]
+
+
+def test_fifty_jobs_end_once_each_while_supervisor_workers_and_front_are_killed_in_turn(live: MakeLive) -> None:
+    warden = live(
+        f"""
+[jobs]
+max_running = 4
+[jobs.retries]
+crash = 50
+[watchdog]
+backoff_first = "50ms"
+backoff_max = "200ms"
+healthy_after = "50ms"
+[workers.count]
+{FAKE}
+serves = ["demo.count"]
+replicas = 2
+[workers.train]
+{FAKE}
+serves = ["demo.train"]
+replicas = 2
+""",
+        api="127.0.0.1:0",
+    )
+    kinds = ("demo.count", "demo.train")
+    names = [warden.ask("jobs.submit", kind=kinds[i % 2], params={"steps": 6, "step_s": 0.05, "checkpoint": True}, max_attempts=200)["id"] for i in range(50)]
+    victims = ["count-0", "api-0", "train-1", "supervisor", "count-1", "train-0", "api-0", "supervisor"]
+
+    for victim in victims:
+        mark = warden.mark()
+        if victim == "supervisor":
+            warden.kill()
+            warden.start()
+            continue
+        assert warden.holds(lambda victim=victim: warden.worker(victim).pid is not None)
+        pid = warden.worker(victim).pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        warden.wait_for_event("worker_exited", worker=victim, after=mark)
+
+    ended = [warden.wait_for_job(name, within_s=120.0) for name in names]
+    assert {job.status for job in ended} == {"completed"}, [(job.id, job.status, job.message) for job in ended if job.status != "completed"]
+    for name in names:
+        endings = [event for event in events_of(warden, name).events if event.event in {"job_completed", "job_failed", "job_cancelled"}]
+        assert len(endings) == 1, (name, endings)
+
+
+def test_a_schedule_runs_its_job_and_no_run_is_doubled_by_a_crash(live: MakeLive) -> None:
+    warden = live('[schedules.often]\ncron = "* * * * *"\njob = { kind = "demo.train", params = { steps = 1 } }\n' + TRAINER)
+    found = warden.ask("schedules")[0]
+    assert found["name"] == "often"
+    next_at = datetime.fromisoformat(found["next_at"])
+    assert next_at.timestamp() - time.time() <= 61
+
+    assert warden.holds(lambda: warden.ask("jobs.list", kind="demo.train"), within_s=75.0)
+    warden.kill()
+    warden.start()
+
+    jobs = warden.ask("jobs.list", kind="demo.train")
+    assert len({job["id"] for job in jobs}) == len(jobs)
+    assert all(job["schedule"] == "often" for job in jobs)

@@ -13,7 +13,7 @@ from typing import Final
 
 import zmq
 
-from supervisor import __version__, control, wire
+from supervisor import __version__, control, early, wire
 from supervisor.adapters import meters
 from supervisor.adapters.cgroups import find_parent
 from supervisor.adapters.channel import WorkerChannel
@@ -53,6 +53,7 @@ def serve(loaded: Loaded, environ: Mapping[str, str]) -> int:
     try:
         return asyncio.run(_Service(loaded, state, environ).run())
     finally:
+        early.listen()  # the loop took its handlers with it: a signal in the last moments must not make another end of this one
         state.close()
 
 
@@ -171,11 +172,14 @@ class _Service:
     async def _run(self, stack: AsyncExitStack) -> int:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._bug)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in early.STOPS:
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._settings.reload)
         jobs, leases = tuple(await self._store.live()), tuple(await self._store.leases())
         self._loop.begin(SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted, wanted=self._wanted.words()))
+        while early.asked:  # during the start
+            early.asked.pop()
+            self._asked_to_stop()
         for found in self._adopted:  # only now: what they have to say must come after their jobs are known
             self._channel.expect(found.worker, found.generation, self._processes.token_of(found.worker, found.generation))
             self._performer.watch_adopted(found.worker, found.generation)

@@ -10,7 +10,6 @@ from typing import Final
 
 from supervisor.config.effective import Loaded
 from supervisor.config.placeholders import fill
-from supervisor.core.addresses import OFF
 from supervisor.errors import Problem
 
 _TOKEN_SEEN_BYTES: Final = 4096
@@ -24,7 +23,7 @@ def missing_programs(loaded: Loaded, environ: Mapping[str, str], python: str) ->
 def missing_files(loaded: Loaded) -> tuple[Problem, ...]:
     """Return a problem for the token file when no token can be read from it, while HTTP is on."""
     api = loaded.limits.api
-    if not api.token_file or api.bind == OFF:
+    if not api.token_file or not api.on:
         return ()
     try:
         with open(api.token_file, "rb") as file:  # noqa: PTH123 - the path may be that of a pipe or a credential of systemd

@@ -9,6 +9,8 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct, field
 
+from supervisor.core.addresses import OFF
+
 KIB: Final = 2**10
 MIB: Final = 2**20
 GIB: Final = 2**30
@@ -40,6 +42,11 @@ class ApiLimits(Struct, frozen=True, kw_only=True):
     token_file: str = ""
     max_upload_bytes: int = 2 * GIB
     allowed_roots: tuple[str, ...] = ()
+
+    @property
+    def on(self) -> bool:
+        """True when anything is served over HTTP, be it at an address or at a socket alone."""
+        return self.bind != OFF or bool(self.socket)
 
 
 class Watchdog(Struct, frozen=True, kw_only=True):

@@ -70,8 +70,9 @@ def _api_conflicts(limits: Limits) -> Iterator[Conflict]:
         yield Conflict(
             "api", "socket", f"is longer than the {_SOCKET_PATH_MAX} bytes that the path of a socket may have: put it in a folder nearer to the root"
         )
-    if address is not None and "api" in limits.workers:
-        yield Conflict("workers.api", "", 'has the name of Warden\'s own worker for HTTP: rename it, or switch that off with api.bind = "off"')
+    if api.on and "api" in limits.workers:
+        switch = 'api.bind = "off"' + (' and api.socket = ""' if api.socket else "")
+        yield Conflict("workers.api", "", f"has the name of Warden's own worker for HTTP: rename it, or switch that off with {switch}")
 
 
 STOP_SIGNALS: Final = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2")

@@ -16,7 +16,7 @@ _GRACE_S: Final = 10.0
 
 def is_served(limits: Limits) -> bool:
     """Return whether anything is served over HTTP."""
-    return limits.api.bind != "off" or bool(limits.api.socket)
+    return limits.api.on
 
 
 def with_api(limits: Limits) -> Limits:

@@ -5,7 +5,7 @@ from typing import Final
 from msgspec import Struct
 
 from supervisor.core.gpu import device_for, free_words, held_by, leases_on
-from supervisor.core.jobs import aged_priority, in_order
+from supervisor.core.jobs import aged_priority, in_order, rests
 from supervisor.core.limits import Limits, WorkerSpec
 from supervisor.core.model import AT_WORK, Device, Fleet, Job, JobStatus, Reason, Wanted, Worker
 from supervisor.runtime.instants import instant
@@ -28,13 +28,12 @@ class Scene(Struct, frozen=True, kw_only=True):
 
 def waits_for(job: Job, scene: Scene) -> Reason:
     """Return why a queued job does not run. What it was told to wait for goes before what it would have to wait for as well."""
-    if job.held:
-        return Reason.HELD
-    if job.run_at_wall is not None and job.run_at_wall > scene.wall_s:
-        return Reason.SCHEDULED
-    if job.retry_at_s > scene.now_s:
-        return Reason.RETRY_BACKOFF
-    return job.reason
+    resting = rests(job, scene.now_s, scene.wall_s) or (Reason.HELD if scene.fleet.held else Reason.NONE)
+    return resting or (Reason.NONE if job.reason in _OVER_WITH_ITS_CAUSE else job.reason)
+
+
+_OVER_WITH_ITS_CAUSE: Final = frozenset({Reason.HELD, Reason.SCHEDULED, Reason.RETRY_BACKOFF})
+"""Reasons that a job may still carry for a moment when they hold no longer: the next turn of the loop takes them away."""
 
 
 def due_wall(job: Job, reason: Reason, scene: Scene) -> float | None:

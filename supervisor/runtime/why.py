@@ -74,8 +74,9 @@ def _pausing(job: Job, scene: Scene) -> list[str]:
 
 def _paused(job: Job, _scene: Scene) -> list[str]:
     reached = f" at {job.done:g} of {job.total:g} ({job.progress:.0f} %)" if job.total > 0 else ""
+    when = f", {job.message}" if job.message else ""
     return [
-        f"{job.id} is paused{reached}: it holds no device and no worker.",
+        f"{job.id} is paused{reached}{when}: it holds no device and no worker.",
         "then: resumed, it goes on from its last checkpoint, in a new attempt and maybe another process.",
     ]
 

@@ -57,6 +57,7 @@ BAD = [
     ("HTTP at a name that may be anywhere", limits(api=ApiLimits(bind="box:80")), "api", "bind", "api.token_file must name a file"),
     ("HTTP nowhere", limits(api=ApiLimits(bind="127.0.0.1")), "api", "bind", "must be"),
     ("a path too long for a socket", limits(api=ApiLimits(socket="x" * 108)), "api", "socket", "longer than the 107 bytes"),
+    ("a worker named api, HTTP at a socket", Limits(api=ApiLimits(bind="off", socket="/s"), workers={"api": SAM}), "workers.api", "", 'api.socket = ""'),
     ("a worker named api", Limits(workers={"api": SAM}), "workers.api", "", "Warden's own worker"),
     (
         "a schedule of what nobody serves",

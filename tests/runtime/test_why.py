@@ -57,6 +57,7 @@ TRAINING = Job(
     metrics={"mAP50": 0.4123},
     begun_at_s=NOW - 600,
     progress_at_s=NOW - 9,
+    paced_from=(NOW - 600, 0.0),
     sent_at_s=NOW - 601,
 )
 WAITING = Job(
@@ -192,7 +193,7 @@ ROWS: dict[str, tuple[Job, Fleet | None, list[str], list[str]]] = {
     ),
     "the queue is held": (
         changed(WAITING, reason=Reason.HELD, message="the queue is held"),
-        None,
+        replace(fleet(WAITING), held=True),
         ["j-7k9 waits because the queue is held: nothing new is started until it is released.", ORDER],
         ["warden jobs release", "warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
     ),
@@ -203,7 +204,7 @@ ROWS: dict[str, tuple[Job, Fleet | None, list[str], list[str]]] = {
         ["warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
     ),
     "its time has come": (
-        changed(WAITING, run_at_wall=WALL - 1, reason=Reason.NONE),
+        changed(WAITING, run_at_wall=WALL - 1, reason=Reason.SCHEDULED, message="its time has not come"),
         None,
         ["j-7k9 is about to be placed.", ORDER],
         ["warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
@@ -298,15 +299,15 @@ ROWS: dict[str, tuple[Job, Fleet | None, list[str], list[str]]] = {
             "j-7k2 is asked to pause: its work leaves right after its next checkpoint, and the device is free then.",
             "now: j-7k2 runs on yolo-0 (host) since 10 min, attempt 1 of 4.",
             "progress: phase train, 12 of 48 (25 %), mAP50 0.412",
-            CLOCKS[0],
+            *CLOCKS,
         ],
         ["warden jobs resume j-7k2", "warden jobs cancel j-7k2"],
     ),
     "paused": (
-        changed(TRAINING, status=JobStatus.PAUSED, worker=None, device=None),
+        changed(TRAINING, status=JobStatus.PAUSED, worker=None, device=None, message="at a checkpoint, as asked"),
         fleet(),
         [
-            "j-7k2 is paused at 12 of 48 (25 %): it holds no device and no worker.",
+            "j-7k2 is paused at 12 of 48 (25 %), at a checkpoint, as asked: it holds no device and no worker.",
             "then: resumed, it goes on from its last checkpoint, in a new attempt and maybe another process.",
         ],
         ["warden jobs resume j-7k2", "warden jobs cancel j-7k2"],

@@ -62,7 +62,7 @@ class _Service:
 
     def __init__(self, loaded: Loaded, state: StateDir, environ: Mapping[str, str]) -> None:
         self._loaded = loaded
-        self._limits: Limits = loaded.limits
+        self._limits: Limits = with_api(loaded.limits)
         self._state = state
         self._environ = environ
         self._ring = Ring()
@@ -85,7 +85,8 @@ class _Service:
         self._wanted = WantedFile(state.path / "wanted.json")
         self._processes = LocalProcesses(run_dir=state.run_dir, post=self._post, leaves_in=find_parent())
         generations = self._processes.last_generations()
-        names = {f"{model}-{i}" for model, spec in limits.workers.items() for i in range(spec.replicas)}
+        # The HTTP front is not taken back: it holds the sockets that are bound next, and has nothing to lose.
+        names = {f"{model}-{i}" for model, spec in self._loaded.limits.workers.items() for i in range(spec.replicas)}
         self._adopted = tuple(await self._processes.adopt(names)) if settings.on_crash == "adopt" else ()
         survivors = await self._processes.end_survivors()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -109,8 +110,17 @@ class _Service:
         self._loop = Loop(fleet, limits, perform=self._perform, journal=self._ring)
         self._ticker = Ticker(post=self._post, fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, perform=self._perform, ping=self._channel.ping)
         self._settings = Settings(self._loaded, self._environ, loop=self._loop, say=self._service.say, take=self._take_settings)
+        self._asking = Asking(self._post)
+        jobs = JobOperations(
+            fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, asking=self._asking, store=self._store, files=self._files, kinds=self._kinds
+        )
         self._operations = Operations(
-            fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, post=self._post, store=self._store, files=self._files, about=self._about()
+            fleet=lambda: self._loop.fleet,
+            limits=lambda: self._loop.limits,
+            asking=self._asking,
+            store=self._store,
+            jobs=jobs.table,
+            about=self._about(),
         )
         self._performer = Performer(
             self._ports(), limits=lambda: self._loop.limits, fleet=lambda: self._loop.fleet, post=self._post, tick=self._ticker.tick, leave=self._loop.leave
@@ -152,8 +162,9 @@ class _Service:
                 environ=self._environ,
             ),
             say=self._service.say,
-            answer=self._operations.answer,
+            answer=self._asking.answer,
             available_bytes=meters.available_bytes,
+            disk_free_bytes=meters.DiskMeter(self._state.path).free_bytes,
         )
 
     def _about(self) -> About:

@@ -216,6 +216,12 @@ class WantedChanged(Request, frozen=True, kw_only=True):
     restart: bool = False
 
 
+class RecycleRequested(Request, frozen=True, kw_only=True):
+    """The operator wants these workers in a fresh process, each at the next boundary of its work."""
+
+    workers: tuple[WorkerName, ...]
+
+
 class ShutdownRequested(Request, frozen=True, kw_only=True):
     """Warden itself should end. at_once: without waiting for work to be saved."""
 
@@ -257,6 +263,16 @@ WorkerEvent = (
     | ReleaseMeasured
 )
 FleetEvent = (
-    Tick | SupervisorStarted | DeviceMeasured | MemoryMeasured | JobSubmitted | CancelRequested | WantedChanged | ShutdownRequested | ConfigChanged | SaveFailed
+    Tick
+    | SupervisorStarted
+    | DeviceMeasured
+    | MemoryMeasured
+    | JobSubmitted
+    | CancelRequested
+    | WantedChanged
+    | RecycleRequested
+    | ShutdownRequested
+    | ConfigChanged
+    | SaveFailed
 )
 AnyEvent = WorkerEvent | FleetEvent

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from supervisor.core.actions import Reply
-from supervisor.core.events import AnyEvent, CancelRequested, JobSubmitted, ShutdownRequested, WantedChanged
+from supervisor.core.events import AnyEvent, CancelRequested, JobSubmitted, RecycleRequested, ShutdownRequested, WantedChanged
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import Evidence, Fleet, Job, JobId, JobStatus, WorkerName
 from supervisor.errors import StoreError
@@ -86,6 +86,7 @@ class Operations:
             "workers.start": (WorkersArgs, self._start),
             "workers.stop": (WorkersArgs, self._stop_workers),
             "workers.restart": (WorkersArgs, self._restart),
+            "workers.recycle": (WorkersArgs, self._recycle),
             "workers.dump": (WorkersArgs, self._dump),
             "reload": (NoArgs, self._reload),
             "config.diff": (NoArgs, self._diff),
@@ -238,6 +239,11 @@ class Operations:
 
     async def _restart(self, args: WorkersArgs) -> list[str]:
         return await self._want(args.name, "up", restart=True)
+
+    async def _recycle(self, args: WorkersArgs) -> list[str]:
+        workers = self._named(args.name)
+        await self._ask(lambda request: RecycleRequested(request=request, workers=workers))
+        return list(workers)
 
     async def _dump(self, args: WorkersArgs) -> list[DumpView]:
         """Look at every live process of the name at once; one whose end comes before that is left out."""

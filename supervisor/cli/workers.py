@@ -18,7 +18,7 @@ _LOOK_S: Final = 0.5
 
 @click.group()
 def workers() -> None:
-    """Start, stop or restart workers. A model's name means all of its workers."""
+    """Start, stop, restart or recycle workers. A model's name means all of its workers."""
 
 
 def _want(context: Context, op: str, name: str, done: str) -> None:
@@ -48,6 +48,14 @@ def stop_worker(context: Context, name: str) -> None:
 def restart(context: Context, name: str) -> None:
     """Give a worker a fresh process: it finishes its job first."""
     _want(context, "workers.restart", name, "leaves, and starts afresh")
+
+
+@workers.command()
+@click.argument("name")
+@click.pass_obj
+def recycle(context: Context, name: str) -> None:
+    """Give a worker a fresh process at the next boundary of its work (checkpoint, end of a job), one worker of a model at a time."""
+    _want(context, "workers.recycle", name, "gets a fresh process at the next boundary of its work")
 
 
 @workers.command()

@@ -17,6 +17,7 @@ LEVELS: Final = {
     "worker_stalled": "warning",
     "worker_start_timeout": "warning",
     "worker_overrun": "warning",
+    "worker_evidence": "info",
     "worker_draining": "info",
     "worker_stopping": "info",
     "worker_stopped": "info",

@@ -60,6 +60,12 @@ LEVELS: Final = {
     "notify_done": "info",
     "notify_failed": "warning",
     "proof_missing": "warning",
+    "jobs_expired": "info",
+    "cleanup_failed": "warning",
+    "events_lost": "warning",
+    "schedule_skipped": "info",
+    "schedule_refused": "warning",
+    "schedule_unserved": "warning",
     "store_failed": "error",
     "messages_dropped": "warning",
 }

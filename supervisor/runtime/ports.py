@@ -222,10 +222,14 @@ class JobStore(Protocol):
 
 
 class EventStream(Protocol):
-    """Where whoever watches hears what happens: each event gets its number on disk, and is told after that."""
+    """What happened, written down and told to whoever listens, in one order."""
 
     def post(self, event: StreamEvent) -> None:
-        """Take an event; never waits."""
+        """Take the event; it gets its number, is written down and then published, soon. Never blocks, never raises."""
+        ...
+
+    async def close(self) -> None:
+        """Write down and publish what waits, within a deadline."""
         ...
 
 
@@ -246,6 +250,14 @@ class JobFiles(Protocol):
 
     def checkpoint(self, job: JobId) -> Path | None:
         """Return the checkpoint that an earlier attempt saved, if there is one."""
+        ...
+
+    async def kept(self) -> Sequence[JobId]:
+        """Return the jobs that have a folder. Raises StoreError."""
+        ...
+
+    async def remove(self, job: JobId) -> None:
+        """Take the job's folder away with all that is in it; none is fine. Never follows a link out of it. Raises StoreError."""
         ...
 
 

@@ -50,8 +50,6 @@ LEVELS: Final = {
     "queue_released": "info",
     "disk_low": "error",
     "disk_enough": "info",
-    "schedule_skipped": "info",
-    "schedule_failed": "warning",
     "log_rotated": "info",
     "log_removed": "warning",
     "log_not_rotated": "warning",

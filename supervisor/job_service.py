@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
-import zmq
+import zmq  # noqa: TC002  # one way to import, for people as for types
 
 from supervisor.adapters.event_stream import PublishedEvents
 from supervisor.adapters.job_files import JobFolders

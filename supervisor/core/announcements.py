@@ -45,7 +45,6 @@ LEVELS: Final = {
     "job_paused": "info",
     "job_resumed": "info",
     "job_released": "info",
-    "job_expired": "info",
     "queue_held": "info",
     "queue_released": "info",
     "disk_low": "error",

@@ -116,7 +116,7 @@ class _Service:
             limits=lambda: self._loop.limits,
             asking=self._asking,
             store=self._jobs.store,
-            jobs=self._jobs.operations(fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, asking=self._asking),
+            jobs=self._jobs.open(fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, asking=self._asking),
             about=self._about(),
         )
         self._performer = Performer(
@@ -176,7 +176,7 @@ class _Service:
             interventions=lambda: list(self._performer.interventions),
             settings=self._settings,
             evidence=lambda worker, generation: self._performer.evidence(worker, generation),  # noqa: PLW0108  # the performer is made later
-            schedules=list,
+            schedules=lambda: self._jobs.schedules.views(time.time()),
             api="",
         )
 
@@ -200,7 +200,8 @@ class _Service:
             self._ticker.run(lambda: self._loop.limits.memory.look_every_s),
             self._say_drops(),
             self._settings.watch(),
-            self._jobs.clean_up(lambda: self._loop.limits),
+            self._jobs.janitor.run(),
+            self._jobs.schedules.run(),
             self._programs.run(),
             self._service.attend(lambda: self._loop.fleet),
         ):

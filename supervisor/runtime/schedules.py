@@ -19,10 +19,10 @@ from supervisor.core.limits import Limits, ScheduleSpec
 from supervisor.core.model import Fleet, Job, JobId
 from supervisor.core.schedules import due
 from supervisor.errors import StoreError
+from supervisor.runtime.instants import instant
 from supervisor.runtime.perform import Say
 from supervisor.runtime.ports import JobStore
 from supervisor.runtime.requests import Rejected
-from supervisor.runtime.views import instant
 from supervisor.shapes import ScheduleView
 
 LOOK_S: Final = 1.0

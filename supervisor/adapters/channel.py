@@ -51,33 +51,18 @@ class WorkerChannel:
 
     def send(self, action: ToWorker, *, folder: Path | None = None, checkpoint: Path | None = None) -> None:
         """Send what the action says. A worker that is away loses it."""
-        message: wire.AnyToWorker
-        match action:
-            case SendWelcome():
-                message = wire.Welcome(limits=self._limits)
-            case SendResync():
-                message = wire.Resync()
-            case SendDrain():
-                message = wire.Drain(boundary=action.boundary)
-            case SendCancel():
-                message = wire.Cancel(job=action.job, attempt=action.attempt)
-            case SendPause():
-                message = wire.Pause(job=action.job, attempt=action.attempt)
-            case SendResume():
-                message = wire.Resume(job=action.job, attempt=action.attempt)
-            case SendStored():
-                message = wire.Stored(job=action.job, attempt=action.attempt, what=action.what)
-            case SendJob():
-                message = wire.JobOrder(
-                    job=action.job,
-                    attempt=action.attempt,
-                    kind=action.kind,
-                    params=action.params,
-                    dir=str(folder or ""),
-                    resume_from=str(checkpoint) if checkpoint else None,
-                )
-        if not self._router.send(wire.routing_id(action.worker, action.generation), wire.encode(message)):
+        try:
+            data = wire.encode(_message(action, self._limits, folder, checkpoint))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:  # an older release took what cannot be sent: that job fails, alone
+            self._refuse(action, f"it cannot be sent to a worker: {error}")
+            return
+        if not self._router.send(wire.routing_id(action.worker, action.generation), data):
             self.dropped["worker away"] += 1
+
+    def _refuse(self, action: ToWorker, problem: str) -> None:
+        self.dropped["cannot be sent"] += 1
+        if isinstance(action, SendJob):
+            self._post(JobEnded(worker=action.worker, generation=action.generation, job=action.job, attempt=action.attempt, reason="bad_input", error=problem))
 
     def set_limits(self, limits: dict[str, float]) -> None:
         """Welcome every worker with these from now on, those that are here already as well."""
@@ -111,6 +96,33 @@ class WorkerChannel:
         event = _event(worker, message)
         if event is not None:
             self._post(event)
+
+
+def _message(action: ToWorker, limits: dict[str, float], folder: Path | None, checkpoint: Path | None) -> wire.AnyToWorker:  # one row per action
+    match action:
+        case SendWelcome():
+            return wire.Welcome(limits=limits)
+        case SendResync():
+            return wire.Resync()
+        case SendDrain():
+            return wire.Drain(boundary=action.boundary)
+        case SendCancel():
+            return wire.Cancel(job=action.job, attempt=action.attempt)
+        case SendPause():
+            return wire.Pause(job=action.job, attempt=action.attempt)
+        case SendResume():
+            return wire.Resume(job=action.job, attempt=action.attempt)
+        case SendStored():
+            return wire.Stored(job=action.job, attempt=action.attempt, what=action.what)
+        case SendJob():
+            return wire.JobOrder(
+                job=action.job,
+                attempt=action.attempt,
+                kind=action.kind,
+                params=action.params,
+                dir=str(folder or ""),
+                resume_from=str(checkpoint) if checkpoint else None,
+            )
 
 
 def _event(worker: WorkerName, message: wire.AnyFromWorker) -> AnyEvent | None:

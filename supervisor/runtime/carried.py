@@ -23,4 +23,8 @@ def cannot_carry(value: JSONValue) -> str:
         msgspec.json.encode(value)
     except (TypeError, ValueError, OverflowError) as error:
         return f"it holds what JSON cannot: {error}"
+    try:
+        msgspec.msgpack.encode(value)
+    except OverflowError:  # JSON knows no limit, the way to the workers does
+        return "it holds a whole number of more than 64 bits; expected -2^63 to 2^64 - 1: write it as text, or with a point"
     return ""

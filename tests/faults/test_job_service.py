@@ -1,8 +1,11 @@
 """Jobs through everything: paused and resumed, held, tried again, asked for twice; and fifty of them while whoever can be killed is killed."""
 
+import json
 import os
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -139,6 +142,32 @@ def test_parameters_that_can_never_work_are_refused_at_the_door(live: MakeLive) 
 
     assert refused.value.code == "invalid"
     assert warden.ask("jobs.list")[0]["params"] == {"steps": 1}
+
+
+@pytest.mark.parametrize("number", [10**23, -(2**63) - 1])
+def test_a_number_that_no_worker_can_be_sent_is_refused_at_the_door(live: MakeLive, number: int) -> None:
+    warden = live()
+
+    refused = warden.cli("jobs", "submit", "demo.count", f"steps={number}")
+
+    assert refused.returncode == 2, refused
+    assert "64 bits" in refused.stderr
+    assert warden.wait_for_job(warden.submit(steps=1)).status == "completed"
+
+
+def test_a_job_of_an_older_release_that_cannot_be_sent_fails_alone(live: MakeLive) -> None:
+    warden = live()
+    warden.stop()
+    with closing(sqlite3.connect(warden.state_dir / "jobs.sqlite")) as file, file:
+        doc = json.dumps({"id": "j-old", "kind": "demo.count", "params": {"steps": 10**23}, "max_attempts": 3, "created_wall": 1.0})
+        file.execute(
+            "INSERT INTO jobs (id, kind, status, attempt, priority, created, doc) VALUES ('j-old', 'demo.count', 'queued', 0, 10, 1.0, ?)", (doc.encode(),)
+        )
+
+    warden.start()
+
+    assert warden.wait_for_job("j-old").reason == "bad_input"
+    assert warden.wait_for_job(warden.submit(steps=1)).status == "completed"
 
 
 def test_a_job_that_was_cleaned_up_is_gone_and_not_unknown(live: MakeLive) -> None:

@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from workers import base
+from workers import base, masks
 from workers.base import BadInput, Job, JobCancelled, Report
-from workers.sam import masks
+from workers.report import WorkPauses
 from workers.sam.requests import PropagateParams, SamOptions, SegmentParams
 from workers.sam.worker import Sam
 
@@ -33,8 +33,9 @@ TWO = [*ONE, {"object": 2, "points": [SECOND]}]
 class Recorder(Report):
     """Keeps the progress it was told, and orders the work to stop once it reaches a percentage."""
 
-    def __init__(self, job: Job, *, stop_at: float | None = None) -> None:
+    def __init__(self, job: Job, *, stop_at: float | None = None, pause_at: float | None = None) -> None:
         super().__init__(job)
+        self.pause_at = pause_at
         self.seen: list[tuple[float, str]] = []
         self.stop_at = stop_at
 
@@ -42,6 +43,8 @@ class Recorder(Report):
         self.seen.append((round(100 * done / total, 3), phase))
         if self.stop_at is not None and done >= self.stop_at:
             self.interrupt(JobCancelled("cancelled"))  # as the supervisor's order comes: found at the next look
+        if self.pause_at is not None and done >= self.pause_at:
+            self.pause()
         super().progress(done, total, phase=phase, metrics=metrics)
 
 
@@ -63,7 +66,9 @@ class Story:
         worker.load()
         return worker
 
-    def propagate(self, name: str, *, worker: Sam | None = None, stop_at: float | None = None, resume: bool = False, **params: Any) -> dict[str, Any]:
+    def propagate(
+        self, name: str, *, worker: Sam | None = None, stop_at: float | None = None, pause_at: float | None = None, resume: bool = False, **params: Any
+    ) -> dict[str, Any]:
         folder = self.root / name
         folder.mkdir(exist_ok=True)
         job = Job(
@@ -74,19 +79,21 @@ class Story:
             dir=folder,
             resume_from=folder / "checkpoint" if resume else None,
         )
-        return self.outcome(worker or self.worker, job, stop_at=stop_at)
+        return self.outcome(worker or self.worker, job, stop_at=stop_at, pause_at=pause_at)
 
     def segment(self, *, worker: Sam | None = None, **params: Any) -> dict[str, Any]:
         values = msgspec.convert({"image": str(self.image), **params}, SegmentParams)
         return self.outcome(worker or self.worker, Job(id="click", attempt=1, kind="sam.segment", params=values, dir=self.root))
 
-    def outcome(self, worker: Sam, job: Job, *, stop_at: float | None = None) -> dict[str, Any]:
-        report = Recorder(job, stop_at=stop_at)
+    def outcome(self, worker: Sam, job: Job, *, stop_at: float | None = None, pause_at: float | None = None) -> dict[str, Any]:
+        report = Recorder(job, stop_at=stop_at, pause_at=pause_at)
         before = memory_mib()
         began_s = time.perf_counter()
         told: dict[str, Any] = {}
         try:
             told["result"] = worker.run(job, report)
+        except WorkPauses as paused:
+            told["paused"] = str(paused)
         except JobCancelled:
             told["cancelled"] = True
         except BadInput as refused:
@@ -163,6 +170,16 @@ def videos(story: Story) -> dict[str, Any]:
     told["stream_two"] = against_the_stream(story, "whole", {"points": [FIRST, SECOND], "labels": [1, 1]})
     story.propagate("box", prompts=[{"box": [20, 20, 60, 70]}])
     told["stream_box"] = against_the_stream(story, "box", {"bboxes": [[20, 20, 60, 70]]})
+    return told
+
+
+def pauses(story: Story) -> dict[str, Any]:
+    """Pause a job while it encodes, then while it propagates, then let it end."""
+    told: dict[str, Any] = {"encode": story.propagate("paused", pause_at=20.0)}
+    told["propagate"] = story.propagate("paused", pause_at=70.0)
+    told["masks_after"] = len(story.objects("paused"))
+    told["end"] = story.propagate("paused", resume=True)
+    told["same"] = same(story.objects("paused"), story.objects("whole"))
     return told
 
 
@@ -288,7 +305,7 @@ def main() -> None:
     sys.addaudithook(watch)
     story = Story(root)
     told: dict[str, Any] = {"note": story.worker.note}
-    for part in (videos, interruptions, clicks, refusals, networks):
+    for part in (videos, pauses, interruptions, clicks, refusals, networks):
         told[part.__name__] = part(story)
     told["reached"] = reached
     (root / "told.json").write_text(json.dumps(told))

@@ -112,7 +112,7 @@ class _Run:
 
     def track(self, digest: str) -> int:
         """Write the masks of each frame. Return how many an earlier attempt had done for good."""
-        with Tracker(self._network, self._encoder, size=self._film.size, end=self.end, check=self._report.check) as tracker:
+        with Tracker(self._network, self._encoder, size=self._film.size, end=self.end, check=self._check) as tracker:
             start = self._recalled(tracker, digest)
             if start == self._first:
                 shutil.rmtree(self.masks_dir, ignore_errors=True)
@@ -130,6 +130,11 @@ class _Run:
                     saved_s = time.monotonic()
                 pace.step()
         return done
+
+    def _check(self) -> None:
+        """Obey an order between two objects of a frame; one that wants a checkpoint waits for the end of the frame, where it can be saved."""
+        if not self._report.checkpoint_wanted:
+            self._report.check()
 
     def _prompt(self, tracker: Tracker) -> None:
         ordered = sorted(self._params.prompts, key=lambda prompt: (prompt.frame, prompt.object))

@@ -13,7 +13,7 @@ import pytest
 pytestmark = [
     pytest.mark.models,
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="needs the extra models"),
 ]
 
@@ -32,7 +32,7 @@ def told(root: Path) -> dict[str, Any]:
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(checkout), "HOME": str(root), "ROOT": str(root), "OMP_NUM_THREADS": "1"}
     with (root / "log").open("wb") as log:
         done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("sam_story.py"))], env=environment, stdout=log, stderr=subprocess.STDOUT, check=False, timeout=280
+            [sys.executable, str(Path(__file__).with_name("sam_story.py"))], env=environment, stdout=log, stderr=subprocess.STDOUT, check=False, timeout=880
         )
     assert done.returncode == 0, (root / "log").read_text(errors="replace")[-4000:]
     found: dict[str, Any] = json.loads((root / "told.json").read_text())
@@ -124,6 +124,14 @@ def test_a_pause_while_it_follows_waits_one_frame_and_not_for_the_next_turn_to_s
     assert {"checkpoint", "features.spool", "masks"} <= set(pauses["propagate"]["files"])
     assert pauses["end"]["result"]["reused"] == {"encode": FRAMES, "propagate": FRAMES // 2 + 1}
     assert pauses["same"]
+
+
+def test_a_worker_that_must_leave_at_once_saves_the_frame_at_hand(told: dict[str, Any]) -> None:
+    pauses = told["pauses"]
+
+    assert pauses["leaves"]["leaves"] == "the worker was asked to stop"
+    assert pauses["after_leaving"]["result"]["reused"] == {"encode": FRAMES, "propagate": FRAMES // 2 + 1}
+    assert pauses["same_after_leaving"]
 
 
 @pytest.mark.parametrize("fault", ["lost", "torn"])

@@ -1,7 +1,8 @@
-"""Options and parameters as they were given, held to the shape that the worker declared."""
+"""Options and parameters as they were given, held to the shape that the worker declared, and the files that they name."""
 
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -49,3 +50,22 @@ def schema_of(shape: type[Struct]) -> dict[str, Any]:
     named["additionalProperties"] = False  # held_to refuses unknown names, also where the Struct does not
     named.update(getattr(shape, "schema_extra", {}))
     return whole
+
+
+def existing_file(path: str, *, what: str) -> Path:
+    """Return the path of a file that can be opened. what: "video", "image". Raises BadInput."""
+    found = Path(path).expanduser()
+    if not path or found.is_dir():
+        raise BadInput(f'{what} = "{path}" is {"a folder" if path else "empty"}: the path of one {what} file was expected.')
+    if not found.is_absolute():
+        raise BadInput(f'{what} = "{path}" is a relative path, and the worker cannot know what it is relative to: give the whole path.')
+    try:
+        with found.open("rb") as file:
+            empty = not file.read(1)
+    except FileNotFoundError as error:
+        raise BadInput(f"{what}: there is no file {found}. Check the path.") from error
+    except OSError as error:
+        raise BadInput(f"{what}: {found} cannot be read ({error.strerror}). Check its permissions.") from error
+    if empty:
+        raise BadInput(f"{what}: {found} is empty (0 bytes). Give a file with a picture in it.")
+    return found

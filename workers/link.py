@@ -88,6 +88,8 @@ class Link:
             report.interrupt(JobCancelled("cancelled"))
         if key in self.paused:
             report.pause()
+            if key not in self.paused:  # resumed between the two lines
+                report.resume()
         if self.stopping is not None:
             report.interrupt(WorkerLeaves(self.stopping))
 

@@ -1,6 +1,5 @@
 """What workers say of their kinds is kept, used to say what does not fit, and never believed too much."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +203,7 @@ def test_a_file_that_is_not_whole_counts_as_nothing(tmp_path: Path, content: byt
 
 
 def test_too_many_kinds_are_not_taken(kinds: KnownKinds) -> None:
-    many: Mapping[str, Any] = {f"kind-{number}": {"type": "object"} for number in range(300)}
+    many = {f"kind-{number}": {"type": "object"} for number in range(300)}
 
     assert not kinds.learn("hostile", many)
     assert not kinds.learn("hostile", {"": {"type": "object"}, "x" * 101: {"type": "object"}})

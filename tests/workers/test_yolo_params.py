@@ -32,11 +32,21 @@ def test_a_learning_rate_that_would_be_ignored_is_refused() -> None:
         TrainParams(data="set", lr0=0.01).knobs()
 
 
+def test_a_training_has_one_source() -> None:
+    with pytest.raises(msgspec.ValidationError, match="found neither data nor masks, expected exactly one of them"):
+        msgspec.convert({}, TrainParams)
+    with pytest.raises(msgspec.ValidationError, match="found both data and masks"):
+        msgspec.convert({"data": "set", "masks": {"video": "v", "masks_dir": "m"}}, TrainParams)
+
+
 @pytest.mark.parametrize(
     "params",
     [
         {},
         {"data": ""},
+        {"data": "set", "masks": {"video": "v", "masks_dir": "m"}},
+        {"masks": {"video": "v"}},
+        {"masks": {"video": "v", "masks_dir": "m", "val_share": 1}},
         {"data": "set", "epochs": 0},
         {"data": "set", "epochs": "many"},
         {"data": "set", "batch": 0},

@@ -8,14 +8,16 @@ import json
 import os
 import re
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workers import base, samples
+import numpy as np
+
+from workers import base, masks, samples
 from workers.base import BadInput, Job, JobCancelled, Report
-from workers.yolo.params import Options, PredictParams, TrainParams
+from workers.report import WorkPauses
+from workers.yolo.params import Masks, Options, PredictParams, TrainParams
 from workers.yolo.worker import Yolo
 
 SMALL: dict[str, Any] = {"batch": 4, "image_size": 64, "optimizer": "AdamW", "lr0": 0.001, "mosaic": 0.0}
@@ -24,20 +26,24 @@ SMALL: dict[str, Any] = {"batch": 4, "image_size": 64, "optimizer": "AdamW", "lr
 class Recorder(Report):
     """Keeps what it was told, and orders the work to stop at the nth word of a phase."""
 
-    def __init__(self, job: Job, *, stop_phase: str = "", stop_at: int = 0) -> None:
+    def __init__(self, job: Job, *, stop_phase: str = "", stop_at: int = 0, pauses: bool = False) -> None:
         super().__init__(job)
+        self.pauses = pauses
         self.seen: list[tuple[float, float, str, Mapping[str, float] | None]] = []
         self.stop_phase, self.stop_left = stop_phase, stop_at
-        self.ordered_at_s = 0.0
+        self.ordered_at = 0
 
     def progress(self, done: float, total: float, *, phase: str = "", metrics: Mapping[str, float] | None = None) -> None:
         self.seen.append((done, total, phase, metrics))
         if phase == self.stop_phase and metrics is None:
             self.stop_left -= 1
             if self.stop_left == 0:
-                self.ordered_at_s = time.perf_counter()
+                self.ordered_at = len(self.seen)
                 # As the supervisor's order comes: the flag is up, and the next look of the work finds it.
-                self.interrupt(JobCancelled("cancelled"))
+                if self.pauses:
+                    self.pause()
+                else:
+                    self.interrupt(JobCancelled("cancelled"))
                 return
         super().progress(done, total, phase=phase, metrics=metrics)
 
@@ -69,15 +75,17 @@ class Story:
         report = Recorder(job, **stop)
         try:
             return self.worker.run(job, report), report
+        except WorkPauses as paused:
+            return {"paused": str(paused)}, report
         except JobCancelled:
-            return {"cancelled_after_s": time.perf_counter() - report.ordered_at_s}, report
+            return {"words_after": len(report.seen) - report.ordered_at}, report
         except BadInput as refused:
             return {"refused": str(refused)}, report
         finally:
             base._release()
 
-    def train(self, name: str, *, epochs: int, attempt: int = 1, **stop: Any) -> tuple[dict[str, Any], Recorder]:
-        params = TrainParams(data=str(self.data), epochs=epochs, **SMALL)
+    def train(self, name: str, *, epochs: int, attempt: int = 1, masks: Masks | None = None, **stop: Any) -> tuple[dict[str, Any], Recorder]:
+        params = TrainParams(**({"data": str(self.data)} if masks is None else {"masks": masks}), epochs=epochs, **SMALL)
         return self.run(name, "yolo.train", params, attempt=attempt, **stop)
 
 
@@ -124,12 +132,40 @@ def tell(root: Path) -> dict[str, Any]:
     told["predicted"], _ = story.run("predict", "yolo.predict", PredictParams(image=pictures, weights=told["whole"]["result"]["weights"], conf=0.0001))
     told["predicted_untrained"], _ = story.run("predict", "yolo.predict", PredictParams(image=pictures[0]))
     told["memory"]["end"] = pss_mib()
+    told["masks"] = from_masks(story)
     (root / "note.pt").write_text("hello")
     told["bad"] = refused(story, pictures[0])
     story.worker.options = Options(weights=told["whole"]["result"]["weights"], image_size=64, device="cpu")
     story.worker.load()
     result, _ = story.train("finetuned", epochs=1)
     told["finetuned"] = {"result": result}
+    return told
+
+
+def from_masks(story: Story) -> dict[str, Any]:
+    """Train on what SAM left of a video, paused while the set is made, then in the first epoch, then go on."""
+    root = story.root
+    film = samples.video(root / "film.mp4", frames=15, size=(160, 96))
+    folder = root / "masks"
+    folder.mkdir()
+    for frame, (x, y) in enumerate(film.torso):
+        mask = np.zeros((96, 160), dtype=bool)
+        mask[max(int(y) - 20, 0) : int(y) + 20, max(int(x) - 10, 0) : int(x) + 10] = True
+        masks.save_frame(folder, frame, size=(96, 160), objects={1: mask})
+    wanted = Masks(video=str(film.path), masks_dir="masks", classes={"1": "person"})
+    told: dict[str, Any] = {}
+    for attempt, (name, stop) in enumerate(
+        {"making": {"stop_phase": "make data set", "stop_at": 9, "pauses": True}, "first_epoch": {"stop_phase": "train", "stop_at": 1, "pauses": True}}.items(),
+        1,
+    ):
+        result, report = story.train("masked", epochs=3, attempt=attempt, masks=wanted, **stop)
+        told[name] = {"result": result, "left": sorted(path.name for path in (root / "masked").iterdir()), **report.told()}
+    result, report = story.train("masked", epochs=3, attempt=3, masks=wanted)
+    with (root / "masked/run/results.csv").open() as results:
+        rows = [int(row["epoch"]) for row in csv.DictReader(results)]
+    told["whole"] = {"result": result, "rows": rows, **report.told()}
+    story.worker.abandon(root / "masked")
+    told["abandoned"] = sorted(path.name for path in (root / "masked").iterdir())
     return told
 
 

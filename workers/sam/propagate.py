@@ -2,8 +2,9 @@
 
 What an attempt leaves in the job's folder, and what the next one does with it:
 - `features.spool`: used again as far as its records are whole and video, range, network and size are the same;
-- `checkpoint`: the tracker's memory, every CHECKPOINT_EVERY_S; the next attempt goes on after its frame, when the job and
-  the network are the same and the masks up to there are all on disk; else the masks are removed and tracking starts over;
+- `checkpoint`: the tracker's memory, every CHECKPOINT_EVERY_S, and at the next frame when the job is to leave (a pause, a recycling); the next attempt
+  goes on after its frame, when the job and the network are the same and the masks up to there are all on disk; else the masks are removed and
+  tracking starts over;
 - `masks/`: stays, as it can be served while the job runs and after it failed or was cancelled.
 The spool is removed when the job ends, whatever its end. It stays when the job is interrupted, for the next attempt.
 """
@@ -18,9 +19,10 @@ from typing import Any, Final
 import msgspec
 import torch
 
+from workers import masks, video
 from workers.base import BadInput, Job, Report
-from workers.sam import masks, video
 from workers.sam.network import Network
+from workers.sam.pace import Pace
 from workers.sam.requests import PropagateParams, check_prompts, check_prompts_fit
 from workers.sam.spool import Spool
 from workers.sam.tracker import Encoder, Tracker
@@ -28,7 +30,6 @@ from workers.weights import WeightsError, open_checked
 
 ENCODE_SHARE = 0.4
 CHECKPOINT_EVERY_S = 15.0  # what a kill may cost; saving takes some milliseconds per object
-_SAY_EVERY = 50
 SPOOL: Final = "features.spool"
 
 
@@ -98,7 +99,7 @@ class _Run:
         found = self._spool.frames
         wanted = self.end - self._first
         self._spool.require_room(wanted)
-        pace = _Pace("encode", self._report, done=found, total=wanted, start=0.0, share=ENCODE_SHARE)
+        pace = Pace("encode", self._report, done=found, total=wanted, start=0.0, share=ENCODE_SHARE)
         frames = video.read_frames(self._film, start=self._first + found, count=wanted - found, check=self._report.check)
         for frame in frames:
             self._spool.append(self._encoder.encode(frame))
@@ -111,23 +112,29 @@ class _Run:
 
     def track(self, digest: str) -> int:
         """Write the masks of each frame. Return how many an earlier attempt had done for good."""
-        with Tracker(self._network, self._encoder, size=self._film.size, end=self.end, check=self._report.check) as tracker:
+        with Tracker(self._network, self._encoder, size=self._film.size, end=self.end, check=self._check) as tracker:
             start = self._recalled(tracker, digest)
             if start == self._first:
                 shutil.rmtree(self.masks_dir, ignore_errors=True)
                 self.masks_dir.mkdir()
                 self._prompt(tracker)
             done = start - self._first
-            pace = _Pace("propagate", self._report, done=done, total=self.end - self._first, start=ENCODE_SHARE, share=1 - ENCODE_SHARE)
+            pace = Pace("propagate", self._report, done=done, total=self.end - self._first, start=ENCODE_SHARE, share=1 - ENCODE_SHARE)
             saved_s = time.monotonic()
+            self._report.will_checkpoint()
             for frame in range(start, self.end):
                 found = tracker.track(frame, self._spool.read(frame - self._first))
                 masks.save_frame(self.masks_dir, frame, size=self._film.size, objects=found)
-                if time.monotonic() - saved_s >= self._checkpoint_every_s:
+                if self._report.checkpoint_wanted or time.monotonic() - saved_s >= self._checkpoint_every_s:
                     self._save(tracker, frame=frame, digest=digest)
                     saved_s = time.monotonic()
                 pace.step()
         return done
+
+    def _check(self) -> None:
+        """Obey an order between two objects of a frame; one that wants a checkpoint waits for the end of the frame, where it can be saved."""
+        if not self._report.checkpoint_wanted:
+            self._report.check()
 
     def _prompt(self, tracker: Tracker) -> None:
         ordered = sorted(self._params.prompts, key=lambda prompt: (prompt.frame, prompt.object))
@@ -164,35 +171,6 @@ class _Run:
         tracker.recall(saved["memory"])
         print(f"propagate: going on after frame {frame}", flush=True)
         return frame + 1
-
-
-class _Pace:
-    """Counts the frames of one phase: moves the job's progress at each, says every 50th."""
-
-    def __init__(self, phase: str, report: Report, *, done: int, total: int, start: float, share: float) -> None:
-        self._phase = phase
-        self._report = report
-        self._done = self._found = done
-        self._total = total
-        self._start = start
-        self._share = share
-        self._began_s = time.monotonic()
-        self._tell()
-
-    def step(self) -> None:
-        """One more frame is done. May raise what `Report.progress` raises."""
-        self._done += 1
-        if self._done % _SAY_EVERY == 0 or self._done == self._total:
-            print(f"{self._phase}: frame {self._done}/{self._total}, {self._fps():.2f} fps", flush=True)
-        self._tell()
-
-    def _tell(self) -> None:
-        percent = 100.0 * (self._start + self._share * self._done / self._total)
-        self._report.progress(percent, 100.0, phase=self._phase, metrics={"frame": self._done, "frames": self._total, "fps": self._fps()})
-
-    def _fps(self) -> float:
-        elapsed_s = time.monotonic() - self._began_s
-        return (self._done - self._found) / elapsed_s if elapsed_s > 0 else 0.0
 
 
 def _digest(identity: str, params: PropagateParams) -> str:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -39,7 +38,7 @@ class SamOptions(Struct, frozen=True, kw_only=True):
     disable_postproc: bool = False
 
 
-class SegmentParams(Struct, frozen=True, kw_only=True):
+class SegmentParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`sam.segment`: the masks of one image.
 
     points: [x, y] in pixels of the image, all on (or, with label 0, beside) one object; labels default to 1.
@@ -54,7 +53,7 @@ class SegmentParams(Struct, frozen=True, kw_only=True):
     multimask: bool = False
 
 
-class Prompt(Struct, frozen=True, kw_only=True):
+class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One object shown on one frame: points (labels default to 1), a box, or a box with points, in pixels of the video."""
 
     frame: Natural = 0
@@ -64,7 +63,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
     box: Xyxy | None = None
 
 
-class PropagateParams(Struct, frozen=True, kw_only=True):
+class PropagateParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`sam.propagate`: the masks of each frame of a video, from the prompts on.
 
     frames count from 0 at the start of the video.  first_frame: where to begin.  max_frames: how many; 0 for all.
@@ -75,25 +74,6 @@ class PropagateParams(Struct, frozen=True, kw_only=True):
     prompts: list[Prompt]
     first_frame: Natural = 0
     max_frames: Natural = 0
-
-
-def existing_file(path: str, *, what: str) -> Path:
-    """Return the path of a file that can be opened. what: "video", "image". Raises BadInput."""
-    found = Path(path).expanduser()
-    if not path or found.is_dir():
-        raise BadInput(f'{what} = "{path}" is {"a folder" if path else "empty"}: the path of one {what} file was expected.')
-    if not found.is_absolute():
-        raise BadInput(f'{what} = "{path}" is a relative path, and the worker cannot know what it is relative to: give the whole path.')
-    try:
-        with found.open("rb") as file:
-            empty = not file.read(1)
-    except FileNotFoundError as error:
-        raise BadInput(f"{what}: there is no file {found}. Check the path.") from error
-    except OSError as error:
-        raise BadInput(f"{what}: {found} cannot be read ({error.strerror}). Check its permissions.") from error
-    if empty:
-        raise BadInput(f"{what}: {found} is empty (0 bytes). Give a file with a picture in it.")
-    return found
 
 
 def check_segment(params: SegmentParams, *, size: tuple[int, int]) -> None:

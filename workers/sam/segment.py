@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from workers import masks
 from workers.base import Report
-from workers.sam import masks
+from workers.given import existing_file
 from workers.sam.network import Network
-from workers.sam.requests import SegmentParams, check_segment, existing_file
+from workers.sam.requests import SegmentParams, check_segment
 from workers.sam.upscale import content_ratio, scaled
-from workers.sam.video import read_image
+from workers.video import read_image
 
 
 class _Seen(NamedTuple):

@@ -1,8 +1,9 @@
 """The options of the YOLO worker and the params of its two kinds of job: types, bounds, defaults."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from workers.base import BadInput
 
@@ -10,6 +11,7 @@ STRIDE = 32  # the networks halve the picture five times
 
 ImageSize = Annotated[int, Meta(ge=64, le=4096)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Text = Annotated[str, Meta(min_length=1)]
 Optimizer = Literal["auto", "SGD", "MuSGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]
 
 
@@ -28,17 +30,35 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     image_size: ImageSize = 640
 
 
+class Masks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A video and its masks, of which a data set is made: frames with the boxes around the masks. Relative paths are relative to supervisor.toml.
+
+    masks_dir: the folder `masks` of a sam.propagate job.  classes: object id -> class name, where it is not to be object-<id>; objects may share a class.
+    val_share: how many of the frames that show something are held out, the last ones.  every: of so many frames one is taken.
+    """
+
+    video: Text
+    masks_dir: Text
+    classes: dict[str, Text] = {}
+    val_share: Annotated[float, Meta(gt=0, lt=1)] = 0.2
+    every: Annotated[int, Meta(ge=1)] = 1
+
+
 class TrainParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One training. The names and defaults are those of ultralytics, but image_size (imgsz) and lr0 (0.01 there).
 
-    data: a data set's yaml file, or its folder.  patience: epochs without a better result until it stops early, 0 = never.
+    data: a data set's yaml file, or its folder.  masks: what a data set is to be made of, in place of data.
+    patience: epochs without a better result until it stops early, 0 = never.
     lr0: the first learning rate; "auto" as optimizer picks both, so lr0 needs a named optimizer.  lrf: the last one, as a share of lr0.
     nbs: pictures between two steps of the optimizer; with a smaller batch, the gradients of several are added up.
     mosaic, mixup, fliplr, flipud: how probable the change is.  scale, translate: its largest share.  degrees: its largest turn.
     close_mosaic: in so many epochs at the end mosaic is off.  freeze: so many layers, from the first, are not trained.
     """
 
-    data: Annotated[str, Meta(min_length=1)]
+    schema_extra: ClassVar[Mapping[str, Any]] = {"oneOf": [{"required": ["data"]}, {"required": ["masks"]}]}
+
+    data: Text | UnsetType = UNSET
+    masks: Masks | UnsetType = UNSET
     epochs: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
     batch: Annotated[int, Meta(ge=1, le=4096)] = 16
     image_size: ImageSize | None = None
@@ -61,6 +81,12 @@ class TrainParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     fliplr: Share = 0.5
     flipud: Share = 0.0
     freeze: Annotated[int, Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        """Hold to schema_extra."""
+        if (self.data is UNSET) == (self.masks is UNSET):
+            found = "neither data nor masks" if self.data is UNSET else "both data and masks"
+            raise ValueError(f"found {found}, expected exactly one of them: `data` is a data set, `masks` what one is to be made of")
 
     def knobs(self) -> dict[str, Any]:
         """Return what ultralytics' trainer is told of these, under its names. Raises BadInput for an lr0 that would be ignored."""
@@ -87,11 +113,11 @@ class PredictParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     weights: another network for this job, such as the best.pt of a training.
     """
 
-    image: Annotated[str, Meta(min_length=1)] | Annotated[list[str], Meta(min_length=1)]
+    image: Text | Annotated[list[str], Meta(min_length=1)]
     conf: Share = 0.25
     iou: Share = 0.7
     image_size: ImageSize | None = None
-    weights: Annotated[str, Meta(min_length=1)] | None = None
+    weights: Text | None = None
 
 
 def check_image_size(size: int, *, where: str) -> int:

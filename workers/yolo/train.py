@@ -6,29 +6,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from workers.base import Job, Report
-from workers.yolo import dataset, resume
+from workers.yolo import dataset, mask_set, resume
 from workers.yolo.network import Network, open_checkpoint, open_network
-from workers.yolo.params import TrainParams, check_image_size
+from workers.yolo.params import Masks, TrainParams, check_image_size
 from workers.yolo.watch import Watch, read_metrics
 
 if TYPE_CHECKING:
     from ultralytics.models.yolo.detect import DetectionTrainer
 
+MADE: Final = "dataset"  # the folder of a data set that was made of masks
 GPU_LOADERS: Final = 4  # processes that read pictures for a card; on the CPU ultralytics itself sets 0
 
 
 def train(job: Job, report: Report, network: Network, *, image_size: int, base: Path) -> dict[str, Any]:
     """Return metrics and files of the trained network. All it writes is in job.dir; of the data set only the label caches.
 
-    image_size: for a job that names none.  base: what a relative `data` is relative to.
+    image_size: for a job that names none.  base: what relative paths are relative to.
     Raises BadInput before anything is trained, JobCancelled within a batch (but for the first scan of a new data set by ultralytics).
     """
     started_s = time.monotonic()
     params: TrainParams = job.params
     knobs = params.knobs()
     size = check_image_size(params.image_size or image_size, where="yolo.train")
-    watch = Watch(report, epochs=params.epochs, batch=params.batch)
-    data = dataset.read(base / Path(params.data).expanduser(), beat=watch.checked)
+    watch = Watch(report, epochs=params.epochs, batch=params.batch, makes_data=isinstance(params.masks, Masks))
+    data = dataset.read(_data(job, watch, base=base), beat=watch.checked)
     yaml = data.write(job.dir / "data")
     run = job.dir / "run"
     found = resume.prepare(job.resume_from, run, epochs=params.epochs)
@@ -55,6 +56,7 @@ def train(job: Job, report: Report, network: Network, *, image_size: int, base: 
         "weights": str(run / "weights" / "best.pt"),
         "results_csv": str(run / "results.csv"),
         "seconds": round(time.monotonic() - started_s, 3),
+        "data": str(data.yaml),
         "images": len(data.train),
         "val_images": len(data.val),
         "classes": list(data.names),
@@ -62,6 +64,14 @@ def train(job: Job, report: Report, network: Network, *, image_size: int, base: 
         "note": note,
         "resumed_from_epoch": found.epochs_done if found else None,
     }
+
+
+def _data(job: Job, watch: Watch, *, base: Path) -> Path:
+    """Return the data set's yaml or folder: the one that was named, or the one that is made of the masks."""
+    params: TrainParams = job.params
+    if isinstance(params.masks, Masks):
+        return mask_set.make(params.masks, job.dir / MADE, base=base, beat=watch.made)
+    return base / Path(str(params.data)).expanduser()
 
 
 def _train(watch: Watch, settings: dict[str, Any]) -> dict[str, float]:

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from workers.base import Report
 
-CHECKED: Final = 1.0  # the look at the data set counts as one batch
+MADE: Final = 1.0  # the making of the data set, where there is one, counts as one batch, ...
+CHECKED: Final = 1.0  # ... and so does the look at it
 METRICS: Final = {
     "precision": "metrics/precision(B)",
     "recall": "metrics/recall(B)",
@@ -21,12 +22,13 @@ METRICS: Final = {
 class Watch:
     """The callbacks of one training. The scale of its progress is batches, of training and of validation alike, over the whole job."""
 
-    def __init__(self, report: Report, *, epochs: int, batch: int) -> None:
+    def __init__(self, report: Report, *, epochs: int, batch: int, makes_data: bool = False) -> None:
         """batch: pictures in one batch of the training; a validation takes twice as many at once."""
         self.epochs = epochs
         self.epoch = -1  # 0-based; the one at hand, or the last one
         self._report = report
         self._batch = batch
+        self._made = MADE if makes_data else 0.0
         self._batches = self._val_batches = 1
         self._done_batches = self._done_val = 0
         self._ending = False
@@ -46,13 +48,25 @@ class Watch:
             "on_fit_epoch_end": self._epoch_end,
         }
 
+    def made(self, done: int, total: int) -> None:
+        """Report the making of the data set, which comes first: so many of its steps are done."""
+        self._report.progress(self._made * done / total, self._guess(total), phase="make data set")
+
     def checked(self, done: int, total: int) -> None:
         """Report the look at the data set, which comes before the training: so many of its pictures are done."""
-        self._report.progress(CHECKED * done / total, CHECKED + self.epochs * max(total / self._batch, 2), phase="check data set")
+        self._report.progress(self._made + CHECKED * done / total, self._guess(total), phase="check data set")
+
+    def _guess(self, pictures: int) -> float:
+        """Return about how many batches the whole job has, before it is known."""
+        return self._before + self.epochs * max(pictures / self._batch, 2)
 
     def only_validate(self, epochs_done: int) -> None:
         """Say that all epochs are done, and only the final validation is left."""
         self.epoch, self._ending = epochs_done - 1, True
+
+    @property
+    def _before(self) -> float:
+        return self._made + CHECKED
 
     @property
     def _per_epoch(self) -> int:
@@ -60,10 +74,11 @@ class Watch:
 
     @property
     def _total(self) -> float:
-        return CHECKED + self.epochs * self._per_epoch + self._val_batches  # the best network is validated once more at the end
+        return self._before + self.epochs * self._per_epoch + self._val_batches  # the best network is validated once more at the end
 
     def _train_start(self, trainer: Any) -> None:
         self._batches, self._val_batches = len(trainer.train_loader), len(trainer.test_loader)
+        self._report.will_checkpoint()  # each epoch
         self._report.check()
 
     def _epoch_start(self, trainer: Any) -> None:
@@ -77,7 +92,7 @@ class Watch:
     def _batch_end(self, trainer: Any) -> None:
         self._done_batches += 1
         here = min(self._done_batches / len(trainer.train_loader), 1.0) * self._batches
-        self._report.progress(CHECKED + self.epoch * self._per_epoch + here, self._total, phase="train")
+        self._report.progress(self._before + self.epoch * self._per_epoch + here, self._total, phase="train")
 
     def _val_start(self, _validator: Any) -> None:
         self._done_val = 0
@@ -85,7 +100,7 @@ class Watch:
     def _val_batch_end(self, _validator: Any) -> None:
         self._done_val = min(self._done_val + 1, self._val_batches)
         before = self.epochs * self._per_epoch if self._ending else self.epoch * self._per_epoch + self._batches
-        self._report.progress(CHECKED + before + self._done_val, self._total, phase="validate")
+        self._report.progress(self._before + before + self._done_val, self._total, phase="validate")
 
     def _saved(self, _trainer: Any) -> None:
         self._to_keep = True
@@ -99,7 +114,7 @@ class Watch:
         told = "  ".join(f"{name}={value:.4g}" for name, value in metrics.items() if name != "epoch")
         print(f"yolo: epoch {self.epoch + 1}/{self.epochs}  {told}", flush=True)
         try:
-            self._report.progress(CHECKED + (self.epoch + 1) * self._per_epoch, self._total, phase="validate", metrics=metrics)
+            self._report.progress(self._before + (self.epoch + 1) * self._per_epoch, self._total, phase="validate", metrics=metrics)
         finally:  # told first, since the work may have to leave at its checkpoint; kept in any case, since the epoch is done
             self._keep(trainer)
 

@@ -1,6 +1,7 @@
 """The YOLO worker as Warden sees it: what it serves, what it loads, which job goes where."""
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +14,7 @@ from workers.weights import WeightsError
 from workers.yolo import network
 from workers.yolo.params import Options, PredictParams, TrainParams, check_image_size
 from workers.yolo.predict import predict
-from workers.yolo.train import train
+from workers.yolo.train import MADE, train
 
 if TYPE_CHECKING:
     from ultralytics import YOLO
@@ -53,6 +54,10 @@ class Yolo(Worker):
         if params.weights is not None:
             told = {"trained": True, "note": "", "weights": params.weights}
         return {**predict(job, report, chosen, image_size=self.options.image_size, device=self._network.device, base=self.config_dir), **told}
+
+    def abandon(self, folder: Path) -> None:
+        """Remove the data set that was made of masks: what came of the training so far stays, and the masks can be made one again."""
+        shutil.rmtree(folder / MADE, ignore_errors=True)
 
     def _warm(self) -> None:
         """Predict on an empty picture, so that what the first prediction imports and allocates is there before the first job."""

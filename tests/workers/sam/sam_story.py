@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from workers import base
+from workers import base, masks
 from workers.base import BadInput, Job, JobCancelled, Report
-from workers.sam import masks
+from workers.report import WorkerLeaves, WorkPauses
 from workers.sam.requests import PropagateParams, SamOptions, SegmentParams
 from workers.sam.worker import Sam
 
@@ -33,8 +33,10 @@ TWO = [*ONE, {"object": 2, "points": [SECOND]}]
 class Recorder(Report):
     """Keeps the progress it was told, and orders the work to stop once it reaches a percentage."""
 
-    def __init__(self, job: Job, *, stop_at: float | None = None) -> None:
+    def __init__(self, job: Job, *, stop_at: float | None = None, pause_at: float | None = None, leave_at: float | None = None) -> None:
         super().__init__(job)
+        self.leave_at = leave_at
+        self.pause_at = pause_at
         self.seen: list[tuple[float, str]] = []
         self.stop_at = stop_at
 
@@ -42,7 +44,14 @@ class Recorder(Report):
         self.seen.append((round(100 * done / total, 3), phase))
         if self.stop_at is not None and done >= self.stop_at:
             self.interrupt(JobCancelled("cancelled"))  # as the supervisor's order comes: found at the next look
+        if self.pause_at is not None and done >= self.pause_at:
+            self.pause()
         super().progress(done, total, phase=phase, metrics=metrics)
+
+    def check(self) -> None:
+        super().check()
+        if self.leave_at is not None and self.seen and self.seen[-1][0] >= self.leave_at:
+            self.interrupt(WorkerLeaves("the worker was asked to stop"))  # right after a look: it comes while the frame is worked on
 
 
 class Story:
@@ -63,7 +72,9 @@ class Story:
         worker.load()
         return worker
 
-    def propagate(self, name: str, *, worker: Sam | None = None, stop_at: float | None = None, resume: bool = False, **params: Any) -> dict[str, Any]:
+    def propagate(
+        self, name: str, *, worker: Sam | None = None, resume: bool = False, stop: Mapping[str, float] | None = None, **params: Any
+    ) -> dict[str, Any]:
         folder = self.root / name
         folder.mkdir(exist_ok=True)
         job = Job(
@@ -74,19 +85,23 @@ class Story:
             dir=folder,
             resume_from=folder / "checkpoint" if resume else None,
         )
-        return self.outcome(worker or self.worker, job, stop_at=stop_at)
+        return self.outcome(worker or self.worker, job, **(stop or {}))
 
     def segment(self, *, worker: Sam | None = None, **params: Any) -> dict[str, Any]:
         values = msgspec.convert({"image": str(self.image), **params}, SegmentParams)
         return self.outcome(worker or self.worker, Job(id="click", attempt=1, kind="sam.segment", params=values, dir=self.root))
 
-    def outcome(self, worker: Sam, job: Job, *, stop_at: float | None = None) -> dict[str, Any]:
-        report = Recorder(job, stop_at=stop_at)
+    def outcome(self, worker: Sam, job: Job, **stop: float) -> dict[str, Any]:
+        report = Recorder(job, **stop)
         before = memory_mib()
         began_s = time.perf_counter()
         told: dict[str, Any] = {}
         try:
             told["result"] = worker.run(job, report)
+        except WorkPauses as paused:
+            told["paused"] = str(paused)
+        except WorkerLeaves as leaves:
+            told["leaves"] = str(leaves)
         except JobCancelled:
             told["cancelled"] = True
         except BadInput as refused:
@@ -166,26 +181,39 @@ def videos(story: Story) -> dict[str, Any]:
     return told
 
 
+def pauses(story: Story) -> dict[str, Any]:
+    """Pause a job while it encodes, then while it propagates, then let it end."""
+    told: dict[str, Any] = {"encode": story.propagate("paused", stop={"pause_at": 20.0})}
+    told["propagate"] = story.propagate("paused", stop={"pause_at": 70.0})
+    told["masks_after"] = len(story.objects("paused"))
+    told["end"] = story.propagate("paused", resume=True)
+    told["same"] = same(story.objects("paused"), story.objects("whole"))
+    told["leaves"] = story.propagate("leaves", stop={"leave_at": 70.0})
+    told["after_leaving"] = story.propagate("leaves", resume=True)
+    told["same_after_leaving"] = same(story.objects("leaves"), story.objects("whole"))
+    return told
+
+
 def interruptions(story: Story) -> dict[str, Any]:
     """Cancel a job while it encodes, then while it propagates, then let it end; and one whose video changed in between."""
     story.worker._propagator._checkpoint_every_s = 0.0  # type: ignore[union-attr]  # a SAM2 network has one
-    told: dict[str, Any] = {"encode": story.propagate("broken", stop_at=20.0)}
-    told["propagate"] = story.propagate("broken", stop_at=70.0)
+    told: dict[str, Any] = {"encode": story.propagate("broken", stop={"stop_at": 20.0})}
+    told["propagate"] = story.propagate("broken", stop={"stop_at": 70.0})
     told["masks_after"] = len(story.objects("broken"))
     told["end"] = story.propagate("broken", resume=True)
     told["same"] = same(story.objects("broken"), story.objects("whole"))
 
-    story.propagate("lost", stop_at=70.0)
+    story.propagate("lost", stop={"stop_at": 70.0})
     masks.frame_file(story.root / "lost" / "masks", 1).unlink()
     told["lost"] = story.propagate("lost", resume=True)
-    story.propagate("torn", stop_at=70.0)
+    story.propagate("torn", stop={"stop_at": 70.0})
     (story.root / "torn" / "checkpoint").write_bytes(b"torn")
     told["torn"] = story.propagate("torn", resume=True)
     told["torn_same"] = same(story.objects("torn"), story.objects("whole"))
 
     other = story.root / "changing.mp4"
     film(other)
-    story.propagate("changed", video=str(other), stop_at=70.0)
+    story.propagate("changed", video=str(other), stop={"stop_at": 70.0})
     film(other, frames=FRAMES - 2)
     told["changed"] = story.propagate("changed", video=str(other), resume=True)
     told["changed_masks"] = len(story.objects("changed"))
@@ -288,7 +316,7 @@ def main() -> None:
     sys.addaudithook(watch)
     story = Story(root)
     told: dict[str, Any] = {"note": story.worker.note}
-    for part in (videos, interruptions, clicks, refusals, networks):
+    for part in (videos, pauses, interruptions, clicks, refusals, networks):
         told[part.__name__] = part(story)
     told["reached"] = reached
     (root / "told.json").write_text(json.dumps(told))

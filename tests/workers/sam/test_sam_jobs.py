@@ -13,7 +13,7 @@ import pytest
 pytestmark = [
     pytest.mark.models,
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="needs the extra models"),
 ]
 
@@ -29,10 +29,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def told(root: Path) -> dict[str, Any]:
     checkout = Path(__file__).parents[3]
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(checkout), "HOME": str(root), "ROOT": str(root), "OMP_NUM_THREADS": "2"}
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(checkout), "HOME": str(root), "ROOT": str(root), "OMP_NUM_THREADS": "1"}
     with (root / "log").open("wb") as log:
         done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("sam_story.py"))], env=environment, stdout=log, stderr=subprocess.STDOUT, check=False, timeout=280
+            [sys.executable, str(Path(__file__).with_name("sam_story.py"))], env=environment, stdout=log, stderr=subprocess.STDOUT, check=False, timeout=880
         )
     assert done.returncode == 0, (root / "log").read_text(errors="replace")[-4000:]
     found: dict[str, Any] = json.loads((root / "told.json").read_text())
@@ -105,6 +105,33 @@ def test_the_next_attempt_goes_on_and_ends_with_the_same_masks(told: dict[str, A
     assert told["interruptions"]["end"]["result"]["reused"] == {"encode": FRAMES, "propagate": FRAMES // 2}
     assert told["interruptions"]["same"]
     assert "features.spool" not in told["interruptions"]["end"]["files"]
+
+
+def test_a_pause_while_it_encodes_keeps_the_frames_that_are_encoded(told: dict[str, Any]) -> None:
+    pauses = told["pauses"]
+
+    assert pauses["encode"]["progress"][-1] == [20.0, "encode"]
+    assert pauses["encode"]["paused"]
+    assert pauses["propagate"]["progress"][0] == [20.0, "encode"]
+
+
+def test_a_pause_while_it_follows_waits_one_frame_and_not_for_the_next_turn_to_save(told: dict[str, Any]) -> None:
+    pauses = told["pauses"]
+
+    assert pauses["propagate"]["paused"] == "paused at its checkpoint"
+    assert pauses["propagate"]["progress"][-1] == [70.0, "propagate"]
+    assert pauses["masks_after"] == FRAMES // 2 + 1
+    assert {"checkpoint", "features.spool", "masks"} <= set(pauses["propagate"]["files"])
+    assert pauses["end"]["result"]["reused"] == {"encode": FRAMES, "propagate": FRAMES // 2 + 1}
+    assert pauses["same"]
+
+
+def test_a_worker_that_must_leave_at_once_saves_the_frame_at_hand(told: dict[str, Any]) -> None:
+    pauses = told["pauses"]
+
+    assert pauses["leaves"]["leaves"] == "the worker was asked to stop"
+    assert pauses["after_leaving"]["result"]["reused"] == {"encode": FRAMES, "propagate": FRAMES // 2 + 1}
+    assert pauses["same_after_leaving"]
 
 
 @pytest.mark.parametrize("fault", ["lost", "torn"])

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from workers.base import BadInput
-from workers.sam.requests import Prompt, PropagateParams, SamOptions, SegmentParams, check_prompts, check_prompts_fit, check_segment, existing_file
+from workers.given import existing_file
+from workers.sam.requests import Prompt, PropagateParams, SamOptions, SegmentParams, check_prompts, check_prompts_fit, check_segment
 
 SIZE = (90, 160)  # height, width
 

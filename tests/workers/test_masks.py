@@ -12,7 +12,7 @@ pytest.importorskip("numpy")
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.sam import masks
+from workers import masks
 
 
 def slow_counts(mask: NDArray[np.bool_]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.base import BadInput
-from workers.sam.requests import existing_file
+from workers.given import existing_file
 
 _SANE_FRAMES = 10_000_000  # two days at 60 frames a second; more is a broken header
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import zmq
 
-from supervisor import __version__, control, wire
+from supervisor import __version__, control, early, wire
 from supervisor.adapters import meters
 from supervisor.adapters.cgroups import find_parent
 from supervisor.adapters.channel import WorkerChannel
@@ -53,6 +53,7 @@ def serve(loaded: Loaded, environ: Mapping[str, str]) -> int:
     try:
         return asyncio.run(_Service(loaded, state, environ).run())
     finally:
+        early.listen()  # the loop took its handlers with it: a signal in the last moments must not make another end of this one
         state.close()
 
 
@@ -61,7 +62,7 @@ class _Service:
 
     def __init__(self, loaded: Loaded, state: StateDir, environ: Mapping[str, str]) -> None:
         self._loaded = loaded
-        self._limits: Limits = loaded.limits
+        self._limits: Limits = with_api(loaded.limits)
         self._state = state
         self._environ = environ
         self._ring = Ring()
@@ -84,7 +85,8 @@ class _Service:
         self._wanted = WantedFile(state.path / "wanted.json")
         self._processes = LocalProcesses(run_dir=state.run_dir, post=self._post, leaves_in=find_parent())
         generations = self._processes.last_generations()
-        names = {f"{model}-{i}" for model, spec in limits.workers.items() for i in range(spec.replicas)}
+        # The HTTP front is not taken back: it holds the sockets that are bound next, and has nothing to lose.
+        names = {f"{model}-{i}" for model, spec in self._loaded.limits.workers.items() for i in range(spec.replicas)}
         self._adopted = tuple(await self._processes.adopt(names)) if settings.on_crash == "adopt" else ()
         survivors = await self._processes.end_survivors()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -108,8 +110,17 @@ class _Service:
         self._loop = Loop(fleet, limits, perform=self._perform, journal=self._ring)
         self._ticker = Ticker(post=self._post, fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, perform=self._perform, ping=self._channel.ping)
         self._settings = Settings(self._loaded, self._environ, loop=self._loop, say=self._service.say, take=self._take_settings)
+        self._asking = Asking(self._post)
+        jobs = JobOperations(
+            fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, asking=self._asking, store=self._store, files=self._files, kinds=self._kinds
+        )
         self._operations = Operations(
-            fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, post=self._post, store=self._store, files=self._files, about=self._about()
+            fleet=lambda: self._loop.fleet,
+            limits=lambda: self._loop.limits,
+            asking=self._asking,
+            store=self._store,
+            jobs=jobs.table,
+            about=self._about(),
         )
         self._performer = Performer(
             self._ports(), limits=lambda: self._loop.limits, fleet=lambda: self._loop.fleet, post=self._post, tick=self._ticker.tick, leave=self._loop.leave
@@ -151,8 +162,9 @@ class _Service:
                 environ=self._environ,
             ),
             say=self._service.say,
-            answer=self._operations.answer,
+            answer=self._asking.answer,
             available_bytes=meters.available_bytes,
+            disk_free_bytes=meters.DiskMeter(self._state.path).free_bytes,
         )
 
     def _about(self) -> About:
@@ -171,11 +183,14 @@ class _Service:
     async def _run(self, stack: AsyncExitStack) -> int:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._bug)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in early.STOPS:
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._settings.reload)
         jobs, leases = tuple(await self._store.live()), tuple(await self._store.leases())
         self._loop.begin(SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted, wanted=self._wanted.words()))
+        while early.asked:  # during the start
+            early.asked.pop()
+            self._asked_to_stop()
         for found in self._adopted:  # only now: what they have to say must come after their jobs are known
             self._channel.expect(found.worker, found.generation, self._processes.token_of(found.worker, found.generation))
             self._performer.watch_adopted(found.worker, found.generation)

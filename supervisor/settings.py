@@ -10,6 +10,7 @@ from supervisor.config.changes import Change, changes, without_restart
 from supervisor.core.announcements import LEVELS
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.errors import ConfigError
+from supervisor.runtime.api_child import with_api
 from supervisor.runtime.loop import Loop
 
 _LOOK_S: Final = 1.0
@@ -58,7 +59,7 @@ class Settings:
             self.generation += 1
             self._in_force = without_restart(self._in_force, limits)
             self._take(self._in_force)
-            self._loop.change_limits(self._in_force, generation=self.generation, changed=lines)
+            self._loop.change_limits(with_api(self._in_force), generation=self.generation, changed=lines)
         return list(lines), []
 
     def _read(self) -> tuple[tuple[Limits, list[Change]] | None, list[str]]:

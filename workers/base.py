@@ -31,11 +31,16 @@ import msgspec
 from msgspec import Struct
 
 from supervisor.wire import Accepted, Bye, Failed, JobOrder, Log, Result
-from workers.given import held_to
-from workers.link import Identity, Link
-from workers.report import BadInput, EmergencyBrake, Job, JobCancelled, Report, WorkerLeaves
+from workers.beats import Identity
+from workers.endings import Ended, ended_by, sentence
+from workers.given import held_to, schemas_of
+from workers.link import Link
+from workers.report import BadInput, EmergencyBrake, Job, JobCancelled, Report
 
 __all__ = ["BadInput", "EmergencyBrake", "Job", "JobCancelled", "NoOptions", "Report", "Worker", "main"]
+
+_GOES_ON = frozenset({"shutdown", "paused"})
+"""The ends after which the job goes on in another attempt, from what is in its folder."""
 
 
 class NoOptions(Struct, frozen=True):
@@ -105,7 +110,7 @@ class _Process:
             token=environment["WARDEN_TOKEN"],
         )
         self._concurrency = int(os.environ.get("WARDEN_CONCURRENCY", "1"))
-        self._link = Link(self._identity, serves=worker_class.serves, device_bytes=_device_bytes)
+        self._link = Link(self._identity, serves=worker_class.serves, device_bytes=_device_bytes, params=schemas_of(worker_class.params))
         self._loading = True
         self._code = 0
         self._worker = worker_class()
@@ -153,7 +158,7 @@ class _Process:
             self._worker.load()
         except Exception as error:
             traceback.print_exc()
-            raise _StartRefused(f"{self._identity.worker} could not load: {_sentence(error)}") from error
+            raise _StartRefused(f"{self._identity.worker} could not load: {sentence(error)}") from error
         gc.collect()
         gc.freeze()  # what was loaded stays for the life of the process: collecting after each job need not walk it (0.2 s with torch and ultralytics)
 
@@ -175,11 +180,15 @@ class _Process:
     def _do(self, order: JobOrder) -> None:
         """Do one job and report how it ended, after what it held was given back: a measurement that follows the report then shows it."""
         stamp = {**self._identity.stamp(), "job": order.job, "attempt": order.attempt}
-        self._link.post(Accepted(**stamp))  # type: ignore[arg-type]  # the fields by name
-        end = self._outcome(order)
+        end: Mapping[str, Any] | Ended | None = self._taken_back(order)
+        if end is None:
+            self._link.post(Accepted(**stamp))  # type: ignore[arg-type]  # the fields by name
+            end = self._outcome(order)
         _release()
-        if isinstance(end, _Ended):
-            if end.reason != "shutdown":  # after a shutdown the job goes on in another process
+        if isinstance(end, Ended):
+            if end.reason == "paused" and (order.job, order.attempt) in self._link.cancelled:  # it came after the work had left
+                end = Ended("cancelled", "cancelled")
+            if end.reason not in _GOES_ON:
                 self._worker.abandon(Path(order.dir))
             if end.reason == "gpu_error":  # a device context that failed once cannot be repaired in this process
                 self._code = 1
@@ -188,17 +197,22 @@ class _Process:
         else:
             self._link.post(Result(**stamp, value=end))  # type: ignore[arg-type]  # the fields by name
 
-    def _outcome(self, order: JobOrder) -> "Mapping[str, Any] | _Ended":
+    def _taken_back(self, order: JobOrder) -> Ended | None:
+        """Return the end of a job that was taken back before its work began, or None. A cancel counts more than a pause."""
+        key = (order.job, order.attempt)
+        if key in self._link.cancelled:
+            return Ended("cancelled", "cancelled")
+        return Ended("paused", "paused before it began") if key in self._link.paused else None
+
+    def _outcome(self, order: JobOrder) -> Mapping[str, Any] | Ended:
         report: Report | None = None
         try:
-            if (order.job, order.attempt) in self._link.cancelled_early:
-                raise JobCancelled("cancelled")
             report = Report(self._job(order))
             self._link.open_report(report)
             value = self._worker.run(report.job, report)
             msgspec.json.encode(value)  # refused here, where the traceback names the work
         except BaseException as error:  # noqa: BLE001  # whatever ends the work is a message, not the end of the worker
-            return _ended(error)
+            return ended_by(error)
         else:
             return value
         finally:
@@ -222,45 +236,6 @@ class _Process:
             dir=folder,
             resume_from=Path(order.resume_from) if order.resume_from else None,
         )
-
-
-class _Ended(Struct, frozen=True):
-    """Why a job's work ended without a result."""
-
-    reason: str
-    error: str
-    stack: str = ""
-
-
-def _ended(error: BaseException) -> _Ended:
-    """Return the reason that an exception of the work stands for."""
-    stack = "".join(traceback.format_exception(error))
-    match error:
-        case WorkerLeaves():
-            return _Ended("shutdown", str(error))
-        case JobCancelled():
-            return _Ended("cancelled", str(error))
-        case EmergencyBrake():
-            return _Ended("memory_emergency", f"EMERGENCY BRAKE: {error}")
-        case BadInput():
-            return _Ended("bad_input", str(error))
-        case _:
-            return _broken(error, stack)
-
-
-def _broken(error: BaseException, stack: str) -> _Ended:
-    """Return the reason for an exception that nobody raised on purpose, its stack printed into the worker's log."""
-    print(stack, file=sys.stderr, flush=True)
-    if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
-        return _Ended("gpu_oom", _sentence(error), stack)
-    if isinstance(error, RuntimeError) and "CUDA error" in str(error):
-        return _Ended("gpu_error", _sentence(error), stack)
-    return _Ended("user_error", _sentence(error), stack)
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error).strip() or "no further word"
-    return text if isinstance(error, BadInput) else f"{type(error).__name__}: {text}"
 
 
 def _environment() -> Mapping[str, str]:

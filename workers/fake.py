@@ -3,7 +3,11 @@
 Its jobs are of the kinds it is told to serve (options.serves, default demo.count) and all take the same parameters: `steps` of `step_s` each, and one
 `fault` at step `at`: stall (stands still, its heart beats on), hang (holds the GIL, so nothing beats), crash (SIGKILL to itself), exit (exit code 3), error,
 deaf (ignores cancel and SIGTERM), memory (allocates `size_mb`), fork (leaves a child in a session of its own), critical (deaf inside a critical section),
-family (leaves the processes of `fake_tree`, their pids in the job's folder).
+family (leaves the processes of `fake_tree`, their pids in the job's folder), hold (leaves a child in a session of its own that ignores SIGTERM and holds
+`size_mb`, its pid in the job's folder as `holder`), slow (the step takes `slow_s`, and listens to orders).
+
+A fault comes at every attempt unless `attempt` names one: `fault=crash` is a poisoned job. With `checkpoint` each step is saved, and the next attempt goes on
+after it; saving takes `save_s`, in a critical section. Without, a pause or a crash costs all steps.
 """
 
 import ctypes
@@ -19,7 +23,7 @@ from msgspec import Struct
 
 from workers.base import BadInput, Job, JobCancelled, Report, Worker, main
 
-Fault = Literal["", "stall", "hang", "crash", "exit", "error", "deaf", "memory", "fork", "family", "critical"]
+Fault = Literal["", "stall", "hang", "crash", "exit", "error", "deaf", "memory", "fork", "family", "critical", "hold", "slow"]
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -41,7 +45,9 @@ class Params(Struct, frozen=True, kw_only=True):
     at: int = 1
     attempt: int = 0  # only this attempt has the fault; 0 for every one
     size_mb: int = 64
+    slow_s: float = 0.0
     checkpoint: bool = False
+    save_s: float = 0.0
 
 
 class Fake(Worker):
@@ -68,19 +74,27 @@ class Fake(Worker):
         params: Params = job.params
         start = int(job.resume_from.read_text()) if job.resume_from else 0
         held: list[bytearray] = []
+        if params.checkpoint:
+            report.will_checkpoint()
         for step in range(start + 1, params.steps + 1):
             if params.fault and step == params.at and params.attempt in (0, job.attempt):
                 _go_wrong(params, report, held)
             time.sleep(params.step_s)
             report.progress(step, params.steps, phase="count", metrics={"step": float(step)})
             if params.checkpoint:
-                mark = job.dir / "count"
-                mark.write_text(str(step))
-                report.save_checkpoint(mark)
+                _save(job.dir / "count", step, report, save_s=params.save_s)
         return {"counted": params.steps, "from": start, "attempt": job.attempt, "pid": os.getpid()}
 
 
-def _go_wrong(params: Params, report: Report, held: list[bytearray]) -> None:  # noqa: C901  # one row per fault
+def _save(mark: Path, step: int, report: Report, *, save_s: float) -> None:
+    """Keep the step, at the pace of a disk that is as slow as that."""
+    with report.critical("saving"):
+        mark.write_text(str(step))
+        time.sleep(save_s)
+        report.save_checkpoint(mark)
+
+
+def _go_wrong(params: Params, report: Report, held: list[bytearray]) -> None:  # noqa: C901, PLR0912  # one row per fault
     match params.fault:
         case "":
             return
@@ -102,6 +116,10 @@ def _go_wrong(params: Params, report: Report, held: list[bytearray]) -> None:  #
             _leave_child()
         case "family":
             _leave_family(report.job.dir / "family")
+        case "hold":
+            _leave_holder(report.job.dir / "holder", size_mb=params.size_mb)
+        case "slow":
+            _take_time(report, params.slow_s)
         case "critical":
             with report.critical("a very long save"):
                 _be_deaf()
@@ -111,6 +129,14 @@ def _stand_still(report: Report) -> None:
     """Make no progress, but stop when asked to."""
     while True:
         time.sleep(0.05)
+        report.check()
+
+
+def _take_time(report: Report, seconds: float) -> None:
+    """Make no progress for so long, but stop when asked to."""
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        time.sleep(0.01)
         report.check()
 
 
@@ -126,6 +152,18 @@ def _be_deaf() -> None:
 def _leave_child() -> None:
     """Start a child in a session of its own, which outlives its parent unless somebody ends it."""
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True)
+
+
+def _leave_holder(pid_file: Path, *, size_mb: int) -> None:
+    """Start a child in a session of its own that only SIGKILL ends, and return once it holds so much memory, its pid in the file."""
+    script = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        f"held = bytearray(b'x' * ({size_mb} * 2**20)); print('held', flush=True); time.sleep(3600)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stdout=subprocess.PIPE)
+    if holder.stdout is not None:
+        holder.stdout.readline()
+    pid_file.write_text(str(holder.pid))
 
 
 def _leave_family(folder: Path) -> None:

@@ -1,14 +1,14 @@
 """The thread that talks to the supervisor, so that a worker's heart beats while its work runs."""
 
+import math
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
-import msgspec
 import zmq
 
 from supervisor.wire import (
@@ -20,7 +20,6 @@ from supervisor.wire import (
     Drain,
     Failed,
     Hello,
-    JobBeat,
     JobOrder,
     Pause,
     Ready,
@@ -34,10 +33,9 @@ from supervisor.wire import (
     encode,
     routing_id,
 )
+from workers.beats import BEAT_CHANGED_S, Beats, Identity
 from workers.report import JobCancelled, Report, WorkerLeaves
 
-BEAT_CHANGED_S: Final = 0.25  # at most four beats a second while something changes
-BEAT_IDLE_S: Final = 1.0
 RESEND_S: Final = 1.0
 FLUSH_S: Final = 2.0  # how long a process that leaves waits for `stored`
 DEFAULT_ORPHAN_AFTER_S: Final = 300.0
@@ -46,31 +44,20 @@ DEFAULT_ORPHAN_AFTER_S: Final = 300.0
 _NEEDS_STORED: Final[Mapping[type[AnyFromWorker], str]] = {Accepted: "accepted", Result: "result", Failed: "failed"}
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who this process is, as the supervisor told it in the environment."""
-
-    endpoint: str
-    worker: str
-    generation: int
-    token: str
-
-    def stamp(self) -> dict[str, str | int]:
-        """Return what every message carries."""
-        return {"worker": self.worker, "generation": self.generation, "token": self.token}
-
-
 class Link:
     """One DEALER socket in a thread of its own. All public methods may be called from any thread, `post` and `stop_work` in a signal handler too."""
 
-    def __init__(self, identity: Identity, *, serves: tuple[str, ...], device_bytes: Callable[[], int | None]) -> None:
-        """Prepare the link; `start` opens it."""
+    def __init__(self, identity: Identity, *, serves: tuple[str, ...], device_bytes: Callable[[], int | None], params: Mapping[str, Any] | None = None) -> None:
+        """Prepare the link; `start` opens it. params: kind -> JSON Schema of its parameters."""
         self.orders: queue.SimpleQueue[JobOrder | None] = queue.SimpleQueue()
         self.draining = False
         self.stopping: str | None = None
-        self.cancelled_early: set[tuple[str, int]] = set()  # jobs whose cancel came before their work began
+        self.cancelled: set[tuple[str, int]] = set()  # what was to be cancelled, and to be paused: also before its work began
+        self.paused: set[tuple[str, int]] = set()
         self._identity = identity
         self._serves = serves
-        self._device_bytes = device_bytes
+        self._params = params or {}
+        self._beats = Beats(identity, device_bytes)
         self._reports: dict[tuple[str, int], Report] = {}
         self._seen: set[tuple[str, int]] = set()
         self._posted: queue.SimpleQueue[AnyFromWorker] = queue.SimpleQueue()
@@ -94,7 +81,13 @@ class Link:
 
     def open_report(self, report: Report) -> None:
         """Let this job's progress ride on the beats from now on."""
-        self._reports[report.job.id, report.job.attempt] = report
+        key = (report.job.id, report.job.attempt)
+        self._reports[key] = report  # before the looks: an order that is heard meanwhile finds it, and may be given twice, but is never lost
+        report.listen(self._nudge)
+        if key in self.cancelled:
+            report.interrupt(JobCancelled("cancelled"))
+        if key in self.paused:
+            report.pause()
         if self.stopping is not None:
             report.interrupt(WorkerLeaves(self.stopping))
 
@@ -106,7 +99,7 @@ class Link:
     def post(self, message: AnyFromWorker) -> None:
         """Send a message as soon as the thread wakes: at once."""
         self._posted.put(message)
-        os.eventfd_write(self._wake, 1)
+        self._nudge()
 
     def stop_work(self, why: str) -> None:
         """Make every job at hand stop at its next report, and the process leave after."""
@@ -120,7 +113,7 @@ class Link:
         """Send what is left, wait a moment until it is stored, and close."""
         self.post(last_words)
         self._closing.set()
-        os.eventfd_write(self._wake, 1)
+        self._nudge()
         self._thread.join(FLUSH_S + 1.0)
 
     # --- below: only the thread itself ---
@@ -139,14 +132,13 @@ class Link:
         poller.register(socket, zmq.POLLIN)
         poller.register(self._wake, zmq.POLLIN)
         poller.register(self._signalled, zmq.POLLIN)
-        beats = _Beats(self._identity, self._device_bytes)
         leave_by_s: float | None = None
         while True:
             now_s = time.monotonic()
             self._read(socket)
             self._send_posted(socket, now_s)
             self._resend(socket, now_s)
-            beat = beats.due([report.beat() for report in tuple(self._reports.values())], now_s)
+            beat = self._beats.due(tuple(self._reports.values()), now_s)
             if beat is not None:
                 self._send(socket, beat)
             if self._closing.is_set():
@@ -155,13 +147,22 @@ class Link:
                     break
             elif now_s - self._heard_at_s > self._orphan_after_s and self.stopping is None:
                 self.stop_work(f"no supervisor for {self._orphan_after_s:g} s")
-            poller.poll(int(1000 * (BEAT_CHANGED_S if self._reports or self._closing.is_set() else BEAT_IDLE_S)))
+            wait_s = self._beats.wait_s(time.monotonic())
+            poller.poll(math.ceil(1000 * (min(wait_s, BEAT_CHANGED_S) if self._unstored or self._closing.is_set() else wait_s)))
         socket.close()
         context.term()
 
     def _hello(self) -> Hello:
         stamp = self._identity
-        return Hello(worker=stamp.worker, generation=stamp.generation, token=stamp.token, pid=os.getpid(), serves=self._serves, jobs=self._at_hand())
+        return Hello(
+            worker=stamp.worker,
+            generation=stamp.generation,
+            token=stamp.token,
+            pid=os.getpid(),
+            serves=self._serves,
+            jobs=self._at_hand(),
+            params=self._params,
+        )
 
     def _at_hand(self) -> tuple[tuple[str, int], ...]:
         """Return the jobs that are worked on, and those whose end nobody has stored yet."""
@@ -194,12 +195,13 @@ class Link:
                     self._take(message)
             case Cancel(job=job, attempt=attempt):
                 self._cancel(job, attempt)
-            case Pause():
+            case Pause(job="") | Resume(job=""):
                 for report in tuple(self._reports.values()):
-                    report.pause()
-            case Resume():
-                for report in tuple(self._reports.values()):
-                    report.resume()
+                    (report.hold_still if isinstance(message, Pause) else report.go_on)()
+            case Pause(job=job, attempt=attempt):
+                self._pause(job, attempt)
+            case Resume(job=job, attempt=attempt):
+                self._resume(job, attempt)
             case Drain(boundary=boundary):
                 self.draining = True
                 for report in tuple(self._reports.values()) if boundary else ():
@@ -223,11 +225,26 @@ class Link:
             self.orders.put(order)
 
     def _cancel(self, job: str, attempt: int) -> None:
+        self.cancelled.add((job, attempt))  # first, as in _pause: the work that is about to begin looks here after it made its report known
         report = self._reports.get((job, attempt))
         if report is not None:
             report.interrupt(JobCancelled("cancelled"))
-        else:
-            self.cancelled_early.add((job, attempt))
+
+    def _pause(self, job: str, attempt: int) -> None:
+        self.paused.add((job, attempt))
+        report = self._reports.get((job, attempt))
+        if report is not None:
+            report.pause()
+
+    def _resume(self, job: str, attempt: int) -> None:
+        self.paused.discard((job, attempt))
+        report = self._reports.get((job, attempt))
+        if report is not None:
+            report.resume()
+
+    def _nudge(self) -> None:
+        """Wake the thread."""
+        os.eventfd_write(self._wake, 1)
 
     def _send_posted(self, socket: "zmq.Socket[bytes]", now_s: float) -> None:
         while True:
@@ -249,24 +266,3 @@ class Link:
     def _send(self, socket: "zmq.Socket[bytes]", message: AnyFromWorker) -> None:
         with suppress(zmq.Again):  # the supervisor is away and 1000 messages wait: beats are absolute state and results are sent again
             socket.send(encode(message), zmq.NOBLOCK)
-
-
-class _Beats:
-    """When the next beat is due: often while something changes, seldom while nothing does."""
-
-    def __init__(self, identity: Identity, device_bytes: Callable[[], int | None]) -> None:
-        self._identity = identity
-        self._device_bytes = device_bytes
-        self._last: list[JobBeat] = []
-        self._sent_at_s = float("-inf")
-        self._seq = 0
-
-    def due(self, jobs: list[JobBeat], now_s: float) -> Beat | None:
-        """Return the beat to send now, or None."""
-        pause_s = BEAT_CHANGED_S if jobs != self._last else BEAT_IDLE_S
-        if now_s - self._sent_at_s < 0.95 * pause_s:  # a poll may wake a little early
-            return None
-        self._last, self._sent_at_s = jobs, now_s
-        self._seq += 1
-        stamp = self._identity
-        return Beat(worker=stamp.worker, generation=stamp.generation, token=stamp.token, seq=self._seq, jobs=tuple(jobs), device_bytes=self._device_bytes())

@@ -1,6 +1,7 @@
 """Starts a program through the shim: a few lines of sh in the child do whatever could block or fail, and say why over a pipe."""
 
 import asyncio
+import fcntl
 import os
 import signal
 from contextlib import suppress
@@ -8,6 +9,9 @@ from typing import Final
 
 from supervisor.core.model import Exit
 from supervisor.runtime.ports import FIRST_DESCRIPTOR, Launch
+
+_ASIDE: Final = 64
+"""Descriptors are put there before they get their numbers: in place, one might overwrite another that still has to move."""
 
 SPAWN_MAX_S: Final = 10.0
 """A shim that has not run the program by then is stuck (in opening a log on a frozen disk, say)."""
@@ -55,7 +59,9 @@ def fork(launch: Launch, leaf: str) -> tuple[int, int, int]:
     leaf: the folder of the cgroup that it joins; empty for none.
     """
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    aside: list[int] = []
     try:
+        aside += (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ASIDE) for fd in launch.descriptors)
         given = (str(launch.log), launch.umask, str(launch.oom_score_adj), leaf, launch.user, str(launch.cwd))
         argv = ("/bin/sh", "-c", _SCRIPT, "warden-shim", *given, *launch.argv)
         pid = os.posix_spawn(
@@ -66,7 +72,7 @@ def fork(launch: Launch, leaf: str) -> tuple[int, int, int]:
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
                 (os.POSIX_SPAWN_DUP2, write_end, 2),
-                *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(launch.descriptors, FIRST_DESCRIPTOR)),
+                *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(aside, FIRST_DESCRIPTOR)),
             ],
             setsid=True,
             setsigmask=[],
@@ -76,7 +82,8 @@ def fork(launch: Launch, leaf: str) -> tuple[int, int, int]:
         os.close(read_end)
         raise
     finally:
-        os.close(write_end)
+        for fd in (write_end, *aside):
+            os.close(fd)
     try:
         return read_end, pid, os.pidfd_open(pid)
     except OSError:  # no descriptor is left: nobody could watch it

@@ -19,7 +19,7 @@ _LOOK_S: Final = 0.5
 
 @click.group()
 def workers() -> None:
-    """Start, stop or restart workers. A model's name means all of its workers."""
+    """Start, stop, restart or recycle workers. A model's name means all of its workers."""
 
 
 def _want(context: Context, op: str, name: str, done: str) -> None:
@@ -55,8 +55,8 @@ def restart(context: Context, name: str) -> None:
 @click.argument("name", shell_complete=names)
 @click.pass_obj
 def recycle(context: Context, name: str) -> None:
-    """Give a worker a fresh process when its work comes to a boundary, as it gets one each recycle_after anyway."""
-    _want(context, "workers.recycle", name, "is recycled at its next boundary")
+    """Give a worker a fresh process at the next boundary of its work (checkpoint, end of a job), one worker of a model at a time."""
+    _want(context, "workers.recycle", name, "gets a fresh process at the next boundary of its work")
 
 
 @workers.command()

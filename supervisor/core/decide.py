@@ -28,6 +28,7 @@ from supervisor.core.events import (
     PauseRequested,
     ProgramSeen,
     ReadyHeard,
+    RecycleRequested,
     ReleaseMeasured,
     ResumeRequested,
     SaveFailed,
@@ -160,6 +161,8 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             rests.hold(turn, event)
         case WantedChanged():
             wishes.wanted_changed(turn, event)
+        case RecycleRequested():
+            wishes.recycle_requested(turn, event)
         case ShutdownRequested():
             turn.fleet = replace(turn.fleet, stopping_since_s=turn.fleet.stopping_since_s or turn.now_s, stopping_now=event.at_once or turn.fleet.stopping_now)
             turn.announce("supervisor_stopping", reason="at once" if event.at_once else f"within {turn.limits.supervisor.shutdown_grace_s:g} s")
@@ -193,7 +196,7 @@ def _tick(turn: Turn, event: Tick) -> bool:
             _leaving(turn, worker, worker.stop)
         elif (verdict := judge(worker, jobs, spec, now_s)) is not None:
             generations.condemn(turn, worker, verdict)
-        elif now_s - process.spawned_at_s >= EARLIEST * spec.watchdog.recycle_after_s:
+        elif process.recycle_asked or now_s - process.spawned_at_s >= EARLIEST * spec.watchdog.recycle_after_s:
             old.append(worker)
     if turn.fleet.stopping_since_s is None:
         if old:

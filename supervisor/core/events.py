@@ -242,6 +242,12 @@ class WantedChanged(Request, frozen=True, kw_only=True):
     restart: bool = False
 
 
+class RecycleRequested(Request, frozen=True, kw_only=True):
+    """The operator wants these workers in a fresh process, each at the next boundary of its work."""
+
+    workers: tuple[WorkerName, ...]
+
+
 class ShutdownRequested(Request, frozen=True, kw_only=True):
     """Warden itself should end. at_once: without waiting for work to be saved."""
 
@@ -294,6 +300,7 @@ FleetEvent = (
     | StartRequested
     | HoldChanged
     | WantedChanged
+    | RecycleRequested
     | ShutdownRequested
     | ConfigChanged
     | SaveFailed

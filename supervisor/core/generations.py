@@ -83,7 +83,7 @@ def seen(turn: Turn, worker: Worker, event: ProgramSeen) -> None:
 def condemn(turn: Turn, worker: Worker, verdict: Verdict) -> None:
     """Stop a worker whose clock expired; what can be seen of it is gathered first."""
     event = _ANNOUNCED_AS.get(verdict.cause, "worker_overrun")
-    turn.announce(event, worker=worker.name, job=verdict.job, reason=verdict.sentence, fields={"log": f"{worker.name}.log"})
+    turn.announce(event, worker=worker.name, job=verdict.job, reason=verdict.sentence, fields={"stack": _log_of(turn, worker)})
     order_stop(turn, worker, verdict.cause, verdict.sentence, verdict=verdict)
 
 
@@ -121,9 +121,17 @@ def order_stop(turn: Turn, worker: Worker, cause: Cause, reason: str, *, verdict
 
 
 def evidence_gathered(turn: Turn, worker: Worker, event: EvidenceGathered) -> None:
-    """Keep what was seen, and go down the ladder."""
+    """Keep what was seen, say it, and go down the ladder. The stacks stand in the worker's own log, between the lines that it wrote last."""
     if worker.state is WorkerState.STOPPING and worker.stop is not None and worker.stop.term_at_s is None and worker.stop.killed_at_s is None:
+        seen, stop = event.evidence, worker.stop
+        if seen.process:
+            where = _log_of(turn, worker) if seen.stack else "none, the process does not answer SIGUSR1"
+            turn.announce("worker_evidence", worker=worker.name, job=stop.job, reason=stop.reason, fields={"process": seen.process, "stack": where})
         _terminate(turn, worker, replace(worker.stop, evidence=event.evidence))
+
+
+def _log_of(turn: Turn, worker: Worker) -> str:
+    return f"{turn.limits.supervisor.log_dir}/workers/{worker.name}.log"
 
 
 def _terminate(turn: Turn, worker: Worker, stop: Stop) -> None:
@@ -153,7 +161,8 @@ def kill(turn: Turn, worker: Worker, stop: Stop, why: str) -> None:
     """SIGKILL for the whole tree."""
     turn.put_worker(replace(worker, stop=replace(stop, killed_at_s=turn.now_s)))
     turn.act(Kill(worker=worker.name, generation=worker.generation))
-    turn.announce("worker_killed", worker=worker.name, reason=f"{stop.reason}; {why}")
+    seen = {"process": stop.evidence.process} if stop.evidence and stop.evidence.process else {}
+    turn.announce("worker_killed", worker=worker.name, reason=f"{stop.reason}; {why}", fields=seen)
     turn.wake_in(turn.spec(worker).watchdog.unkillable_after_s)
 
 

@@ -85,6 +85,7 @@ class Process(Struct, frozen=True, kw_only=True):
     device_bytes: int | None = None
     moved: bool = False  # some job of this generation made progress
     adopted: bool = False  # an earlier supervisor started it
+    recycle_asked: bool = False  # by the operator: it is due now, whatever its age
 
 
 class Worker(Struct, frozen=True, kw_only=True):

@@ -17,9 +17,11 @@ EARLIEST: Final = 0.9
 
 
 def due_at_s(worker: Worker, watchdog: Watchdog) -> float | None:
-    """Return when the worker's process is due for a fresh one; None where there is no process."""
+    """Return when the worker's process is due for a fresh one; None where there is no process. One for which the operator asked has been due ever since."""
     if worker.process is None:
         return None
+    if worker.process.recycle_asked:
+        return worker.process.spawned_at_s
     return worker.process.spawned_at_s + watchdog.recycle_after_s * (EARLIEST + (1.0 - EARLIEST) * spread(f"{worker.name}#{worker.generation}"))
 
 
@@ -29,7 +31,8 @@ def recycle(turn: Turn, old: Iterable[Worker]) -> None:
     for at_s, worker in sorted(due, key=lambda pair: (pair[0], pair[1].name)):
         same = (other for other in turn.fleet.workers.values() if other.model == worker.model)
         if at_s <= turn.now_s and not any(other.wanted is Wanted.UP and other.state in _ON_ITS_WAY for other in same):
-            words = f"recycle_after is {format_duration(turn.spec(worker).watchdog.recycle_after_s)}"
+            asked = worker.process is not None and worker.process.recycle_asked
+            words = "asked for by the operator" if asked else f"recycle_after is {format_duration(turn.spec(worker).watchdog.recycle_after_s)}"
             generations.order_leave(turn, worker, Cause.RECYCLE, words, boundary=True)
 
 

@@ -4,19 +4,16 @@ from msgspec.structs import replace
 
 from supervisor.core import generations, handover, work
 from supervisor.core.actions import Reply, SaveWanted
-from supervisor.core.events import WantedChanged
-from supervisor.core.model import Cause, JobStatus, Wanted, Worker
+from supervisor.core.events import RecycleRequested, WantedChanged
+from supervisor.core.model import Cause, JobStatus, Wanted, Worker, WorkerName
+from supervisor.core.recycle import recycle
 from supervisor.core.turn import Turn
 
 
 def wanted_changed(turn: Turn, event: WantedChanged) -> None:
     """Do what a person or program asks for these workers; one that an edit took away meanwhile is refused, and nothing is done."""
-    for name in event.workers:
-        worker = turn.fleet.workers.get(name)
-        if worker is None or worker.retired:
-            sentence = f"{name} is no longer in supervisor.toml: name another worker, or add it there"
-            turn.act(Reply(request=event.request, error="unknown", message=sentence))
-            return
+    if _refused(turn, event.request, event.workers):
+        return
     for name in event.workers:
         worker = want(turn, turn.fleet.workers[name], Wanted(event.wanted))
         if event.restart:
@@ -24,6 +21,33 @@ def wanted_changed(turn: Turn, event: WantedChanged) -> None:
             if worker.stop is None:
                 generations.order_leave(turn, worker, Cause.OPERATOR, "restart asked for by the operator", boundary=True)
     turn.act(SaveWanted(words=dict.fromkeys(event.workers, Wanted(event.wanted)), request=event.request))  # on disk before anybody hears of it
+
+
+def recycle_requested(turn: Turn, event: RecycleRequested) -> None:
+    """Make the processes of these workers due for a fresh one: one of a model at a time, at a boundary, as when their age had come."""
+    if _refused(turn, event.request, event.workers):
+        return
+    due = [
+        replace(worker, process=replace(worker.process, recycle_asked=True))
+        for worker in (turn.fleet.workers[name] for name in event.workers)
+        if worker.process is not None
+    ]
+    if not due:
+        states = ", ".join(f"{name} is {turn.fleet.workers[name].state}" for name in event.workers)
+        turn.act(Reply(request=event.request, error="failed", message=f"there is no process to recycle: {states}; the next one is a fresh one"))
+        return
+    recycle(turn, [turn.put_worker(worker) for worker in due])
+    turn.act(Reply(request=event.request))
+
+
+def _refused(turn: Turn, request: str, names: tuple[WorkerName, ...]) -> bool:
+    for name in names:
+        worker = turn.fleet.workers.get(name)
+        if worker is None or worker.retired:
+            sentence = f"{name} is no longer in supervisor.toml: name another worker, or add it there"
+            turn.act(Reply(request=request, error="unknown", message=sentence))
+            return True
+    return False
 
 
 def want(turn: Turn, worker: Worker, wanted: Wanted) -> Worker:

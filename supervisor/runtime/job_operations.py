@@ -16,6 +16,7 @@ from supervisor.core.model import Fleet, Job, JobId, JobStatus
 from supervisor.runtime import views
 from supervisor.runtime.asking import Asking
 from supervisor.runtime.carried import cannot_carry
+from supervisor.runtime.event_views import event_view
 from supervisor.runtime.instants import instant, wall_of
 from supervisor.runtime.ports import JobFiles, JobStore
 from supervisor.runtime.requests import EventsArgs, JobArgs, ListArgs, NoArgs, Operation, PageArgs, Rejected, SubmitArgs, suggestion
@@ -200,7 +201,7 @@ class JobOperations:
     async def _events(self, args: EventsArgs) -> EventsPage:
         found = await self._store.events_since(args.after, job=args.job, limit=max(1, min(args.limit, _EVENTS_MAX)))
         first, last = await self._store.event_bounds()
-        return EventsPage(events=[views.event_view(seq, event) for seq, event in found], first=first, last=last)
+        return EventsPage(events=[event_view(seq, event) for seq, event in found], first=first, last=last)
 
     async def _known_kinds(self, _args: NoArgs) -> list[KindView]:
         limits = self._limits()

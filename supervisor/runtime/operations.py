@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from supervisor.core.events import ShutdownRequested, WantedChanged
+from supervisor.core.events import RecycleRequested, ShutdownRequested, WantedChanged
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import Evidence, Fleet, WorkerName
 from supervisor.errors import StoreError
@@ -71,6 +71,7 @@ class Operations:
             "workers.start": (WorkersArgs, self._start),
             "workers.stop": (WorkersArgs, self._stop_workers),
             "workers.restart": (WorkersArgs, self._restart),
+            "workers.recycle": (WorkersArgs, self._recycle),
             "workers.dump": (WorkersArgs, self._dump),
             "reload": (NoArgs, self._reload),
             "config.diff": (NoArgs, self._diff),
@@ -141,6 +142,11 @@ class Operations:
 
     async def _restart(self, args: WorkersArgs) -> list[str]:
         return await self._want(args.name, "up", restart=True)
+
+    async def _recycle(self, args: WorkersArgs) -> list[str]:
+        workers = self._named(args.name)
+        await self._ask(lambda request: RecycleRequested(request=request, workers=workers))
+        return list(workers)
 
     async def _dump(self, args: WorkersArgs) -> list[DumpView]:
         """Look at every live process of the name at once; one whose end comes before that is left out."""

@@ -16,29 +16,22 @@ from supervisor.core import actions as act
 from supervisor.core.announcements import LEVELS
 from supervisor.core.events import (
     AnyEvent,
-    DeviceMeasured,
     EvidenceGathered,
-    LevelMeasured,
-    MemoryMeasured,
     NoteHeard,
-    ReleaseMeasured,
-    SaveFailed,
     SpawnFailed,
     TreeStuck,
     WorkerSpawned,
 )
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import Evidence, Fleet, Job, JobId, Lease, LeaseId, Worker, WorkerName
-from supervisor.errors import StoreError
+from supervisor.core.model import Evidence, Fleet, Job, JobId, Worker, WorkerName
 from supervisor.runtime import views
 from supervisor.runtime.launch import Launcher
-from supervisor.runtime.ports import Channel, Device, DeviceError, EventStream, JobFiles, JobStore, Processes, Programs, SpawnError, StreamEvent, WantedStore
+from supervisor.runtime.measuring import Measures
+from supervisor.runtime.ports import Channel, Device, EventStream, JobFiles, JobStore, Processes, Programs, SpawnError, StreamEvent, WantedStore
+from supervisor.runtime.saving import Saves
 from supervisor.runtime.words import keep_word
 from supervisor.shapes import Intervention
 
-RELEASE_MAX_S: Final = 10.0
-_RELEASE_POLLS_S: Final = (0.0, 0.05, 0.1, 0.25, 0.5)
-_SAVE_AGAIN_S: Final = 1.0
 _INTERVENTIONS_KEPT: Final = 20
 
 
@@ -90,14 +83,12 @@ class Performer:
         self._tick = tick
         self._leave = leave
         self._tasks: set[asyncio.Task[None]] = set()
-        self._saves: dict[JobId, asyncio.Task[None]] = {}
-        self._leases: Mapping[LeaseId, Lease] = {}
+        self._saves = Saves(ports.store, start=self._start, post=post, follow=self._one)
+        self._measures = Measures(ports.processes, ports.device, available_bytes=ports.available_bytes, disk_free_bytes=ports.disk_free_bytes, post=post)
 
     def perform(self, decision: act.Decision) -> None:
         """Start every action. Never waits."""
-        if decision.fleet.leases is not self._leases:
-            self._leases = decision.fleet.leases
-            self._start(self._save_leases())
+        self._saves.leases(decision.fleet.leases, decision.fleet.fence)
         for action in decision.actions:
             self._one(action)
 
@@ -126,15 +117,15 @@ class Performer:
             case act.Publish():
                 self._tell("job_moved", action.job, worker=action.job.worker)
             case act.SaveJob():
-                self._save_in_order(action)
+                self._saves.save(action)
             case act.SaveMark():
-                self._start(self._save_mark(action))
+                self._start(self._saves.mark(action))
             case act.SaveWanted():
                 self._start(keep_word(action, ports.wanted, announce=partial(self._announce, about=None), answer=ports.answer))
             case act.Reply():
                 ports.answer(action)
             case act.SendStored():
-                if action.job not in self._saves:  # what was reported twice is not stored before its write is: the worker will report it again
+                if about is not None or not self._saves.writes(action.job):  # what was reported twice is not stored before its write is: it is reported again
                     ports.channel.send(action)
             case act.SendDrain() | act.SendWelcome() | act.SendResync() | act.SendPause() | act.SendResume():
                 ports.channel.send(action)
@@ -154,11 +145,11 @@ class Performer:
             case act.GatherEvidence():
                 self._start(self._gather(action))
             case act.MeasureRelease():
-                self._start(self._measure_release(action))
+                self._start(self._measures.release(action))
             case act.MeasureDevice():
-                self._start(self._measure_device(action))
+                self._start(self._measures.device(action))
             case act.MeasureMemory():
-                self._start(self._measure_memory())
+                self._start(self._measures.memory())
             case act.WakeAt():
                 asyncio.get_running_loop().call_later(max(0.0, action.at_s - time.monotonic()) + 0.001, self._tick)
             case act.Leave():
@@ -211,54 +202,6 @@ class Performer:
             StreamEvent(at_wall=time.time(), event=event, worker=worker, job=about.id if about else job, reason=reason, data={**data, **moment})
         )
 
-    def _save_in_order(self, action: act.SaveJob) -> None:
-        """Write a job after its earlier writes, also those that are being tried again: an older state must not come to lie over a newer one."""
-        task = self._start(self._save(action, after=self._saves.get(action.job.id)))
-        self._saves[action.job.id] = task
-        task.add_done_callback(lambda done: self._saves.pop(action.job.id) if self._saves.get(action.job.id) is done else None)
-
-    async def _save(self, action: act.SaveJob, *, after: "asyncio.Task[None] | None") -> None:
-        """Write the job, and go on to what waited for it. A write that nobody can be refused for is tried until it succeeds."""
-        if after is not None:
-            await asyncio.wait({after})
-        said = False
-        while True:
-            try:
-                await self._ports.store.save(action.job)
-            except StoreError as error:
-                if not said or action.refuse_to:
-                    self._post(SaveFailed(job=action.job.id, error=str(error), refuse_to=action.refuse_to))
-                    said = True
-                if action.refuse_to:
-                    return
-                await asyncio.sleep(_SAVE_AGAIN_S)
-            else:
-                break
-        for following in action.then:
-            if isinstance(following, act.SendStored):
-                self._ports.channel.send(following)
-            else:
-                self._one(following, action.job)
-
-    async def _save_mark(self, action: act.SaveMark) -> None:
-        try:
-            await self._ports.store.save_mark(action.name, action.value)
-        except StoreError as error:
-            self._ports.answer(
-                act.Reply(request=action.request, error="failed", message=f"it could not be written down, and a restart would forget it: {error}")
-            )
-        else:
-            for following in action.then:
-                self._one(following)
-
-    async def _save_leases(self) -> None:
-        """Write the leases as they now are: a supervisor that comes after us gives each holder that still runs its lease back."""
-        while True:
-            try:
-                return await self._ports.store.save_leases(tuple(self._leases.values()), self._fleet().fence)
-            except StoreError:  # said by the job writes, which fail at the same time
-                await asyncio.sleep(_SAVE_AGAIN_S)
-
     async def _spawn(self, action: act.Spawn) -> None:
         worker = self._fleet().workers[action.worker]
         spec = self._limits().workers[worker.model]
@@ -298,40 +241,14 @@ class Performer:
         return replace(seen, process="; ".join((seen.process, *held))) if seen.process else seen
 
     async def _send_job(self, action: act.SendJob) -> None:
-        await self._level(action, "before")
+        if self._uses_a_device(action.worker):
+            await self._measures.level(action, "before")
         self._ports.channel.send(action, folder=self._ports.files.folder(action.job), checkpoint=self._ports.files.checkpoint(action.job))
 
     async def _send_cancel(self, action: act.SendCancel) -> None:
         self._ports.channel.send(action)
-        await self._level(action, "cancel")
+        if self._uses_a_device(action.worker):
+            await self._measures.level(action, "cancel")
 
-    async def _level(self, action: act.SendJob | act.SendCancel, moment: str) -> None:
-        worker = self._fleet().workers[action.worker]
-        if self._limits().workers[worker.model].gpu_bytes:
-            used = await self._ports.processes.memory_of(action.worker)
-            self._post(LevelMeasured(worker=action.worker, generation=action.generation, job=action.job, moment=moment, used_bytes=used))
-
-    async def _measure_release(self, action: act.MeasureRelease) -> None:
-        end_s = time.monotonic() + RELEASE_MAX_S
-        polls = deque(_RELEASE_POLLS_S)
-        while True:
-            await asyncio.sleep(polls.popleft() if len(polls) > 1 else polls[0])
-            used = await self._ports.processes.memory_of(action.worker)
-            proved = used <= action.at_most_bytes
-            if proved or time.monotonic() >= end_s:
-                self._post(ReleaseMeasured(worker=action.worker, generation=action.generation, job=action.job, used_bytes=used, proved=proved))
-                return
-
-    async def _measure_device(self, action: act.MeasureDevice) -> None:
-        await asyncio.sleep(action.after_s)
-        try:
-            sample = await self._ports.device.measure(action.device)
-        except DeviceError as error:
-            self._post(DeviceMeasured(device=action.device, sample=None, error=str(error)))
-        else:
-            self._post(DeviceMeasured(device=action.device, sample=sample))
-
-    async def _measure_memory(self) -> None:
-        used: Mapping[WorkerName, int] = await self._ports.processes.memory()
-        ports = self._ports
-        self._post(MemoryMeasured(workers=used, available_bytes=ports.available_bytes(), disk_free_bytes=ports.disk_free_bytes()))
+    def _uses_a_device(self, worker: WorkerName) -> bool:
+        return self._limits().workers[self._fleet().workers[worker].model].gpu_bytes > 0

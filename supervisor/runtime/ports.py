@@ -163,7 +163,8 @@ class JobStore(Protocol):
     async def page(self, *, statuses: Sequence[str], kind: str, limit: int, cursor: str) -> tuple[Sequence[Job], str]:
         """Return jobs after the cursor ("": from the start), the newest first, and the cursor of the next page ("": there is none).
 
-        A job that comes or goes meanwhile makes no other appear twice or be left out. Raises ValueError for a cursor that is none.
+        A job that comes or goes meanwhile makes no other appear twice or be left out. Of a result over 256 KiB of JSON a list holds
+        {"omitted_bytes": n}; `find` returns it whole. Raises ValueError for a cursor that is none.
         """
         ...
 
@@ -221,10 +222,14 @@ class JobStore(Protocol):
 
 
 class EventStream(Protocol):
-    """Where whoever watches hears what happens: each event gets its number on disk, and is told after that."""
+    """What happened, written down and told to whoever listens, in one order."""
 
     def post(self, event: StreamEvent) -> None:
-        """Take an event; never waits."""
+        """Take the event; it gets its number, is written down and then published, soon. Never blocks, never raises."""
+        ...
+
+    async def close(self) -> None:
+        """Write down and publish what waits, within a deadline."""
         ...
 
 
@@ -245,6 +250,14 @@ class JobFiles(Protocol):
 
     def checkpoint(self, job: JobId) -> Path | None:
         """Return the checkpoint that an earlier attempt saved, if there is one."""
+        ...
+
+    async def kept(self) -> Sequence[JobId]:
+        """Return the jobs that have a folder. Raises StoreError."""
+        ...
+
+    async def remove(self, job: JobId) -> None:
+        """Take the job's folder away with all that is in it; none is fine. Never follows a link out of it. Raises StoreError."""
         ...
 
 

@@ -25,14 +25,12 @@ from supervisor.core.model import (
     WorkerState,
 )
 from supervisor.runtime.instants import instant
-from supervisor.runtime.ports import StreamEvent
 from supervisor.shapes import (
     CancelView,
     ClockView,
     DeviceView,
     DumpView,
     ErrorView,
-    EventView,
     HandoverView,
     HolderView,
     JobView,
@@ -111,12 +109,6 @@ def eta_s(job: Job, now_s: float) -> float | None:
     if not first < job.done < job.total:
         return None
     return (now_s - since_s) * (job.total - job.done) / (job.done - first)
-
-
-def event_view(seq: int, event: StreamEvent) -> EventView:
-    """Return an event with its number."""
-    at = instant(event.at_wall) or ""
-    return EventView(seq=seq, at=at, event=event.event, worker=event.worker, job=event.job, reason=event.reason, data=dict(event.data))
 
 
 def worker_view(worker: Worker, *, fleet: Fleet, limits: Limits, now_s: float) -> WorkerView:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,28 @@ async def test_a_process_leads_a_session_and_writes_into_its_own_log(kept: Kept)
         while len(log.read_text().splitlines()) < 4:
             await asyncio.to_thread(os.sched_yield)
     assert log.read_text().splitlines() == ["out", "err", str(kept.folder), "0077"]
+
+
+async def test_a_program_gets_the_descriptors_that_are_meant_for_it_and_no_others(kept: Kept) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0)) as two:
+        meant = [two.getsockname()[1], one.getsockname()[1]]
+        script = """
+import os, socket
+got = {}
+for fd in range(3, 256):
+    try:
+        got[fd] = socket.socket(fileno=fd).getsockname()[1]
+    except OSError:
+        pass
+print(got, flush=True)
+os._exit(0)
+"""
+        launch = msgspec.structs.replace(kept.launch(sys.executable, "-c", script), descriptors=(two.fileno(), one.fileno()))
+
+        kept.pids.append(await kept.processes.spawn(launch))
+        await kept.exit()
+
+    assert (kept.folder / "tool.log").read_text().strip() == str(dict(enumerate(meant, 3)))
 
 
 @pytest.mark.parametrize(

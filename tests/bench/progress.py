@@ -17,7 +17,8 @@ import zmq
 from supervisor.wire import Bye
 from tests.bench._warden import quick, scratch
 from tests.support.measure import machine, ns_per_call, print_table
-from workers.link import Identity, Link
+from workers.beats import Identity
+from workers.link import Link
 from workers.report import Job, Report
 
 AIM_NS: Final = 2000

@@ -26,7 +26,7 @@ LOOK_S: Final = 0.1
 QUIET_S: Final = 120.0
 STOP_S: Final = 40.0
 UNANSWERED_MAX: Final = 2
-DEAF_S: Final = 2.0
+DEAF_S: Final = 1.0
 """A Python program that is asked to stop this early ends by the signal itself: it does not listen yet."""
 STORY_LINES: Final = 40
 

@@ -37,6 +37,7 @@ WEIGHTS: Final = {
     "cancel a job": 8,
     "operator stops a worker": 4,
     "operator restarts a worker": 4,
+    "operator recycles a worker": 3,
     "burst of jobs": 4,
     "remove a log": 3,
 }
@@ -96,6 +97,7 @@ class Hands:
             "cancel a job": lambda fault: "one job" if self._work.cancel(fault.which, time.monotonic()) else "",
             "operator stops a worker": self._operator_stop,
             "operator restarts a worker": self._operator_restart,
+            "operator recycles a worker": self._operator_recycle,
             "burst of jobs": self._burst,
             "remove a log": self._remove_log,
         }
@@ -257,6 +259,10 @@ class Hands:
         if name in self._downs:
             self._downs[name] = False
         return name if name and self._order("workers.restart", name) else ""
+
+    def _operator_recycle(self, fault: Fault) -> str:
+        name = self._some_worker(fault)
+        return name if name and self._order("workers.recycle", name) else ""
 
     def _wanted(self, name: str) -> str:
         try:

@@ -175,7 +175,9 @@ def test_a_worker_is_recycled(tmp_path: Path) -> None:
     with Scripted(tmp_path, {"workers.recycle": always(["sam-0", "sam-1"])}).answering() as warden:
         done = warden.cli("workers", "recycle", "sam")
 
-    assert done.stdout.splitlines() == [f"{name}: is recycled at its next boundary; watch it with: warden status" for name in ("sam-0", "sam-1")]
+    assert done.stdout.splitlines() == [
+        f"{name}: gets a fresh process at the next boundary of its work; watch it with: warden status" for name in ("sam-0", "sam-1")
+    ]
     assert warden.asked == [("workers.recycle", {"name": "sam"})]
 
 

@@ -1,15 +1,11 @@
 """The contract of a job store, kept by the one in memory and the one in SQLite alike."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from functools import partial
 
 import pytest
-import pytest_asyncio
 from msgspec.structs import replace
 
-from supervisor.adapters.jobs_memory import MemoryJobs
-from supervisor.adapters.jobs_sqlite import open_store
 from supervisor.core.model import AT_WORK, TERMINAL, DeviceId, Failure, Job, JobId, JobStatus, Lease, LeaseId, LeaseState, Reason, Receipt, WorkerName
 from supervisor.runtime.ports import JobStore
 
@@ -40,13 +36,6 @@ WHOLE = Job(
 def job(name: str, *, created: float = 1.0, status: JobStatus = JobStatus.QUEUED, attempt: int = 0, kind: str = "demo.count") -> Job:
     """Return a small job."""
     return Job(id=JobId(name), kind=kind, status=status, attempt=attempt, created_wall=created)
-
-
-@pytest_asyncio.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[JobStore]:
-    one: JobStore = MemoryJobs() if request.param == "memory" else await open_store(tmp_path / "jobs.sqlite")
-    yield one
-    await one.close()
 
 
 async def test_a_job_comes_back_as_it_was_saved(store: JobStore) -> None:
@@ -173,9 +162,9 @@ async def test_many_writers_at_once_are_all_kept(store: JobStore) -> None:
 
 
 async def test_a_read_after_an_awaited_write_sees_it(store: JobStore) -> None:
-    seen: list[Callable[[], Awaitable[Job | None]]] = []
+    seen = []
     for number in range(50):
         await store.save(job(f"j-{number}"))
-        seen.append(lambda number=number: store.find(f"j-{number}"))  # type: ignore[misc]  # bound by default
+        seen.append(partial(store.find, f"j-{number}"))
 
     assert all([await one() is not None for one in seen])

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.adapters.jobs_sqlite import MIGRATIONS, open_store
+from supervisor.adapters.jobs_sql import MIGRATIONS
+from supervisor.adapters.jobs_sqlite import open_store
 from supervisor.core.model import DeviceId, Job, JobId, JobStatus, Lease, LeaseId, LeaseState, WorkerName
 from supervisor.errors import StoreError
 
@@ -77,6 +78,7 @@ async def test_the_file_is_crash_safe(tmp_path: Path) -> None:
 
 WRITER = """
 import asyncio, sys
+from pathlib import Path
 from supervisor.adapters.jobs_sqlite import open_store
 from supervisor.core.model import Job, JobId
 
@@ -85,7 +87,7 @@ async def write(store, number):
     print(number, flush=True)
 
 async def main():
-    store = await open_store(sys.argv[1])
+    store = await open_store(Path(sys.argv[1]))
     number = 0
     while True:
         await asyncio.gather(*(write(store, number + i) for i in range(10)))
@@ -124,7 +126,7 @@ async def test_a_file_of_a_newer_release_is_refused_and_left_alone(tmp_path: Pat
     connection.execute("PRAGMA user_version = 99")
     connection.close()
 
-    with pytest.raises(StoreError, match=r"jobs.sqlite: written by a newer release \(version 99, this one knows 1\)"):
+    with pytest.raises(StoreError, match=r"jobs.sqlite: written by a newer release \(version 99, this one knows 2\)"):
         await open_store(path)
 
     connection = sqlite3.connect(path)
@@ -151,7 +153,7 @@ async def test_a_missing_folder_is_a_store_error(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_another_program_locks_is_a_store_error_and_heals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.adapters.jobs_sqlite._BUSY_MS", 50)
+    monkeypatch.setattr("supervisor.adapters.sqlite_thread._BUSY_MS", 50)
     store = await open_store(tmp_path / "jobs.sqlite")
     other = sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -196,7 +198,7 @@ async def test_a_job_that_json_cannot_hold_is_a_store_error_and_the_rest_works(t
 async def test_a_full_disk_is_a_store_error_and_what_was_acknowledged_stays(tmp_path: Path) -> None:
     store = await open_store(tmp_path / "jobs.sqlite")
     await store.save(job("j-1"))
-    await store._do(lambda connection: connection.execute("PRAGMA max_page_count = 16"), writes=False)
+    await store._file.do(lambda connection: connection.execute("PRAGMA max_page_count = 16"), writes=False)
 
     with pytest.raises(StoreError, match="full"):
         await store.save(Job(id=JobId("j-2"), kind="k", params={"pad": "x" * 10**6}))

@@ -204,6 +204,10 @@ class Life(RuleBasedStateMachine):
         restart = restart and wanted is Wanted.UP
         self.world.post(0, ev.WantedChanged(request="order", workers=(WorkerName(worker),), wanted=wanted, restart=restart))
 
+    @rule(worker=st.sampled_from(WORKERS))
+    def recycle(self, worker: str) -> None:
+        self.world.post(0, ev.RecycleRequested(request="recycle", workers=(WorkerName(worker),)))
+
     @rule(lag_s=st.sampled_from([0.5, 5.0, 60.0]))
     def freeze(self, lag_s: float) -> None:
         self.world.freeze(lag_s)

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import msgspec
 import pytest
@@ -22,6 +23,11 @@ healthy_after = "100ms"
 {FAKE}
 serves = ["demo.train"]
 """
+
+
+def pid_of(warden: Live, worker: str) -> int | None:
+    """Return the pid of the process in a worker's place, if there is one."""
+    return warden.worker(worker).pid
 
 
 def events_of(warden: Live, job: str) -> EventsPage:
@@ -219,8 +225,8 @@ replicas = 2
             warden.kill()
             warden.start()
             continue
-        assert warden.holds(lambda victim=victim: warden.worker(victim).pid is not None)
-        pid = warden.worker(victim).pid
+        assert warden.holds(partial(pid_of, warden, victim))
+        pid = pid_of(warden, victim)
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         warden.wait_for_event("worker_exited", worker=victim, after=mark)

@@ -131,6 +131,24 @@ def test_a_program_that_stops_printing_is_ended_with_its_tree_and_started_again(
     assert warden.worker("tool-0").restarts == {"stall": 1}
 
 
+def test_what_was_seen_of_a_program_before_its_end_is_in_the_log(live: MakeLive) -> None:
+    script = 'trap "" TERM; echo up; sleep 3600 & while :; do wait; done'
+    warden = live(SHORT + program("tool", "output", ["sh", "-c", script]))
+    pid = warden.wait_for_event("worker_spawned", worker="tool-0")["pid"]
+    log = str(warden.log_dir / "workers" / "tool-0.log")
+
+    stalled = warden.wait_for_event("worker_stalled", worker="tool-0")
+    seen = warden.wait_for_event("worker_evidence", worker="tool-0")
+    killed = warden.wait_for_event("worker_killed", worker="tool-0")
+
+    assert stalled["stack"] == log
+    assert seen["reason"] == stalled["reason"]
+    assert seen["process"].startswith(f"pid {pid} is sleeping, waits in ")
+    assert " sleep" in seen["process"].partition("children: ")[2]
+    assert seen["stack"] == "none, the process does not answer SIGUSR1"
+    assert killed["process"] == seen["process"]
+
+
 def test_a_program_that_never_shows_anything_comes_back_with_growing_pauses(live: MakeLive) -> None:
     short = '[watchdog]\nstall_after = "1s"\nstop_grace = "1s"\nbackoff_first = "1s"\nbackoff_max = "5m"\n'
     warden = live(short + program("tool", "output", ["sleep", "3600"]))

@@ -86,3 +86,30 @@ def test_replicas_leave_one_after_the_other(live: MakeLive) -> None:
         elif event["event"] == "worker_draining" and len(settled) == 2:
             away.add(event["worker"])
             assert len(away) == 1, f"both are away at {event['timestamp']}"
+
+
+def test_a_recycle_by_hand_waits_for_a_checkpoint_and_is_counted_as_one(live: MakeLive) -> None:
+    warden = live()
+    name = warden.submit(steps=60, step_s=0.05, checkpoint=True)
+    assert warden.holds(lambda: warden.job(name).done >= 5)
+    first = warden.worker("sam-0").pid
+
+    asked = warden.cli("workers", "recycle", "sam")
+    job = warden.wait_for_job(name)
+
+    assert asked.stdout == "sam-0: gets a fresh process at the next boundary of its work; watch it with: warden status\n"
+    assert (job.status, job.attempt, job.result["counted"]) == ("completed", 2, 60)
+    assert job.result["from"] >= 5
+    assert warden.wait_for_event("worker_recycled", worker="sam-0")["reason"] == "asked for by the operator"
+    assert warden.worker("sam-0").restarts == {"recycle": 1}
+    assert warden.worker("sam-0").pid != first
+    assert not warden.seen("worker_killed")
+
+
+def test_a_recycle_of_what_has_no_process_is_refused_with_why(live: MakeLive) -> None:
+    warden = live(ONE_WORKER + "autostart = false\n")
+
+    refused = warden.cli("workers", "recycle", "sam")
+
+    assert refused.returncode == 1
+    assert refused.stderr == "there is no process to recycle: sam-0 is down; the next one is a fresh one\n"

@@ -44,6 +44,9 @@ def test_work_that_stops_moving_is_failed_with_its_stacks_and_a_new_generation_c
     assert "stall_after is 5 s" in job.error.evidence
     stalled = warden.wait_for_event("worker_stalled", worker="sam-0")
     assert stalled["job"] == job.id
+    seen = warden.wait_for_event("worker_evidence", worker="sam-0")
+    assert (seen["job"], seen["stack"]) == (job.id, str(warden.log_dir / "workers" / "sam-0.log"))
+    assert seen["process"] in job.error.evidence
     warden.wait_for_event("worker_stopped", worker="sam-0")
     assert warden.wait_for_event("worker_spawned", worker="sam-0", generation=2)["pid"] != pid
     assert warden.holds(lambda: warden.worker("sam-0").state == "ready")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.adapters import proc
 from tests.support.live import FAKE, ONE_WORKER, MakeLive, alive
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -49,6 +50,30 @@ def test_a_stop_right_after_the_start_does_not_lose_its_sigterm(live: MakeLive) 
         stopping = warden.seen("supervisor_stopping")[0]["timestamp"]
         stopped = warden.seen("supervisor_stopped")[0]["timestamp"]
         assert datetime.fromisoformat(stopped) - datetime.fromisoformat(stopping) < timedelta(seconds=10), "stop_grace is 30 s"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_first_moments_of_a_start_is_a_stop_in_order(live: MakeLive, number: int) -> None:
+    warden = live()
+    pid = warden.wait_for_event("worker_spawned", worker="sam-0")["pid"]
+    warden.wait_for_event("worker_ready", worker="sam-0")
+    warden.kill()
+    mark = warden.mark()
+    config = warden.folder / "supervisor.toml"
+    text = config.read_text()
+    config.unlink()
+    os.mkfifo(config)  # the start goes no further until somebody writes into it
+    with (warden.folder / "run.out").open("ab") as out:
+        warden.process = subprocess.Popen([sys.executable, "-P", "-m", "supervisor", "run"], cwd=warden.folder, stdout=out, stderr=out)
+
+    assert warden.holds(lambda: proc.catches(warden.pid, signal.SIGTERM) and proc.catches(warden.pid, signal.SIGHUP))
+    warden.signal(number)
+    warden.signal(signal.SIGHUP)
+    config.write_text(text)
+
+    assert warden.wait_end() == 0
+    assert warden.seen("supervisor_stopped", after=mark)
+    assert not alive(pid), "what the one before had left is ended as well"
 
 
 def test_a_stop_is_as_quick_when_nobody_reaps_the_supervisor(live: MakeLive, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tests.support.world import World, usual_limits
 
 INCIDENTS: Final = Path(__file__).parent.parent / "incidents"
 RULE: Final = "----"
-_QUIET: Final = {"job_progress", "worker_healthy"}
+_QUIET: Final = {"job_progress", "worker_healthy", "worker_evidence"}
 _TOLD: Final[dict[type[act.AnyAction], str]] = {
     act.GatherEvidence: "evidence",
     act.SendDrain: "drain",
@@ -103,6 +103,8 @@ class Script:
             case ["up" | "down" | "restart" as order, *names]:
                 wanted, workers = Wanted.DOWN if order == "down" else Wanted.UP, tuple(map(WorkerName, names))
                 world.post(0, ev.WantedChanged(request=f"{order} {' '.join(names)}", workers=workers, wanted=wanted, restart=order == "restart"))
+            case ["recycle", *names]:
+                world.post(0, ev.RecycleRequested(request=f"recycle {' '.join(names)}", workers=tuple(map(WorkerName, names))))
             case ["shutdown", *now]:
                 world.post(0, ev.ShutdownRequested(request="shutdown", at_once=bool(now)))
             case ["supervisor-dies"]:

@@ -1,6 +1,7 @@
 """The SDK's main thread as a real process, against a real ROUTER socket: load, work, drain, stop, and the end of each."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import zmq
 
@@ -55,9 +57,9 @@ class Played:
     def say(self, message: wire.AnyToWorker) -> None:
         self.socket.send_multipart((b"sam-0#1", wire.encode(message)))
 
-    def order(self, *, kind: str = "demo.count", attempt: int = 1, resume_from: str | None = None, **params: Any) -> None:
-        folder = str(self.folder / "jobs" / "j-1")
-        self.say(wire.JobOrder(job="j-1", attempt=attempt, kind=kind, params=params, dir=folder, resume_from=resume_from))
+    def order(self, *, job: str = "j-1", kind: str = "demo.count", attempt: int = 1, resume_from: str | None = None, **params: Any) -> None:
+        folder = str(self.folder / "jobs" / job)
+        self.say(wire.JobOrder(job=job, attempt=attempt, kind=kind, params=params, dir=folder, resume_from=resume_from))
 
     def end(self) -> int:
         return self.process.wait(WITHIN_S)
@@ -171,6 +173,123 @@ def test_what_goes_wrong_is_a_message_and_the_worker_lives(worker: Played, order
     assert (failed.reason, failed.error) == (reason, says)
     worker.order(steps=1, attempt=2)
     assert worker.wait_for(wire.Result)
+
+
+def checkpointed(worker: Played) -> Path:
+    """Return the checkpoint of a job that saves one at each step, once there is one."""
+    worker.order(steps=10_000, step_s=0.01, checkpoint=True)
+    saved = worker.folder / "jobs" / "j-1" / "checkpoint"
+    while not saved.exists():
+        worker.wait_for(wire.Beat)
+    return saved
+
+
+def test_a_paused_job_leaves_at_its_checkpoint_and_the_next_attempt_goes_on_from_there(worker: Played) -> None:
+    saved = checkpointed(worker)
+
+    worker.say(wire.Pause(job="j-1", attempt=1))
+
+    failed = worker.wait_for(wire.Failed)
+    assert (failed.reason, failed.error) == ("paused", "paused at its checkpoint")
+    done = int(saved.read_text())
+    worker.order(steps=done + 1, step_s=0.0, checkpoint=True, attempt=2, resume_from=str(saved))
+    assert worker.wait_for(wire.Result).value["from"] == done
+
+
+def test_a_job_without_checkpoints_pauses_at_once_and_the_worker_stays(worker: Played) -> None:
+    worker.order(steps=10_000)
+    worker.wait_for(wire.Accepted)
+
+    worker.say(wire.Pause(job="j-1", attempt=1))
+
+    assert worker.wait_for(wire.Failed).reason == "paused"
+    worker.order(steps=1, attempt=2)
+    assert worker.wait_for(wire.Result)
+
+
+def test_a_job_that_was_taken_back_while_it_waited_in_the_worker_never_begins(worker: Played) -> None:
+    worker.order(fault="stall")
+    worker.wait_for(wire.Accepted)
+    for job in ("j-2", "j-3", "j-4"):
+        worker.order(job=job, steps=1)
+    for message in (wire.Pause(job="j-2", attempt=1), wire.Cancel(job="j-3", attempt=1), wire.Pause(job="j-3", attempt=1)):
+        worker.say(message)
+    worker.say(wire.Pause(job="j-4", attempt=1))
+    worker.say(wire.Resume(job="j-4", attempt=1))
+
+    worker.say(wire.Cancel(job="j-1", attempt=1))
+
+    ends = [(failed.job, failed.reason) for failed in (worker.wait_for(wire.Failed) for _ in range(3))]
+    assert ends == [("j-1", "cancelled"), ("j-2", "paused"), ("j-3", "cancelled")]
+    accepted = worker.wait_for(wire.Accepted)
+    assert accepted.job == "j-4"
+    assert worker.wait_for(wire.Result).job == "j-4"
+
+
+def test_a_pause_during_a_slow_save_waits_for_it(worker: Played) -> None:
+    worker.order(steps=100, step_s=0.0, checkpoint=True, save_s=0.3)
+    while not any(job.critical for job in worker.wait_for(wire.Beat).jobs):
+        pass
+
+    worker.say(wire.Pause(job="j-1", attempt=1))
+
+    assert worker.wait_for(wire.Failed).error == "paused at its checkpoint"
+    assert (worker.folder / "jobs" / "j-1" / "checkpoint").is_file()
+
+
+def test_a_slow_step_listens(worker: Played) -> None:
+    worker.order(fault="slow", slow_s=3600.0)
+    worker.wait_for(wire.Accepted)
+
+    worker.say(wire.Cancel(job="j-1", attempt=1))
+
+    assert worker.wait_for(wire.Failed).reason == "cancelled"
+
+
+def test_a_holder_outlives_its_parent_and_sigterm(worker: Played) -> None:
+    worker.order(steps=1, fault="hold", size_mb=8)
+    worker.wait_for(wire.Result)
+    holder = psutil.Process(int((worker.folder / "jobs" / "j-1" / "holder").read_text()))
+    worker.process.kill()
+    worker.end()
+
+    try:
+        holder.terminate()
+
+        status = Path(f"/proc/{holder.pid}/status").read_text()
+        assert int(re.findall(r"SigIgn:\s*(\w+)", status)[0], 16) & 1 << signal.SIGTERM - 1, "it ignores the signal, so it lives on"
+        assert holder.memory_info().rss > 8 * 2**20
+    finally:
+        holder.kill()
+        psutil.wait_procs([holder], timeout=WITHIN_S)
+
+
+def test_a_pause_keeps_what_a_cancel_removes(play: Callable[..., Played]) -> None:
+    script = """
+from workers.base import Worker, main
+class W(Worker):
+    serves = ("demo.count",)
+    def run(self, job, report):
+        (job.dir / "kept").touch()
+        while True:
+            report.progress(0, 1)
+    def abandon(self, folder):
+        (folder / "kept").unlink()
+main(W)
+"""
+    one = play(script=script)
+    one.wait_for(wire.Ready)
+
+    kept = one.folder / "jobs" / "j-1" / "kept"
+    orders: list[wire.AnyToWorker] = [wire.Pause(job="j-1", attempt=1), wire.Cancel(job="j-1", attempt=2)]
+    seen = []
+    for attempt, order in enumerate(orders, 1):
+        one.order(attempt=attempt)
+        one.wait_for(wire.Accepted)
+        one.say(order)
+        seen.append((one.wait_for(wire.Failed).reason, kept.exists()))
+
+    assert seen == [("paused", True), ("cancelled", False)]
 
 
 def test_a_stack_is_dumped_on_request(worker: Played) -> None:

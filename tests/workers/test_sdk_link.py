@@ -8,9 +8,11 @@ import pytest
 import zmq
 
 from supervisor import wire
+from workers import beats as beats_module
 from workers import link as link_module
-from workers.link import Identity, Link
-from workers.report import Job, JobCancelled, Report
+from workers.beats import Identity
+from workers.link import Link
+from workers.report import Job, JobCancelled, Report, WorkPauses
 
 WITHIN_MS = 20_000
 STAMP: Any = {"worker": "sam-0", "generation": 3, "token": "secret"}
@@ -62,8 +64,8 @@ def peer(tmp_path: Path) -> Iterator[Peer]:
 @pytest.fixture
 def link(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Link]:
     monkeypatch.setattr(link_module, "RESEND_S", 0.1)
-    monkeypatch.setattr(link_module, "BEAT_IDLE_S", 0.1)
-    one = Link(Identity(endpoint=peer.endpoint, **STAMP), serves=("demo.count",), device_bytes=lambda: 7)
+    monkeypatch.setattr(beats_module, "BEAT_IDLE_S", 0.1)
+    one = Link(Identity(endpoint=peer.endpoint, **STAMP), serves=("demo.count",), device_bytes=lambda: 7, params={"demo.count": {"type": "object"}})
     one.start()
     peer.wait_for(wire.Hello)
     yield one
@@ -82,6 +84,7 @@ def test_it_says_hello_and_beats_with_what_it_holds(link: Link, peer: Peer) -> N
     assert (beat.worker, beat.generation, beat.token, beat.device_bytes, beat.jobs) == ("sam-0", 3, "secret", 7, ())
     assert isinstance(peer.heard[0], wire.Hello)
     assert peer.heard[0].serves == ("demo.count",)
+    assert peer.heard[0].params == {"demo.count": {"type": "object"}}
 
 
 @pytest.mark.parametrize(
@@ -156,20 +159,70 @@ def test_a_cancel_reaches_the_work_and_one_that_comes_early_is_remembered(link: 
     assert link.orders.get(timeout=20) is None
     with pytest.raises(JobCancelled):
         report.check()
-    assert link.cancelled_early == {("j-2", 1)}
+    assert ("j-2", 1) in link.cancelled
     assert link.draining
 
 
-def test_pause_and_resume_reach_the_work(link: Link, peer: Peer, tmp_path: Path) -> None:
+def heard(link: Link, peer: Peer, *messages: wire.AnyToWorker) -> None:
+    """Return once the link has obeyed these: a resync, which is answered, comes after them."""
+    for message in (*messages, wire.Resync()):
+        peer.say(message)
+    peer.wait_for(wire.Hello)
+    assert link._thread.is_alive()
+
+
+@pytest.mark.parametrize("which", [{}, {"job": "j-1", "attempt": 1}])
+def test_a_pause_and_its_resume_reach_the_work(link: Link, peer: Peer, tmp_path: Path, which: dict[str, Any]) -> None:
     report = report_of(tmp_path)
     link.open_report(report)
 
-    peer.say(wire.Pause())
-    peer.say(wire.Resume())
-    peer.say(wire.Drain())
+    heard(link, peer, wire.Pause(**which), wire.Resume(**which))
 
-    link.orders.get(timeout=20)
     report.check()
+
+
+@pytest.mark.parametrize("which", [{"job": "j-2", "attempt": 1}, {"job": "j-1", "attempt": 2}])
+def test_a_pause_is_for_one_attempt_of_one_job(link: Link, peer: Peer, tmp_path: Path, which: dict[str, Any]) -> None:
+    report = report_of(tmp_path)
+    link.open_report(report)
+
+    heard(link, peer, wire.Pause(**which))
+
+    report.check()
+
+
+@pytest.mark.parametrize(("order", "ends"), [(wire.Pause(job="j-1", attempt=1), WorkPauses), (wire.Cancel(job="j-1", attempt=1), JobCancelled)])
+@pytest.mark.parametrize("before", [True, False])
+def test_an_order_counts_whether_it_comes_before_the_work_or_during_it(
+    link: Link, peer: Peer, tmp_path: Path, *, before: bool, order: wire.AnyToWorker, ends: type[BaseException]
+) -> None:
+    report = report_of(tmp_path)
+    if before:
+        heard(link, peer, order)
+
+    link.open_report(report)
+
+    if not before:
+        heard(link, peer, order)
+    with pytest.raises(ends):
+        report.check()
+
+
+def test_a_change_after_a_rest_is_told_at_once_and_not_at_the_next_turn(peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beats_module, "BEAT_CHANGED_S", 0.0)  # it may look at any time, ...
+    monkeypatch.setattr(beats_module, "BEAT_IDLE_S", 3600.0)  # ... and by itself it does so in an hour
+    link = Link(Identity(endpoint=peer.endpoint, **STAMP), serves=(), device_bytes=lambda: None)
+    link.start()
+    peer.wait_for(wire.Beat)
+    report = report_of(tmp_path)
+    link.open_report(report)
+
+    for frame in (1, 2, 3):
+        report.progress(frame, 3, phase="p")
+        peer.wait_for(wire.Beat, so=lambda beat: beat.jobs and beat.jobs[0].done == frame)  # noqa: B023  # called in this very turn
+
+    link.close(wire.Bye(**STAMP))
+    assert not link._thread.is_alive()
 
 
 def test_bytes_that_are_no_message_are_dropped(link: Link, peer: Peer, capsys: pytest.CaptureFixture[str]) -> None:

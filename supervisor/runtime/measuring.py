@@ -1,0 +1,66 @@
+"""Readings that were ordered: of trees before and after a job, of devices, of the machine. Each comes back as an event."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from supervisor.core import actions as act
+from supervisor.core.events import AnyEvent, DeviceMeasured, LevelMeasured, MemoryMeasured, ReleaseMeasured
+from supervisor.runtime.ports import Device, DeviceError, Processes
+
+RELEASE_MAX_S: Final = 10.0
+_RELEASE_POLLS_S: Final = (0.0, 0.05, 0.1, 0.25, 0.5)
+
+
+class Measures:
+    """Reads through the ports."""
+
+    def __init__(
+        self,
+        processes: Processes,
+        device: Device,
+        *,
+        available_bytes: Callable[[], int],
+        disk_free_bytes: Callable[[], int | None],
+        post: Callable[[AnyEvent], None],
+    ) -> None:
+        """Read through these."""
+        self._processes = processes
+        self._device = device
+        self._available_bytes = available_bytes
+        self._disk_free_bytes = disk_free_bytes
+        self._post = post
+
+    async def level(self, action: act.SendJob | act.SendCancel, moment: str) -> None:
+        """Read what a worker's tree holds before a job, or as its cancel comes."""
+        used = await self._processes.memory_of(action.worker)
+        self._post(LevelMeasured(worker=action.worker, generation=action.generation, job=action.job, moment=moment, used_bytes=used))
+
+    async def release(self, action: act.MeasureRelease) -> None:
+        """Read a worker's tree until it is back at the level before the job, or is not in time."""
+        end_s = time.monotonic() + RELEASE_MAX_S
+        polls = deque(_RELEASE_POLLS_S)
+        while True:
+            await asyncio.sleep(polls.popleft() if len(polls) > 1 else polls[0])
+            used = await self._processes.memory_of(action.worker)
+            proved = used <= action.at_most_bytes
+            if proved or time.monotonic() >= end_s:
+                self._post(ReleaseMeasured(worker=action.worker, generation=action.generation, job=action.job, used_bytes=used, proved=proved))
+                return
+
+    async def device(self, action: act.MeasureDevice) -> None:
+        """Read a device after a pause."""
+        await asyncio.sleep(action.after_s)
+        try:
+            sample = await self._device.measure(action.device)
+        except DeviceError as error:
+            self._post(DeviceMeasured(device=action.device, sample=None, error=str(error)))
+        else:
+            self._post(DeviceMeasured(device=action.device, sample=sample))
+
+    async def memory(self) -> None:
+        """Read every worker's tree, the machine and the state folder's disk."""
+        used = await self._processes.memory()
+        self._post(MemoryMeasured(workers=used, available_bytes=self._available_bytes(), disk_free_bytes=self._disk_free_bytes()))

@@ -1,0 +1,83 @@
+"""Writes, each job's in order, and what waits for them: nobody hears of anything before it is on disk."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Final
+
+from supervisor.core import actions as act
+from supervisor.core.events import AnyEvent, SaveFailed
+from supervisor.core.model import Job, JobId, Lease, LeaseId
+from supervisor.errors import StoreError
+from supervisor.runtime.ports import JobStore
+
+_SAVE_AGAIN_S: Final = 1.0
+
+Start = Callable[[Coroutine[None, None, None]], "asyncio.Task[None]"]
+Follow = Callable[[act.AnyAction, Job | None], None]
+
+
+class Saves:
+    """What is being written. follow starts what waited for a write; about is the job that was written."""
+
+    def __init__(self, store: JobStore, *, start: Start, post: Callable[[AnyEvent], None], follow: Follow) -> None:
+        """Write into this store."""
+        self._store = store
+        self._start = start
+        self._post = post
+        self._follow = follow
+        self._under_way: dict[JobId, asyncio.Task[None]] = {}
+        self._leases: Mapping[LeaseId, Lease] = {}
+
+    def writes(self, job: JobId) -> bool:
+        """Return whether a write of this job is under way."""
+        return job in self._under_way
+
+    def save(self, action: act.SaveJob) -> None:
+        """Write a job after its earlier writes, also those that are being tried again: an older state must not come to lie over a newer one."""
+        task = self._start(self._save(action, after=self._under_way.get(action.job.id)))
+        self._under_way[action.job.id] = task
+        task.add_done_callback(lambda done: self._under_way.pop(action.job.id) if self._under_way.get(action.job.id) is done else None)
+
+    async def _save(self, action: act.SaveJob, *, after: "asyncio.Task[None] | None") -> None:
+        """Write the job, and go on to what waited for it. A write that nobody can be refused for is tried until it succeeds."""
+        if after is not None:
+            await asyncio.wait({after})
+        said = False
+        while True:
+            try:
+                await self._store.save(action.job)
+            except StoreError as error:
+                if not said or action.refuse_to:
+                    self._post(SaveFailed(job=action.job.id, error=str(error), refuse_to=action.refuse_to))
+                    said = True
+                if action.refuse_to:
+                    return
+                await asyncio.sleep(_SAVE_AGAIN_S)
+            else:
+                break
+        for following in action.then:
+            self._follow(following, action.job)
+
+    async def mark(self, action: act.SaveMark) -> None:
+        """Remember a small thing, and go on to what waited for that. What cannot be written is done all the same, and said not to last."""
+        try:
+            await self._store.save_mark(action.name, action.value)
+        except StoreError as error:
+            words = f"it is done, but could not be written down, and is forgotten when this supervisor ends: {error}"
+            self._follow(act.Reply(request=action.request, error="failed", message=words), None)
+        else:
+            for following in action.then:
+                self._follow(following, None)
+
+    def leases(self, leases: Mapping[LeaseId, Lease], fence: int) -> None:
+        """Write the leases where they changed: a supervisor that comes after us gives each holder that still runs its lease back."""
+        if leases is not self._leases:
+            self._leases = leases
+            self._start(self._save_leases(fence))
+
+    async def _save_leases(self, fence: int) -> None:
+        while True:
+            try:
+                return await self._store.save_leases(tuple(self._leases.values()), fence)
+            except StoreError:  # said by the job writes, which fail at the same time
+                await asyncio.sleep(_SAVE_AGAIN_S)

@@ -35,6 +35,11 @@ def job_ids(*statuses: str) -> Complete:
     return complete
 
 
+def statuses(_click_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Complete a status."""
+    return [CompletionItem(status) for status in (*LIVE, *ENDED) if status.startswith(incomplete)]
+
+
 def kinds(click_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete a kind of job."""
     found = _ask(click_context, "kinds", {}, list[KindView])

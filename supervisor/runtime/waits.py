@@ -10,7 +10,7 @@ from supervisor.core.limits import Limits, WorkerSpec
 from supervisor.core.model import AT_WORK, Device, Fleet, Job, JobStatus, Reason, Wanted, Worker
 from supervisor.runtime.instants import instant
 from supervisor.runtime.phrases import at_work, handover_words, jobs_of, last_handover, moment
-from supervisor.runtime.views import device_view, worker_view
+from supervisor.runtime.views import device_view, eta_s, worker_view
 from supervisor.shapes import HolderView, WaitView
 from supervisor.units import format_size, short_duration
 
@@ -129,10 +129,30 @@ def _at_the_device(job: Job, scene: Scene) -> list[str]:
     if device.handover is not None:
         words = handover_words(device, device.handover, fleet=fleet, limits=scene.limits, now_s=now_s)
         return [*lines, f"now: {words[0]}", *(f"     {line}" for line in words[1:])]
-    lines += [f"now: {line}" for lease in leases_on(fleet, device) for line in jobs_of(fleet, fleet.workers[lease.worker].jobs, now_s)]
+    in_the_way = [name for lease in leases_on(fleet, device) for name in fleet.workers[lease.worker].jobs]
+    lines += [f"now: {line}" for line in jobs_of(fleet, in_the_way, now_s)]
+    lines += _risk(device, spec.gpu_bytes + scene.limits.gpu.margin_bytes)
+    done_in = _done_in([fleet.jobs[name] for name in in_the_way if name in fleet.jobs], now_s)
     last = last_handover(device)
-    then = f"then: whoever holds {device.id} leaves when its work is done, the need is proved free twice, and the work is loaded"
+    then = f"then: whoever holds {device.id} leaves when its work is done{done_in}, the need is proved free twice, and the work is loaded"
     return [*lines, then + (f"; {last}" if last else "")]
+
+
+def _done_in(jobs: list[Job], now_s: float) -> str:
+    """Return when the last of these jobs is done, where each of them shows a pace."""
+    left = [eta_s(job, now_s) for job in jobs]
+    known = [seconds for seconds in left if seconds is not None]
+    return f" (about {short_duration(max(known))} from now)" if known and len(known) == len(left) else ""
+
+
+def _risk(device: Device, needed_bytes: int) -> list[str]:
+    """Return a warning where the need cannot fit for as long as those stay who are not ours."""
+    strangers = [holding for holding in device.sample.holdings if holding.worker is None] if device.sample else []
+    used = sum(holding.used_bytes for holding in strangers)
+    if not used or device.total_bytes - used >= needed_bytes:
+        return []
+    pids = ", ".join(str(holding.pid) for holding in strangers)
+    return [f"risk: pid {pids}, not ours, must leave first: the need does not fit beside {format_size(used)}, and the hand-over would be refused"]
 
 
 def _at_the_workers(job: Job, scene: Scene) -> list[str]:

@@ -63,6 +63,7 @@ def completed(folder: Path, *words: str) -> list[str]:
         (("jobs", "list", "--kind", "y"), ["yolo.train"]),
         (("workers", "stop", ""), ["sam-0", "sam-1", "yolo-0", "sam", "yolo"]),
         (("workers", "recycle", "yolo-"), ["yolo-0"]),
+        (("jobs", "list", "--status", "pa"), ["pausing", "paused"]),
         (("jobs", "pa"), ["pause"]),
         (("completion", "b"), ["bash"]),
     ],

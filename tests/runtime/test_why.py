@@ -132,9 +132,26 @@ ROWS: dict[str, tuple[Job, Fleet | None, list[str], list[str]]] = {
             NEEDS,
             f"now: yolo-0 is at j-7k2 (yolo.train, running, since 10 min): {FAR}",
             (
-                "then: whoever holds host leaves when its work is done, the need is proved free twice, and the work is loaded; "
+                "then: whoever holds host leaves when its work is done (about 30 min from now), the need is proved free twice, and the work is loaded; "
                 "the last hand-over, to sam-0, took 1.7 s until the proof"
             ),
+            ORDER,
+        ],
+        ["warden gpu status", "warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
+    ),
+    "waiting for what cannot come while a stranger stays": (
+        WAITING,
+        fleet(
+            WAITING,
+            changed(TRAINING, paced_from=None),
+            device=replace(DEVICE, sample=DeviceSample(used_bytes=2 * GIB, free_bytes=14 * GIB, holdings=(Holding(None, 5120, 2 * GIB),)), last_handover=None),
+        ),
+        [
+            "j-7k9 waits: yolo-0 holds host and is busy with j-7k2.",
+            "needs: 14GiB and 256MiB of margin on host; 14GiB of 16GiB free; yolo-0 (pid 41) holds ?, busy for 600 s; pid 5120, not ours, uses 2GiB",
+            "now: yolo-0 is at j-7k2 (yolo.train, running, since 10 min): phase train, 12 of 48 (25 %), mAP50 0.412",
+            "risk: pid 5120, not ours, must leave first: the need does not fit beside 2GiB, and the hand-over would be refused",
+            "then: whoever holds host leaves when its work is done, the need is proved free twice, and the work is loaded",
             ORDER,
         ],
         ["warden gpu status", "warden jobs cancel j-7k9", "warden jobs watch j-7k9"],

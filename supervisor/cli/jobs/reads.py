@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from supervisor.cli.complete import job_ids, kinds
+from supervisor.cli.complete import statuses as status_words
 from supervisor.cli.context import JSON, Context, print_json
 from supervisor.cli.screen import ago, bar, clock, colour, size, table, tone_of, when
 from supervisor.control import JSONValue
@@ -17,7 +18,7 @@ _PAGE: Final = 500
 
 
 @click.command("list")
-@click.option("--status", "statuses", multiple=True, help="Only jobs in this status; may be given more than once.")
+@click.option("--status", "statuses", multiple=True, shell_complete=status_words, help="Only jobs in this status; may be given more than once.")
 @click.option("--kind", default="", shell_complete=kinds, help="Only jobs of this kind.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many at the most, the newest first.")
 @click.option("--cursor", default="", metavar="C", help="Go on where an earlier list ended.")

@@ -89,6 +89,8 @@ def _head(job: Job, reason: Reason, scene: Scene) -> str:
     """Return the first sentence: what the job waits for, in one line."""
     due = due_wall(job, reason, scene)
     match reason:
+        case _ if scene.fleet.stopping_since_s is not None:
+            return f"{job.id} waits: the supervisor is stopping; the job is kept, and goes on at the next: warden run"
         case Reason.HELD if job.held:
             return f"{job.id} waits until somebody starts it: it was submitted with hold."
         case Reason.HELD:

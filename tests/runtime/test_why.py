@@ -220,6 +220,12 @@ ROWS: dict[str, tuple[Job, Fleet | None, list[str], list[str]]] = {
         ["j-7k9 waits for its time: it was submitted by schedule nightly to run at 2027-01-15 11:05:00 UTC, in 3 h 05 min.", ORDER],
         ["warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
     ),
+    "the supervisor is stopping": (
+        changed(WAITING, reason=Reason.NONE, message=""),
+        replace(fleet(WAITING), stopping_since_s=NOW - 1),
+        ["j-7k9 waits: the supervisor is stopping; the job is kept, and goes on at the next: warden run", ORDER],
+        ["warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
+    ),
     "its time has come": (
         changed(WAITING, run_at_wall=WALL - 1, reason=Reason.SCHEDULED, message="its time has not come"),
         None,

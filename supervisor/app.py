@@ -19,9 +19,6 @@ from supervisor.adapters.cgroups import find_parent
 from supervisor.adapters.channel import WorkerChannel
 from supervisor.adapters.control_server import ControlServer
 from supervisor.adapters.host_device import HostDevice, host_device
-from supervisor.adapters.job_files import JobFolders
-from supervisor.adapters.jobs_memory import MemoryJobs
-from supervisor.adapters.jobs_sqlite import open_store
 from supervisor.adapters.journal import Ring
 from supervisor.adapters.processes import LocalProcesses
 from supervisor.adapters.program_progress import ProgramWatch
@@ -35,6 +32,10 @@ from supervisor.core.decide import first_fleet
 from supervisor.core.events import AnyEvent, ShutdownRequested, SupervisorStarted
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import WorkerName
+from supervisor.core.rests import HELD
+from supervisor.job_service import open_jobs
+from supervisor.runtime.api_child import with_api
+from supervisor.runtime.asking import Asking
 from supervisor.runtime.launch import Launcher
 from supervisor.runtime.loop import Loop
 from supervisor.runtime.operations import About, Operations
@@ -80,8 +81,9 @@ class _Service:
         settings = limits.supervisor
         self._service = Service(limits, self._environ)
         stack.callback(self._service.close)
-        self._store = await open_store(state.path / "jobs.sqlite") if limits.jobs.backend == "sqlite" else MemoryJobs()
-        stack.push_async_callback(self._store.close)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        stack.callback(context.term)
+        self._jobs = await open_jobs(stack, limits=limits, state=state, context=context, say=self._service.say)
         self._wanted = WantedFile(state.path / "wanted.json")
         self._processes = LocalProcesses(run_dir=state.run_dir, post=self._post, leaves_in=find_parent())
         generations = self._processes.last_generations()
@@ -89,12 +91,11 @@ class _Service:
         names = {f"{model}-{i}" for model, spec in self._loaded.limits.workers.items() for i in range(spec.replicas)}
         self._adopted = tuple(await self._processes.adopt(names)) if settings.on_crash == "adopt" else ()
         survivors = await self._processes.end_survivors()
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        stack.callback(context.term)
         self._channel = WorkerChannel(
             partial(Router, context, state.sockets_dir / "workers.sock", max_message_bytes=wire.MAX_MESSAGE_BYTES),
             post=self._post,
             limits={"orphan_after_s": settings.orphan_after_s},
+            learn=self._learn,
         )
         stack.callback(self._channel.close)
         self._programs = ProgramWatch(
@@ -105,21 +106,17 @@ class _Service:
         )
         stack.callback(self._programs.close)
         devices = () if limits.gpu.backend == "none" else (host_device(limits.gpu.host_budget_bytes),)
-        fleet = first_fleet(limits, devices, fence=await self._store.last_fence(), generations=generations)
-        self._files = JobFolders(state.jobs_dir)
+        fleet = first_fleet(limits, devices, fence=await self._jobs.store.last_fence(), generations=generations)
         self._loop = Loop(fleet, limits, perform=self._perform, journal=self._ring)
         self._ticker = Ticker(post=self._post, fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, perform=self._perform, ping=self._channel.ping)
         self._settings = Settings(self._loaded, self._environ, loop=self._loop, say=self._service.say, take=self._take_settings)
         self._asking = Asking(self._post)
-        jobs = JobOperations(
-            fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, asking=self._asking, store=self._store, files=self._files, kinds=self._kinds
-        )
         self._operations = Operations(
             fleet=lambda: self._loop.fleet,
             limits=lambda: self._loop.limits,
             asking=self._asking,
-            store=self._store,
-            jobs=jobs.table,
+            store=self._jobs.store,
+            jobs=self._jobs.operations(fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, asking=self._asking),
             about=self._about(),
         )
         self._performer = Performer(
@@ -150,9 +147,10 @@ class _Service:
             device=HostDevice(
                 self._processes, budget_bytes=lambda: self._loop.limits.gpu.host_budget_bytes, holds=self._holds_a_device, pid_of=self._processes.pid_of
             ),
-            store=self._store,
+            store=self._jobs.store,
+            stream=self._jobs.stream,
             wanted=self._wanted,
-            files=self._files,
+            files=self._jobs.files,
             launcher=Launcher(
                 fill=filled,
                 endpoint=control.endpoint_of(self._state.path, "workers"),
@@ -178,6 +176,8 @@ class _Service:
             interventions=lambda: list(self._performer.interventions),
             settings=self._settings,
             evidence=lambda worker, generation: self._performer.evidence(worker, generation),  # noqa: PLW0108  # the performer is made later
+            schedules=list,
+            api="",
         )
 
     async def _run(self, stack: AsyncExitStack) -> int:
@@ -186,8 +186,10 @@ class _Service:
         for number in early.STOPS:
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._settings.reload)
-        jobs, leases = tuple(await self._store.live()), tuple(await self._store.leases())
-        self._loop.begin(SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted, wanted=self._wanted.words()))
+        jobs, leases = tuple(await self._jobs.store.live()), tuple(await self._jobs.store.leases())
+        held = HELD in await self._jobs.store.marks()
+        words = self._wanted.words()
+        self._loop.begin(SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted, wanted=words, held=held))
         while early.asked:  # during the start
             early.asked.pop()
             self._asked_to_stop()
@@ -198,6 +200,7 @@ class _Service:
             self._ticker.run(lambda: self._loop.limits.memory.look_every_s),
             self._say_drops(),
             self._settings.watch(),
+            self._jobs.clean_up(lambda: self._loop.limits),
             self._programs.run(),
             self._service.attend(lambda: self._loop.fleet),
         ):
@@ -216,6 +219,12 @@ class _Service:
         await self._performer.finish()
         self._say("supervisor_stopped", reason="as asked")
         return 0
+
+    def _learn(self, worker: WorkerName, params: Mapping[str, JSONValue]) -> None:
+        """Take what a worker says of the parameters of its jobs, in the name of its model."""
+        found = self._loop.fleet.workers.get(worker)
+        if found is not None:
+            self._jobs.learn(found.model, params)
 
     def _holds_a_device(self, worker: WorkerName) -> bool:
         found = self._loop.fleet.workers.get(worker)

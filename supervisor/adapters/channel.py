@@ -35,7 +35,7 @@ class WorkerChannel:
         *,
         post: Callable[[AnyEvent], None],
         limits: dict[str, float],
-        learn: Callable[[Mapping[str, JSONValue]], None] = lambda _params: None,
+        learn: Callable[[WorkerName, Mapping[str, JSONValue]], None],
     ) -> None:
         """Listen; post an event for each message of a process that we started. learn: hears what a worker says of its jobs' parameters."""
         self.dropped: Counter[str] = Counter()
@@ -107,7 +107,7 @@ class WorkerChannel:
             self.dropped["wrong token or generation"] += 1
             return
         if isinstance(message, wire.Hello) and message.params:
-            self._learn(message.params)
+            self._learn(worker, message.params)
         event = _event(worker, message)
         if event is not None:
             self._post(event)

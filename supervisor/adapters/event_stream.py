@@ -71,6 +71,12 @@ class PublishedEvents:
         self._idle.clear()
         self._posted.set()
 
+    def publish(self, numbers: Sequence[int], events: Sequence[StreamEvent]) -> None:
+        """Tell events that are on disk already, in the order of their numbers: whoever waited for the store is woken in the order of its commits."""
+        for number, event in zip(numbers, events, strict=True):
+            with suppress(zmq.Again):  # a PUB drops for the one who is slow; this is for all the rest
+                self._socket.send_multipart(((event.job or "").encode(), msgspec.json.encode(event_view(number, event))), zmq.NOBLOCK)
+
     async def close(self) -> None:
         """Write down and publish what waits, within two seconds, and remove the socket file."""
         if self._task.done():
@@ -90,7 +96,7 @@ class PublishedEvents:
             self._posted.clear()
             while self._waiting:
                 events = self._taken()
-                self._publish(await self._written(events), events)
+                self.publish(await self._written(events), events)
             self._idle.set()
 
     def _taken(self) -> list[StreamEvent]:
@@ -116,11 +122,6 @@ class PublishedEvents:
             else:
                 self._failed = False
                 return numbers
-
-    def _publish(self, numbers: Sequence[int], events: Sequence[StreamEvent]) -> None:
-        for number, event in zip(numbers, events, strict=True):
-            with suppress(zmq.Again):  # a PUB drops for the one who is slow; this is for all the rest
-                self._socket.send_multipart(((event.job or "").encode(), msgspec.json.encode(event_view(number, event))), zmq.NOBLOCK)
 
     def _lose(self, reason: str) -> None:
         """Count it; say it when it begins, and again at each power of ten."""

@@ -36,16 +36,18 @@ class MemoryJobs:
         self._fence = 0
         self._leases: tuple[Lease, ...] = ()
 
-    async def save(self, job: Job) -> None:
-        """Keep the job, unless a newer attempt or its end is kept already."""
+    async def save(self, job: Job, events: Sequence[StreamEvent] = ()) -> Sequence[int]:
+        """Keep the job and its events, unless a newer attempt or its end is kept already."""
         if job.id in self._tombstones:
-            return
+            return ()
         if job.idempotency_key and job.id not in self._jobs:
             self._keys.setdefault(job.idempotency_key, (job.id, job.fingerprint, job.created_wall))
-        if supersedes(job, self._jobs.get(job.id)):
-            large = large_result(job, encode_job(job))
-            self._jobs[job.id] = job
-            self._listed[job.id] = job if large is None else shortened(job, len(large))
+        if not supersedes(job, self._jobs.get(job.id)):
+            return ()
+        large = large_result(job, encode_job(job))
+        self._jobs[job.id] = job
+        self._listed[job.id] = job if large is None else shortened(job, len(large))
+        return await self.append_events(events)
 
     async def find(self, job: str) -> Job | None:
         """Return the job with this id, or the only one whose id begins so."""

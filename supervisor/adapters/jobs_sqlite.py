@@ -42,9 +42,10 @@ class SqliteJobs:
         """Return once the file is open and of this release's version. Raises StoreError."""
         await self._file.opened()
 
-    async def save(self, job: Job) -> None:
-        """Return once the job is on disk, with its idempotency key and its result. Raises StoreError."""
+    async def save(self, job: Job, events: Sequence[StreamEvent] = ()) -> Sequence[int]:
+        """Return the numbers of the events once they and the job are on disk, with its idempotency key and its result. Raises StoreError."""
         doc = encode_job(job)
+        told = [(event.job, encode_event(event)) for event in events]
         result = large_result(job, doc)
         file = None
         if result is not None:
@@ -52,23 +53,24 @@ class SqliteJobs:
             doc = encode_job(shortened(job, file.size))
         row = _row(job, doc, file)
 
-        def write(connection: sqlite3.Connection) -> bool:
+        def write(connection: sqlite3.Connection) -> list[int] | None:
             if job.idempotency_key:
                 connection.execute(sql.SAVE_KEY, row)
             taken = connection.execute(sql.SAVE, row).rowcount > 0
             if job.attempt:
                 connection.execute(sql.SAVE_ATTEMPT, row)
-            return taken
+            return _append(connection, told) if taken else None
 
-        taken = True  # as far as is known: a caller that is cancelled does not learn what becomes of its write
+        numbers: list[int] | None = []  # as far as is known: a caller that is cancelled does not learn what becomes of its write
         try:
-            taken = await self._file.do(write, writes=True)
+            numbers = await self._file.do(write, writes=True)
         except StoreError:
-            taken = False
+            numbers = None
             raise
         finally:
-            if file is not None and not taken:
+            if file is not None and numbers is None:
                 await asyncio.to_thread(self._results.remove, [file.path])
+        return numbers or ()
 
     async def find(self, job: str) -> Job | None:
         """Return the job with this id, or the only one whose id begins so, with its result. Raises StoreError."""
@@ -136,10 +138,7 @@ class SqliteJobs:
         """Return the numbers that the events got, once they are on disk. Raises StoreError; then none of them is."""
         rows = [(event.job, encode_event(event)) for event in events]
 
-        def write(connection: sqlite3.Connection) -> list[int]:
-            return [connection.execute(sql.APPEND_EVENT, row).fetchone()[0] for row in rows]
-
-        numbers: list[int] = await self._file.do(write, writes=True)
+        numbers: list[int] = await self._file.do(lambda connection: _append(connection, rows), writes=True)
         return numbers
 
     async def events_since(self, after: int, *, job: str, limit: int) -> Sequence[tuple[int, StreamEvent]]:
@@ -202,6 +201,10 @@ class SqliteJobs:
 
     def _sweep(self, connection: sqlite3.Connection) -> None:
         self._results.sweep(file for (file,) in connection.execute(sql.RESULT_FILES))
+
+
+def _append(connection: sqlite3.Connection, rows: Sequence[tuple[str | None, bytes]]) -> list[int]:
+    return [connection.execute(sql.APPEND_EVENT, row).fetchone()[0] for row in rows]
 
 
 def _row(job: Job, doc: bytes, file: ResultFile | None) -> dict[str, Any]:

@@ -43,6 +43,11 @@ class KnownKinds:
         """Return every kind."""
         return dict(self._kinds)
 
+    def schema(self, kind: str) -> Any:
+        """Return the schema of a kind's parameters as it came, None for a kind of which nothing is known."""
+        known = self._kinds.get(kind)
+        return known.params if known is not None else None
+
     def learn(self, model: str, params: Mapping[str, Any]) -> bool:
         """Take what a worker of this model says of its kinds, in place of what one said before. Returns whether there is something new to `save`."""
         if all(self._kinds.get(kind) == KnownKind(model, schema) for kind, schema in params.items()) and len(params) == self._count(model):

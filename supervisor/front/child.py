@@ -42,7 +42,7 @@ def main() -> int:
         return EXIT_CONFIG
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s %(message)s")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if soft < hard else soft, hard))  # a thousand slow clients must not keep the next one out
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))  # a thousand slow clients must not keep the next one out
     asyncio.run(serve(options, sockets, Notices.from_environ(os.environ)))
     return 0
 

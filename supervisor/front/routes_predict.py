@@ -118,7 +118,9 @@ async def _outcome(caller: Caller, job: JobView) -> JobView:
                 raise _away(str(found), found.until_s, evidence(found))
         left_s = end_s - asyncio.get_running_loop().time()
         if left_s <= 0 or hub.closed:
-            raise Refusal(503, "busy", f"no masks within {WAIT_S:g} s: the job was {view.status} ({view.message or view.phase}), it is cancelled", retry_after_s=5)
+            raise Refusal(
+                503, "busy", f"no masks within {WAIT_S:g} s: the job was {view.status} ({view.message or view.phase}), it is cancelled", retry_after_s=5
+            )
         seen = await wait_for_change(hub, job.id, seen=seen, within_s=min(left_s, _LOOK_S))
 
 

@@ -43,7 +43,7 @@ class Kinds(Protocol):
         ...
 
     def schema(self, kind: str) -> JSONValue:
-        """Return the JSON Schema of the parameters, None while it is not known."""
+        """Return the JSON Schema of the parameters as its worker gave it, None while it is not known."""
         ...
 
 

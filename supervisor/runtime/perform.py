@@ -23,7 +23,7 @@ from supervisor.core.events import (
     WorkerSpawned,
 )
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import Evidence, Fleet, Job, JobId, Worker, WorkerName
+from supervisor.core.model import Evidence, Fleet, Job, Worker, WorkerName
 from supervisor.runtime import views
 from supervisor.runtime.launch import Launcher
 from supervisor.runtime.measuring import Measures
@@ -83,7 +83,7 @@ class Performer:
         self._tick = tick
         self._leave = leave
         self._tasks: set[asyncio.Task[None]] = set()
-        self._saves = Saves(ports.store, start=self._start, post=post, follow=self._one)
+        self._saves = Saves(ports.store, ports.stream, start=self._start, post=post, follow=self._one, told=_told)
         self._measures = Measures(ports.processes, ports.device, available_bytes=ports.available_bytes, disk_free_bytes=ports.disk_free_bytes, post=post)
 
     def perform(self, decision: act.Decision) -> None:
@@ -115,7 +115,7 @@ class Performer:
             case act.Announce():
                 self._announce(action, about)
             case act.Publish():
-                self._tell("job_moved", action.job, worker=action.job.worker)
+                ports.stream.post(_event("job_moved", action.job, worker=action.job.worker))
             case act.SaveJob():
                 self._saves.save(action)
             case act.SaveMark():
@@ -170,37 +170,16 @@ class Performer:
             asyncio.get_running_loop().call_exception_handler({"message": "an action failed", "exception": error, "task": task})
 
     def _announce(self, action: act.Announce, about: Job | None) -> None:
+        """Say it in the logs, and tell it to whoever watches; what was written down with its job was told there."""
         level = LEVELS[action.event]
         named = {"worker": action.worker, "job": action.job}
         fields = {name: value for name, value in named.items() if value} | dict(action.fields) | ({"reason": action.reason} if action.reason else {})
         self._ports.say(level, action.event, fields)
-        self._tell(
-            action.event,
-            about or self._fleet().jobs.get(action.job or JobId("")),
-            worker=action.worker,
-            reason=action.reason,
-            job=action.job,
-            data=action.fields,
-        )
+        if about is None:
+            self._ports.stream.post(_told(action, self._fleet().jobs.get(action.job) if action.job else None))
         if level != "info":
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
             self.interventions.append(Intervention(at=at, event=action.event, worker=action.worker, job=action.job, reason=action.reason))
-
-    def _tell(
-        self,
-        event: str,
-        about: Job | None,
-        *,
-        worker: WorkerName | None,
-        reason: str = "",
-        job: JobId | None = None,
-        data: Mapping[str, JSONValue] = MappingProxyType({}),
-    ) -> None:
-        """Tell whoever watches. An event about a job says where the job is."""
-        moment = views.job_moment(about, time.monotonic()) if about is not None else {}
-        self._ports.stream.post(
-            StreamEvent(at_wall=time.time(), event=event, worker=worker, job=about.id if about else job, reason=reason, data={**data, **moment})
-        )
 
     async def _spawn(self, action: act.Spawn) -> None:
         worker = self._fleet().workers[action.worker]
@@ -252,3 +231,13 @@ class Performer:
 
     def _uses_a_device(self, worker: WorkerName) -> bool:
         return self._limits().workers[self._fleet().workers[worker].model].gpu_bytes > 0
+
+
+def _told(action: act.Announce, job: Job | None) -> StreamEvent:
+    """Return what whoever watches hears of an announcement; about a job, with where the job is."""
+    return replace(_event(action.event, job, worker=action.worker, data=action.fields), job=action.job, reason=action.reason)
+
+
+def _event(event: str, job: Job | None, *, worker: WorkerName | None, data: Mapping[str, JSONValue] = MappingProxyType({})) -> StreamEvent:
+    moment = views.job_moment(job, time.monotonic()) if job is not None else {}
+    return StreamEvent(at_wall=time.time(), event=event, worker=worker, job=job.id if job is not None else None, data={**data, **moment})

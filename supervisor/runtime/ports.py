@@ -138,10 +138,10 @@ class Tombstone(Struct, frozen=True, kw_only=True):
 class JobStore(Protocol):
     """Where jobs are written down. Every method may be awaited from the loop: nothing of it runs there."""
 
-    async def save(self, job: Job) -> None:
-        """Return once the job is on disk, with its idempotency key where it has one. An older attempt, or a change of an ended job, is ignored.
+    async def save(self, job: Job, events: Sequence[StreamEvent] = ()) -> Sequence[int]:
+        """Return once the job is on disk, with its idempotency key where it has one, and with what is told of the change: all of it or nothing.
 
-        Raises StoreError.
+        Returns the numbers of the events. An older attempt, or a change of an ended job, is ignored, and so are its events. Raises StoreError.
         """
         ...
 
@@ -226,6 +226,10 @@ class EventStream(Protocol):
 
     def post(self, event: StreamEvent) -> None:
         """Take the event; it gets its number, is written down and then published, soon. Never blocks, never raises."""
+        ...
+
+    def publish(self, numbers: Sequence[int], events: Sequence[StreamEvent]) -> None:
+        """Tell events that were written down together with a job."""
         ...
 
     async def close(self) -> None:

@@ -1,14 +1,14 @@
 """Writes, each job's in order, and what waits for them: nobody hears of anything before it is on disk."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Final
 
 from supervisor.core import actions as act
 from supervisor.core.events import AnyEvent, SaveFailed
 from supervisor.core.model import Job, JobId, Lease, LeaseId
 from supervisor.errors import StoreError
-from supervisor.runtime.ports import JobStore
+from supervisor.runtime.ports import EventStream, JobStore, StreamEvent
 
 _SAVE_AGAIN_S: Final = 1.0
 
@@ -17,11 +17,25 @@ Follow = Callable[[act.AnyAction, Job | None], None]
 
 
 class Saves:
-    """What is being written. follow starts what waited for a write; about is the job that was written."""
+    """What is being written. follow starts what waited for a write; about is the job that was written.
 
-    def __init__(self, store: JobStore, *, start: Start, post: Callable[[AnyEvent], None], follow: Follow) -> None:
-        """Write into this store."""
+    What is announced of a job's change is written down with it: whoever watches its events misses none that happened, and hears of none that did not.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        stream: EventStream,
+        *,
+        start: Start,
+        post: Callable[[AnyEvent], None],
+        follow: Follow,
+        told: Callable[[act.Announce, Job], StreamEvent],
+    ) -> None:
+        """Write into this store, and tell the stream. told: what whoever watches hears of an announcement about a job."""
         self._store = store
+        self._stream = stream
+        self._told = told
         self._start = start
         self._post = post
         self._follow = follow
@@ -43,9 +57,11 @@ class Saves:
         if after is not None:
             await asyncio.wait({after})
         said = False
+        numbers: Sequence[int] = ()
+        events = [self._told(following, action.job) for following in action.then if isinstance(following, act.Announce)]
         while True:
             try:
-                await self._store.save(action.job)
+                numbers = await self._store.save(action.job, events)
             except StoreError as error:
                 if not said or action.refuse_to:
                     self._post(SaveFailed(job=action.job.id, error=str(error), refuse_to=action.refuse_to))
@@ -55,6 +71,8 @@ class Saves:
                 await asyncio.sleep(_SAVE_AGAIN_S)
             else:
                 break
+        if numbers:  # a write that came too late changes nothing, and nothing is told of it
+            self._stream.publish(numbers, events)
         for following in action.then:
             self._follow(following, action.job)
 

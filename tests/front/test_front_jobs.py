@@ -62,7 +62,10 @@ def test_every_no_is_a_problem(http: httpx.Client, method: str, path: str, body:
     assert problem["detail"]
 
 
-@pytest.mark.parametrize(("body", "status"), [(b"{", 400), (b'{"kind": "a", "params": {"x": ' + b"[" * 100_000, 400), (b'{"kind": "\xff"}', 400), (b'{"kind": NaN}', 400), (b"[]", 422)])
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b"{", 400), (b'{"kind": "a", "params": {"x": ' + b"[" * 100_000, 400), (b'{"kind": "\xff"}', 400), (b'{"kind": NaN}', 400), (b"[]", 422)],
+)
 def test_a_body_that_is_no_job_is_a_problem(http: httpx.Client, body: bytes, status: int) -> None:
     answer = http.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
 

@@ -5,7 +5,7 @@ from typing import Final
 from msgspec import Struct
 
 from supervisor.core.gpu import device_for, free_words, held_by, leases_on
-from supervisor.core.jobs import aged_priority, in_order, rests
+from supervisor.core.jobs import aged_priority, rests, standing
 from supervisor.core.limits import Limits, WorkerSpec
 from supervisor.core.model import AT_WORK, Device, Fleet, Job, JobStatus, Reason, Wanted, Worker
 from supervisor.runtime.instants import instant
@@ -50,7 +50,7 @@ def due_wall(job: Job, reason: Reason, scene: Scene) -> float | None:
 def wait_view(job: Job, reason: Reason, scene: Scene) -> WaitView:
     """Return the numbers. reason: from `waits_for`."""
     fleet, limits, now_s = scene.fleet, scene.limits, scene.now_s
-    queue = in_order(fleet.jobs.values(), limits.jobs, now_s)
+    queue = _line(scene)
     spec = _spec(job, limits)
     device = _device(spec, scene)
     holders: list[HolderView] = []
@@ -74,6 +74,10 @@ def wait_view(job: Job, reason: Reason, scene: Scene) -> WaitView:
 def wait_sentences(job: Job, reason: Reason, scene: Scene) -> list[str]:
     """Return the whole story of the wait. reason: from `waits_for`."""
     return [_head(job, reason, scene), *_in_the_way(job, reason, scene), _order(job, scene)]
+
+
+def _line(scene: Scene) -> list[Job]:
+    return standing(scene.fleet.jobs.values(), scene.limits.jobs, scene.now_s, scene.wall_s)
 
 
 def _spec(job: Job, limits: Limits) -> WorkerSpec | None:
@@ -179,14 +183,16 @@ def _next(worker: Worker, scene: Scene) -> list[str]:
 def _order(job: Job, scene: Scene) -> str:
     """Return the place in the queue and what it is made of."""
     limits, now_s = scene.limits, scene.now_s
-    queue = in_order(scene.fleet.jobs.values(), limits.jobs, now_s)
+    queue = _line(scene)
     place = next((place for place, other in enumerate(queue, 1) if other.id == job.id), None)
     aged = aged_priority(job, limits.jobs, now_s)
     urgent = f"priority {job.priority}" + (f", {aged} by now" if aged != job.priority else "") + " (0 is the most urgent)"
-    before = [other.id for other in queue[: (place or 1) - 1]]
+    if place is None:
+        return f"order: it has no place yet, {urgent}; {len(queue)} wait in the queue"
+    before = [other.id for other in queue[: place - 1]]
     shown = ", ".join(before[:_BEFORE_SHOWN]) + (f" and {len(before) - _BEFORE_SHOWN} more" if len(before) > _BEFORE_SHOWN else "")
     waited = f"waiting for {short_duration(max(0.0, now_s - job.queued_at_s))}"
-    return f"order: place {place or '?'} of {len(queue)}, {urgent}, {waited}{f'; before it {shown}' if before else ''}"
+    return f"order: place {place} of {len(queue)}, {urgent}, {waited}{f'; before it {shown}' if before else ''}"
 
 
 def wait_remedies(job: Job, reason: Reason, scene: Scene) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.core.decide import decide
-from supervisor.core.model import Job, JobStatus
+from supervisor.core.model import Job, JobStatus, Reason
 from supervisor.runtime.why import why_view
 from supervisor.shapes import WhyView
 from tests.support.script import INCIDENTS, Script, parts
@@ -22,7 +22,8 @@ def wrong(view: WhyView, job: Job) -> list[str]:
         found.append(f"the story does not begin with the job: {view.sentences}")
     if (view.wait is not None) != (job.status is JobStatus.QUEUED):
         found.append("the numbers of a wait belong to a job that waits")
-    if view.wait is not None and (view.wait.waited_s < 0 or view.wait.position is None):
+    resting = view.reason in {Reason.HELD, Reason.SCHEDULED, Reason.RETRY_BACKOFF}
+    if view.wait is not None and (view.wait.waited_s < 0 or (view.wait.position is None and not resting)):
         found.append(f"a wait that cannot be: {view.wait}")
     return found
 

@@ -51,7 +51,8 @@ def _pages(context: Context, which: dict[str, JSONValue], cursor: str, limit: in
 
 def _gist(job: JobView) -> str:
     if job.status == "queued":
-        return f"place {job.position}: {job.message or job.reason or 'is about to be placed'}"
+        place = "" if job.position is None else f"place {job.position}: "
+        return place + (job.message or job.reason or "is about to be placed")
     words = [job.reason, job.message] if job.message or job.reason else [job.phase, " ".join(f"{name} {value:.3g}" for name, value in job.metrics.items())]
     return ": ".join(word for word in words if word)
 

@@ -81,7 +81,7 @@ class _Service:
         settings = limits.supervisor
         self._service = Service(limits, self._environ)
         stack.callback(self._service.close)
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        context = self._context = zmq.Context()
         stack.callback(context.term)
         self._jobs = await open_jobs(stack, limits=limits, state=state, context=context, say=self._service.say)
         self._wanted = WantedFile(state.path / "wanted.json")
@@ -90,7 +90,7 @@ class _Service:
         # The HTTP front is not taken back: it holds the sockets that are bound next, and has nothing to lose.
         names = {f"{model}-{i}" for model, spec in self._loaded.limits.workers.items() for i in range(spec.replicas)}
         self._adopted = tuple(await self._processes.adopt(names)) if settings.on_crash == "adopt" else ()
-        survivors = await self._processes.end_survivors()
+        self._survivors = await self._processes.end_survivors()
         self._channel = WorkerChannel(
             partial(Router, context, state.sockets_dir / "workers.sock", max_message_bytes=wire.MAX_MESSAGE_BYTES),
             post=self._post,
@@ -116,19 +116,22 @@ class _Service:
             limits=lambda: self._loop.limits,
             asking=self._asking,
             store=self._jobs.store,
-            jobs=self._jobs.operations(fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, asking=self._asking),
+            jobs=self._jobs.open(fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, asking=self._asking),
             about=self._about(),
         )
         self._performer = Performer(
             self._ports(), limits=lambda: self._loop.limits, fleet=lambda: self._loop.fleet, post=self._post, tick=self._ticker.tick, leave=self._loop.leave
         )
+        await self._service.prove(state.path)
+
+    def _open_doors(self, stack: AsyncExitStack) -> None:
+        """Answer people, and say that we are there. Only now: whoever asks must not meet a fleet that does not know yet what it took over."""
         self._control = ControlServer(
-            partial(Router, context, state.sockets_dir / "control.sock", max_message_bytes=control.MAX_MESSAGE_BYTES), self._operations.handle
+            partial(Router, self._context, self._state.sockets_dir / "control.sock", max_message_bytes=control.MAX_MESSAGE_BYTES), self._operations.handle
         )
         stack.callback(self._control.close)
-        await self._service.prove(state.path)
-        self._say("supervisor_started", pid=os.getpid(), version=__version__, config=str(self._loaded.path), state_dir=str(state.path))
-        for worker, count in survivors.items():
+        self._say("supervisor_started", pid=os.getpid(), version=__version__, config=str(self._loaded.path), state_dir=str(self._state.path))
+        for worker, count in self._survivors.items():
             self._say("worker_swept", worker=worker, reason=f"{count} processes that an earlier supervisor had left were ended")
         for worker, sentence in self._processes.strangers:
             self._service.say("warning", "worker_note", {"worker": worker, "reason": sentence})
@@ -176,7 +179,7 @@ class _Service:
             interventions=lambda: list(self._performer.interventions),
             settings=self._settings,
             evidence=lambda worker, generation: self._performer.evidence(worker, generation),  # noqa: PLW0108  # the performer is made later
-            schedules=list,
+            schedules=lambda: self._jobs.schedules.views(time.time()),
             api="",
         )
 
@@ -200,13 +203,15 @@ class _Service:
             self._ticker.run(lambda: self._loop.limits.memory.look_every_s),
             self._say_drops(),
             self._settings.watch(),
-            self._jobs.clean_up(lambda: self._loop.limits),
+            self._jobs.janitor.run(),
+            self._jobs.schedules.run(),
             self._programs.run(),
             self._service.attend(lambda: self._loop.fleet),
         ):
             task = loop.create_task(helper)
             task.add_done_callback(self._helper_ended)
             stack.callback(task.cancel)
+        self._open_doors(stack)
         try:
             await self._loop.run()
         except Exception as error:  # noqa: BLE001  # a bug of ours: the journal of what led to it is kept

@@ -20,6 +20,7 @@ from supervisor.runtime.janitor import Janitor
 from supervisor.runtime.job_operations import JobOperations
 from supervisor.runtime.perform import Say
 from supervisor.runtime.requests import Operation
+from supervisor.runtime.schedules import Schedules
 
 _KINDS: Final = "kinds.json"
 
@@ -36,13 +37,12 @@ class JobService:
         self._say = say
         self._saving: asyncio.Task[None] | None = None
 
-    def operations(self, *, fleet: Callable[[], Fleet], limits: Callable[[], Limits], asking: Asking) -> Mapping[str, Operation]:
+    def open(self, *, fleet: Callable[[], Fleet], limits: Callable[[], Limits], asking: Asking) -> Mapping[str, Operation]:
         """Return what can be asked about jobs, by name."""
-        return JobOperations(fleet=fleet, limits=limits, asking=asking, store=self.store, files=self.files, kinds=self._kinds).table
-
-    async def clean_up(self, limits: Callable[[], Limits]) -> None:
-        """Take finished jobs away when their time has come, until cancelled."""
-        await Janitor(store=self.store, files=self.files, limits=limits, say=self._say).run()
+        operations = JobOperations(fleet=fleet, limits=limits, asking=asking, store=self.store, files=self.files, kinds=self._kinds)
+        self.janitor = Janitor(store=self.store, files=self.files, limits=limits, say=self._say)
+        self.schedules = Schedules(store=self.store, submit=operations.take, fleet=fleet, limits=limits, say=self._say)
+        return operations.table
 
     def learn(self, model: str, params: Mapping[str, JSONValue]) -> None:
         """Take what a worker says of the parameters of its jobs."""

@@ -16,26 +16,28 @@ PROJECT = tomli.loads((ROOT / "pyproject.toml").read_text())
 
 MODULE_LINES = 300
 FUNCTION_LINES = 70
-LONGER: dict[str, str] = {}
+LONGER: dict[str, str] = {"supervisor/core/events.py": "the one list of all that can happen, a few lines each"}
 """Modules and functions that may be longer, each with its reason: {"supervisor/x.py": "...", "supervisor/x.py:name": "..."}. Empty is best."""
 
 MAY_IMPORT = {
     "__init__": set[str](),
     "__main__": {"cli", "early"},
     "cli": {"cli", "control", "shapes", "config", "units", "errors"},
-    "app": {"settings", "service", "adapters", "config", "runtime", "core", "control", "wire", "shapes", "units", "errors", "early"},
+    "app": {"settings", "service", "job_service", "adapters", "config", "runtime", "core", "control", "wire", "shapes", "units", "errors", "early"},
     "settings": {"adapters", "config", "runtime", "core", "errors"},
     "service": {"adapters", "core", "errors"},
+    "job_service": {"adapters", "runtime", "core", "errors"},
     "front": {"front", "control", "shapes", "units", "errors"},
     "helpers": {"helpers", "wire", "config"},
-    "config": {"config", "core", "units", "errors"},
+    "config": {"config", "core", "units", "cron", "errors"},
     "adapters": {"adapters", "runtime", "core", "control", "wire", "shapes", "units", "errors"},
-    "runtime": {"runtime", "core", "shapes", "units", "errors"},
+    "runtime": {"runtime", "core", "shapes", "units", "cron", "errors"},
     "core": {"core", "units", "errors"},
     "wire": {"errors"},
     "control": {"errors", "shapes"},
     "units": set[str](),
     "early": set[str](),
+    "cron": set[str](),
     "shapes": set[str](),
     "errors": set[str](),
 }

@@ -61,6 +61,7 @@ LEVELS: Final = {
     "cleanup_failed": "warning",
     "events_lost": "warning",
     "schedule_skipped": "info",
+    "schedule_caught_up": "info",
     "schedule_refused": "warning",
     "schedule_unserved": "warning",
     "store_failed": "error",

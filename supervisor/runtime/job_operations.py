@@ -116,8 +116,6 @@ class JobOperations:
             raise Rejected("usage", f"max_attempts {args.max_attempts} found; expected 1 or more")
         if problem := cannot_carry(args.params):
             raise Rejected("usage", f"params cannot be taken: {problem}")
-        if problem := self._kinds.wrong(args.kind, args.params):
-            raise Rejected("invalid", problem)
         try:
             run_at = wall_of(args.run_at) if args.run_at else None
         except ValueError as error:
@@ -133,8 +131,14 @@ class JobOperations:
             held=args.hold,
         )
 
-    async def _take(self, job: Job) -> JobView:
+    async def take(self, job: Job) -> None:
+        """Return once the job is on disk. Raises Rejected."""
+        if problem := self._kinds.wrong(job.kind, job.params):
+            raise Rejected("invalid", problem)
         await self._ask(lambda request: JobSubmitted(request=request, job=job))
+
+    async def _take(self, job: Job) -> JobView:
+        await self.take(job)
         return self._view(await self._find(job.id))
 
     async def _retry(self, args: JobArgs) -> JobView:

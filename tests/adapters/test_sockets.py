@@ -103,7 +103,12 @@ class Line:
 
     def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", path: Path) -> None:
         self.events: asyncio.Queue[AnyEvent] = asyncio.Queue()
-        self.channel = WorkerChannel(partial(Router, context, path, max_message_bytes=wire.MAX_MESSAGE_BYTES), post=self.events.put_nowait, limits={})
+        self.channel = WorkerChannel(
+            partial(Router, context, path, max_message_bytes=wire.MAX_MESSAGE_BYTES),
+            post=self.events.put_nowait,
+            limits={},
+            learn=lambda _worker, _params: None,
+        )
         self.channel.expect(NAME, 1, "secret")
         self.worker = dealer(context, path)
 

@@ -149,7 +149,7 @@ def _next_action(worker: Worker, fleet: Fleet, limits: Limits, now_s: float) -> 
         case WorkerState.DRAINING | WorkerState.STOPPING | WorkerState.EXITED if worker.stop is not None:
             return f"leaves: {worker.stop.reason}"
         case WorkerState.STARTING:
-            return "loads its model"
+            return "loads its model" if spec.serves else "gets ready"
         case WorkerState.UNKILLABLE:
             return "comes back when the kernel lets its process go"
         case WorkerState.DOWN if worker.wanted is Wanted.DOWN:

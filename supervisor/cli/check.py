@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from supervisor.cli.complete import config_keys
 from supervisor.cli.context import JSON, Context, Exit, print_json
 from supervisor.config import find, load, missing_files, missing_programs, spelled
 from supervisor.errors import ConfigError
@@ -70,7 +71,7 @@ def diff(context: Context, *, as_json: bool) -> None:
 
 
 @config.command("set")
-@click.argument("key")
+@click.argument("key", shell_complete=config_keys)
 @click.argument("value")
 @click.pass_obj
 def set_value(context: Context, key: str, value: str) -> None:

@@ -9,6 +9,7 @@ import msgspec
 from click.shell_completion import CompletionItem, get_completion_class
 
 from supervisor.cli.context import Context, Shape
+from supervisor.config import spelled
 from supervisor.control import JSONValue, Refused, Unreachable
 from supervisor.errors import SupervisorError
 from supervisor.shapes import JobsPage, KindView, StatusView
@@ -55,17 +56,28 @@ def workers(click_context: click.Context, _parameter: click.Parameter, incomplet
     return _fitting(({worker.name: worker.state for worker in view.workers} | models).items(), incomplete)
 
 
+def config_keys(click_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Complete a key of supervisor.toml; the value in force is shown beside it."""
+    try:
+        return _fitting(spelled(_context(click_context).loaded.limits).items(), incomplete)
+    except (SupervisorError, OSError):
+        return []
+
+
 def _fitting(known: Iterable[tuple[str, str]], incomplete: str) -> list[CompletionItem[str]]:
     return [CompletionItem(word, help=about) for word, about in known if word.startswith(incomplete)]
 
 
 def _ask(click_context: click.Context, op: str, args: Mapping[str, JSONValue], shape: type[Shape]) -> Shape | None:
     """Return the answer, None where there is none in time: whoever completes a word must not be told why."""
-    context = Context(config_path=click_context.find_root().params.get("config_path"), environ=dict(os.environ))
     try:
-        return context.ask(op, args, shape, timeout_s=_WITHIN_S)
+        return _context(click_context).ask(op, args, shape, timeout_s=_WITHIN_S)
     except (SupervisorError, Refused, Unreachable, OSError, msgspec.ValidationError):
         return None
+
+
+def _context(click_context: click.Context) -> Context:
+    return Context(config_path=click_context.find_root().params.get("config_path"), environ=dict(os.environ))
 
 
 @click.command()

@@ -64,6 +64,8 @@ def completed(folder: Path, *words: str) -> list[str]:
         (("workers", "stop", ""), ["sam-0", "sam-1", "yolo-0", "sam", "yolo"]),
         (("workers", "recycle", "yolo-"), ["yolo-0"]),
         (("jobs", "list", "--status", "pa"), ["pausing", "paused"]),
+        (("logs", "yolo-"), ["yolo-0"]),
+        (("config", "set", "api.b"), ["api.bind"]),
         (("jobs", "pa"), ["pause"]),
         (("completion", "b"), ["bash"]),
     ],
@@ -90,6 +92,7 @@ def test_nobody_there_is_silence(tmp_path: Path) -> None:
     assert completed(tmp_path, "jobs", "cancel", "") == []
     (tmp_path / "supervisor.toml").write_text("not TOML")
     assert completed(tmp_path, "workers", "stop", "") == []
+    assert completed(tmp_path, "config", "set", "") == []
     assert completed(tmp_path / "nowhere", "jobs", "submit", "") == []
 
 

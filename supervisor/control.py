@@ -33,7 +33,7 @@ class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Problem(Struct, frozen=True, kw_only=True):
-    """Why a request was refused. code: usage, unknown, busy, failed."""
+    """Why a request was refused. code: those of `Rejected`, such as usage, unknown, busy, failed."""
 
     code: str
     message: str

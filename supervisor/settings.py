@@ -6,7 +6,7 @@ from typing import Final
 
 from supervisor.adapters.config_watch import ConfigWatch
 from supervisor.config import Loaded, load
-from supervisor.config.changes import Change, changes, without_restart
+from supervisor.config.changes import Change, changes, clashes, without_restart
 from supervisor.core.announcements import LEVELS
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.errors import ConfigError
@@ -67,4 +67,6 @@ class Settings:
             limits = load(self._path, self._environ).limits
         except ConfigError as error:
             return None, [str(problem) for problem in error.problems]
+        if wrong := clashes(without_restart(self._in_force, limits), self._path.name):
+            return None, wrong
         return (limits, changes(self._in_force, limits)), []

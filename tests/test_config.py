@@ -14,6 +14,14 @@ WORKER = '[workers.sam]\ncommand = ["sam"]\n'
 SERVES = WORKER + 'serves = ["x"]\n'
 
 
+CRON_MUST = 'must be a cron line of five fields (minute hour day month weekday), such as "0 3 * * *"'
+
+
+def scheduled(cron: str) -> str:
+    """Return a file with a schedule."""
+    return f'{HEAD}{SERVES}[schedules.n]\ncron = "{cron}"\njob = {{ kind = "x" }}\n'
+
+
 def refused(tmp_path: Path, text: str) -> list[str]:
     """Return the problems of a file with this text, one a line."""
     path = tmp_path / "supervisor.toml"
@@ -295,26 +303,12 @@ BAD_FILES = {
         'supervisor.toml:2: workers.api: has the name of Warden\'s own worker for HTTP: rename it, or switch that off with api.bind = "off"',
     ),
     "nothing is kept": (HEAD + '[jobs]\nkeep_finished = "0s"\n', 'supervisor.toml:3: jobs.keep_finished = "0s" must be above zero'),
-    "a cron line of four fields": (
-        HEAD + SERVES + '[schedules.n]\ncron = "0 3 * *"\njob = { kind = "x" }\n',
-        (
-            'supervisor.toml:6: schedules.n.cron = "0 3 * *" must be a cron line of five fields, such as "0 3 * * *": '
-            "minute, hour, day of the month, month, day of the week; found 4 fields"
-        ),
-    ),
-    "a cron line with an hour that is none": (
-        HEAD + SERVES + '[schedules.n]\ncron = "0 25 * * *"\njob = { kind = "x" }\n',
-        (
-            'supervisor.toml:6: schedules.n.cron = "0 25 * * *" must be a cron line of five fields, such as "0 3 * * *": '
-            "minute, hour, day of the month, month, day of the week; its hour is wrong: write a number, *, 1-5, 1,3 or */2"
-        ),
-    ),
-    "a cron line for a day that never comes": (
-        HEAD + SERVES + '[schedules.n]\ncron = "0 3 31 2 *"\njob = { kind = "x" }\n',
-        (
-            'supervisor.toml:6: schedules.n.cron = "0 3 31 2 *" must be a cron line of five fields, such as "0 3 * * *": '
-            "minute, hour, day of the month, month, day of the week; its day-of-month is wrong: write a number, *, 1-5, 1,3 or */2"
-        ),
+    "a cron line of four fields": (scheduled("0 3 * *"), f'supervisor.toml:6: schedules.n.cron = "0 3 * *" {CRON_MUST}, found 4 fields'),
+    "a cron line with an hour that is none": (scheduled("0 25 * * *"), f'supervisor.toml:6: schedules.n.cron = "0 25 * * *" {CRON_MUST}: bad hour'),
+    "a cron line for a day that never comes": (scheduled("0 3 31 2 *"), f'supervisor.toml:6: schedules.n.cron = "0 3 31 2 *" {CRON_MUST}: bad day-of-month'),
+    "a cron line without end": (
+        scheduled("9" * 250 + " * * * *"),
+        f'supervisor.toml:6: schedules.n.cron = "{"9" * 56}... {CRON_MUST}, found 258 characters',
     ),
     "a schedule without a time": (
         HEAD + SERVES + '[schedules.n]\njob = { kind = "x" }\n',

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from supervisor.config import load, spelled
-from supervisor.config.changes import changes, without_restart
+from supervisor.config.changes import changes, clashes, without_restart
 from supervisor.core.limits import ApiLimits, GpuLimits, JobLimits, Limits, MemoryLimits, ScheduleSpec, SupervisorLimits, Watchdog, WorkerSpec
 
 WORDS = WorkerSpec(command=("words",))
@@ -83,6 +83,18 @@ def test_what_needs_a_restart_stays_as_it_is_until_then() -> None:
     assert (acting.gpu.backend, acting.gpu.margin_bytes) == ("auto", 5)
     assert acting.api == ApiLimits(max_upload_bytes=5)
     assert (acting.jobs.backend, acting.jobs.max_running) == ("sqlite", 7)
+
+
+def test_what_does_not_fit_beside_a_value_that_stays_is_refused_with_what_to_do() -> None:
+    off = replace(OLD, gpu=GpuLimits(backend="none"), api=ApiLimits(bind="off"))
+    wants_more = replace(OLD, workers={"words": replace(WORDS, gpu_bytes=2**30)})
+    named_api = replace(OLD, api=ApiLimits(bind="off"), workers={"api": WORDS})
+
+    assert clashes(without_restart(OLD, off), "supervisor.toml") == []
+    assert clashes(without_restart(off, wants_more), "supervisor.toml") == [
+        'supervisor.toml: workers.words.gpu: asks for a device, but gpu.backend is "none". The file alone would hold: restart Warden to take it whole'
+    ]
+    assert [line.partition(":")[2].partition(":")[0].strip() for line in clashes(without_restart(OLD, named_api), "supervisor.toml")] == ["workers.api"]
 
 
 def test_phases_and_progress_are_read_from_the_file_and_from_outside(tmp_path: Path) -> None:

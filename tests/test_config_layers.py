@@ -422,7 +422,7 @@ def test_the_paths_of_the_api_are_relative_to_the_file(tmp_path: Path) -> None:
     ("content", "says"),
     [
         (None, "cannot be read (No such file or directory): write a token into it, correct the path, or check its permissions"),
-        (" \n", "is empty: write a token into it, such as the output of: openssl rand -hex 32"),
+        (" \n# none yet\n", "holds no token: write one into it, such as the output of: openssl rand -hex 32"),
         ("secret\n", ""),
     ],
 )

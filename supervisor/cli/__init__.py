@@ -8,15 +8,18 @@ import click
 
 import supervisor
 from supervisor.cli.check import check, config
+from supervisor.cli.complete import completion
 from supervisor.cli.context import Context, Exit
 from supervisor.cli.jobs import jobs
 from supervisor.cli.logs import logs
+from supervisor.cli.schedules import schedules
 from supervisor.cli.status import gpu, health, status
 from supervisor.cli.workers import reload, stop, workers
 from supervisor.control import Refused, Unreachable
 from supervisor.errors import ConfigError, SupervisorError
 
-_EXIT_OF_REFUSAL = {"config": Exit.CONFIG, "usage": Exit.USAGE, "unknown": Exit.FAILED, "busy": Exit.BUSY, "failed": Exit.FAILED}
+_EXIT_OF_REFUSAL = {"config": Exit.CONFIG, "usage": Exit.USAGE, "invalid": Exit.USAGE, "busy": Exit.BUSY, "stopping": Exit.BUSY}
+"""Any other refusal is exit 1: what is unknown or gone, what the state of a job forbids, what failed."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -47,7 +50,7 @@ def demo(context: Context, folder: str | None) -> None:
     sys.exit(tell(context.environ, folder))
 
 
-for command in (check, config, status, health, gpu, jobs, workers, logs, reload, stop):
+for command in (check, config, status, health, gpu, jobs, schedules, workers, logs, reload, stop, completion):
     cli.add_command(command)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from supervisor.cli.context import Context, Exit, print_json
+from supervisor.cli.complete import config_keys
+from supervisor.cli.context import JSON, Context, Exit, print_json
 from supervisor.config import find, load, missing_files, missing_programs, spelled
 from supervisor.errors import ConfigError
 
@@ -42,7 +43,7 @@ def config() -> None:
 
 @config.command()
 @click.option("--origin", is_flag=True, help="Also say who set each value.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@JSON
 @click.pass_obj
 def show(context: Context, *, origin: bool, as_json: bool) -> None:
     """Print every value in force, as supervisor.toml would write it."""
@@ -58,7 +59,7 @@ def show(context: Context, *, origin: bool, as_json: bool) -> None:
 
 
 @config.command()
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@JSON
 @click.pass_obj
 def diff(context: Context, *, as_json: bool) -> None:
     """Say what a reload would change in the running supervisor, and what each change takes. Exit 78 if something is wrong with the file."""
@@ -70,7 +71,7 @@ def diff(context: Context, *, as_json: bool) -> None:
 
 
 @config.command("set")
-@click.argument("key")
+@click.argument("key", shell_complete=config_keys)
 @click.argument("value")
 @click.pass_obj
 def set_value(context: Context, key: str, value: str) -> None:

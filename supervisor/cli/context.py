@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+import click
 import msgspec
 
 from supervisor.config import Loaded, find, load
@@ -15,6 +16,9 @@ from supervisor.control import Client, JSONValue, Unreachable, endpoint_of
 from supervisor.shapes import StatusView
 
 Shape = TypeVar("Shape")
+
+
+JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
 class Exit(IntEnum):

@@ -9,6 +9,7 @@ from typing import BinaryIO, Final
 
 import click
 
+from supervisor.cli.complete import workers
 from supervisor.cli.context import Context, Exit
 from supervisor.errors import SupervisorError
 
@@ -17,7 +18,7 @@ _BLOCK: Final = 64 * 1024
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=workers)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until Ctrl-C.")
 @click.option("-n", "--lines", default=50, show_default=True, metavar="N", help="How many lines of the past.")
 @click.pass_obj

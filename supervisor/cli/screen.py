@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -56,6 +57,15 @@ def ago(seconds: float | None) -> str:
 def clock(iso: str | None) -> str:
     """Return the local time of day of an ISO instant."""
     return datetime.fromisoformat(iso).astimezone().strftime("%H:%M:%S") if iso else "-"
+
+
+def when(iso: str | None) -> str:
+    """Return an instant near or far, in local time, and how far: 2026-12-24 03:00:00 (in 13 h 05 min)."""
+    if not iso:
+        return "-"
+    at = datetime.fromisoformat(iso).astimezone()
+    ahead_s = at.timestamp() - time.time()
+    return f"{at:%Y-%m-%d %H:%M:%S} ({f'in {ago(ahead_s)}' if ahead_s > 0 else f'{ago(-ahead_s)} ago'})"
 
 
 def bar(fraction: float, width: int = 22) -> str:

@@ -4,19 +4,22 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import click
 
-from supervisor.cli.context import Context, Exit, print_json
+from supervisor.cli.context import JSON, Context, Exit, print_json
+from supervisor.cli.schedules import next_runs
 from supervisor.cli.screen import ago, clock, colour, size, table
 from supervisor.control import Refused, Unreachable
-from supervisor.shapes import DeviceView, HandoverView, StatusView, WorkerView
+from supervisor.shapes import DeviceView, HandoverView, ScheduleView, StatusView, WorkerView
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+_DISK_NEAR: Final = 2
+"""Times disk_floor: from here on the room on the disk is worth a line."""
 
 
 @click.command()
-@_JSON
+@JSON
 @click.pass_obj
 def status(context: Context, *, as_json: bool) -> None:
     """Show workers, devices, queue and last interventions; exit 3 when something is not as it should be."""
@@ -24,12 +27,13 @@ def status(context: Context, *, as_json: bool) -> None:
     if as_json:
         print_json(view)
     else:
-        print("\n".join(_screen(view)))
+        due = next_runs(context.ask("schedules", {}, list[ScheduleView]))
+        print("\n".join(_screen(view, due=due, disk_floor_bytes=context.loaded.limits.supervisor.disk_floor_bytes)))
     sys.exit(Exit.UNHEALTHY if view.unwell else Exit.OK)
 
 
 @click.command()
-@_JSON
+@JSON
 @click.pass_obj
 def health(context: Context, *, as_json: bool) -> None:
     """Exit 0 when all is well, 3 when not (also when the log went stale), 4 when no supervisor answers."""
@@ -53,7 +57,7 @@ def gpu() -> None:
 
 
 @gpu.command("status")
-@_JSON
+@JSON
 @click.pass_obj
 def gpu_status(context: Context, *, as_json: bool) -> None:
     """Show devices with their holders, waiters and the last hand-over."""
@@ -79,12 +83,30 @@ def _stale(view: StatusView, health_every_s: float) -> list[str]:
     return [f"{log} was last written {ago(age_s)} ago, a health line is due every {ago(health_every_s)}"] if age_s > 3 * health_every_s else []
 
 
-def _screen(view: StatusView) -> list[str]:
+def _screen(view: StatusView, *, due: str, disk_floor_bytes: int) -> list[str]:
+    """Return the screen. due: the next run of each schedule, in one line."""
     head = view.supervisor
-    lines = [f"warden {head.version}  up {ago(head.uptime_s)}  pid {head.pid}  {head.config}"]
+    lines = [f"warden {head.version}  up {ago(head.uptime_s)}  pid {head.pid}  {head.config}{f'  {head.api}' if head.api else ''}"]
     lines += [_device_line(device) for device in view.devices]
     available = view.memory.available_bytes
     lines.append(f"RAM    {'? (read every look_every; not yet)' if available is None else size(available)} available")
+    free = view.memory.disk_free_bytes
+    if free is not None and free < _DISK_NEAR * disk_floor_bytes:
+        words = f"DISK   {size(free)} free for {head.state_dir}; below disk_floor, {size(disk_floor_bytes)}, no job is taken"
+        lines.append(colour(words, "bad" if free < disk_floor_bytes else "warn"))
+    lines += _workers_table(view.workers)
+    lines += _jobs_lines(view)
+    if due:
+        lines.append(f"NEXT   {due}")
+    if view.interventions:
+        lines.append("LAST INTERVENTIONS")
+        for seen in view.interventions[-5:]:
+            who = " ".join(word for word in (seen.worker, seen.job) if word)
+            lines.append(f"  {clock(seen.at)}  {seen.event}  {who}  {seen.reason}".rstrip())
+    return lines + [colour(f"! {sentence}", "bad") for sentence in view.unwell]
+
+
+def _workers_table(workers: list[WorkerView]) -> list[str]:
     rows = [
         (
             worker.name,
@@ -96,20 +118,21 @@ def _screen(view: StatusView) -> list[str]:
             str(sum(worker.restarts.values())),
             _note(worker),
         )
-        for worker in view.workers
+        for worker in workers
     ]
-    lines += table(("WORKER", "STATE", "SINCE", "PID", "RAM", "BEAT", "RESTARTS", "NOTE"), rows, state_column=1)
+    return table(("WORKER", "STATE", "SINCE", "PID", "RAM", "BEAT", "RESTARTS", "NOTE"), rows, state_column=1)
+
+
+def _jobs_lines(view: StatusView) -> list[str]:
+    """Return how many jobs there are, whether new ones are started at all, and who waits for a device."""
     at_work = sum(view.jobs.get(status, 0) for status in ("preparing", "running", "pausing", "cancelling"))
     counted = ", ".join(f"{view.jobs.get(status, 0)} {status}" for status in ("completed", "failed", "cancelled"))
-    lines.append(f"JOBS   {at_work} at work, {view.jobs.get('queued', 0)} waiting; {counted}")
+    paused = f", {view.jobs['paused']} paused" if view.jobs.get("paused") else ""
+    lines = [f"JOBS   {at_work} at work, {view.jobs.get('queued', 0)} waiting{paused}; {counted}"]
+    if view.held:
+        lines.append(colour("HELD   nothing new is started until: warden jobs release", "warn"))
     for device in view.devices:
         lines += [f"       {waiter.job} waits for {device.id}, {ago(waiter.waited_s)}: {waiter.waits_for}" for waiter in device.waiters]
-    if view.interventions:
-        lines.append("LAST INTERVENTIONS")
-        for seen in view.interventions[-5:]:
-            who = " ".join(word for word in (seen.worker, seen.job) if word)
-            lines.append(f"  {clock(seen.at)}  {seen.event}  {who}  {seen.reason}".rstrip())
-    lines += [colour(f"! {sentence}", "bad") for sentence in view.unwell]
     return lines
 
 

@@ -9,7 +9,8 @@ from typing import Final
 
 import click
 
-from supervisor.cli.context import Context, Exit, print_json
+from supervisor.cli.complete import workers as names
+from supervisor.cli.context import JSON, Context, Exit, print_json
 from supervisor.control import Unreachable
 from supervisor.shapes import DumpView
 
@@ -27,7 +28,7 @@ def _want(context: Context, op: str, name: str, done: str) -> None:
 
 
 @workers.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names)
 @click.pass_obj
 def start(context: Context, name: str) -> None:
     """Want a worker up."""
@@ -35,7 +36,7 @@ def start(context: Context, name: str) -> None:
 
 
 @workers.command("stop")
-@click.argument("name")
+@click.argument("name", shell_complete=names)
 @click.pass_obj
 def stop_worker(context: Context, name: str) -> None:
     """Want a worker down: it finishes its job first, and stays down until it is started."""
@@ -43,7 +44,7 @@ def stop_worker(context: Context, name: str) -> None:
 
 
 @workers.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names)
 @click.pass_obj
 def restart(context: Context, name: str) -> None:
     """Give a worker a fresh process: it finishes its job first."""
@@ -51,7 +52,7 @@ def restart(context: Context, name: str) -> None:
 
 
 @workers.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names)
 @click.pass_obj
 def recycle(context: Context, name: str) -> None:
     """Give a worker a fresh process at the next boundary of its work (checkpoint, end of a job), one worker of a model at a time."""
@@ -59,8 +60,8 @@ def recycle(context: Context, name: str) -> None:
 
 
 @workers.command()
-@click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.argument("name", shell_complete=names)
+@JSON
 @click.pass_obj
 def dump(context: Context, name: str, *, as_json: bool) -> None:
     """Show what a live worker does just now: state, children, device, stacks (also written into its log), its last lines. It works on unharmed."""

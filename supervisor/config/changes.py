@@ -5,9 +5,11 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from supervisor.config.keys import key_of
 from supervisor.config.spelled import spelled
 from supervisor.core.limits import Limits
 from supervisor.core.reload import LAUNCH_FIELDS
+from supervisor.core.rules import conflicts
 
 _NEEDS_RESTART: Final = ("supervisor.state_dir", "supervisor.log_dir", "gpu.backend", "jobs.backend", "api.bind", "api.socket")
 _NAMED: Final = {"workers": "worker", "schedules": "live"}
@@ -80,3 +82,12 @@ def without_restart(old: Limits, new: Limits) -> Limits:
         gpu=replace(new.gpu, backend=old.gpu.backend),
         jobs=replace(new.jobs, backend=old.jobs.backend),
     )
+
+
+def clashes(acting: Limits, file: str) -> list[str]:
+    """Return the rules that limits from `without_restart` break: a file may hold as a whole, and not beside what only a restart can change."""
+    found = []
+    for conflict in conflicts(acting):
+        key = ".".join(part for part in (conflict.table, key_of(conflict.field)) if part)
+        found.append(f"{file}: {key}: {conflict.sentence}. The file alone would hold: restart Warden to take it whole")
+    return found

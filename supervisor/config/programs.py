@@ -12,7 +12,7 @@ from supervisor.config.effective import Loaded
 from supervisor.config.placeholders import fill
 from supervisor.errors import Problem
 
-_TOKEN_SEEN_BYTES: Final = 4096
+_TOKENS_MAX_BYTES: Final = 2**20
 
 
 def missing_programs(loaded: Loaded, environ: Mapping[str, str], python: str) -> tuple[Problem, ...]:
@@ -27,13 +27,13 @@ def missing_files(loaded: Loaded) -> tuple[Problem, ...]:
         return ()
     try:
         with open(api.token_file, "rb") as file:  # noqa: PTH123 - the path may be that of a pipe or a credential of systemd
-            empty = not file.read(_TOKEN_SEEN_BYTES).strip()
+            empty = not any(line.partition(b"#")[0].split() for line in file.read(_TOKENS_MAX_BYTES).splitlines())
     except OSError as error:
         sentence = f"cannot be read ({error.strerror}): write a token into it, correct the path, or check its permissions"
     else:
         if not empty:
             return ()
-        sentence = "is empty: write a token into it, such as the output of: openssl rand -hex 32"
+        sentence = "holds no token: write one into it, such as the output of: openssl rand -hex 32"
     return (_problem(loaded, "api.token_file", f'names the file "{api.token_file}", which {sentence}'),)
 
 

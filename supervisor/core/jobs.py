@@ -95,6 +95,11 @@ def rests(job: Job, now_s: float, wall_s: float) -> Reason:
     return Reason.RETRY_BACKOFF if now_s < job.retry_at_s else Reason.NONE
 
 
+def standing(jobs: Iterable[Job], limits: JobLimits, now_s: float, wall_s: float) -> list[Job]:
+    """Return those of these jobs that stand in the queue, the next first: one that is held, or before its time, is in nobody's way and has no place."""
+    return [job for job in in_order(jobs, limits, now_s) if not rests(job, now_s, wall_s)]
+
+
 def returned(job: Job, reason: Reason, message: str, now_s: float, wall_s: float) -> Job:
     """Return the job as it goes back to the queue, for another attempt in another process. It keeps its age. One that was to be paused is paused then."""
     pausing = job.status is JobStatus.PAUSING

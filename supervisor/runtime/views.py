@@ -5,7 +5,7 @@ from pathlib import Path
 
 from supervisor.core.gpu import leases_on
 from supervisor.core.health import clocks
-from supervisor.core.jobs import aged_priority, in_order
+from supervisor.core.jobs import aged_priority, in_order, standing
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import (
     AT_WORK,
@@ -41,8 +41,9 @@ from supervisor.units import format_size
 
 
 def positions(fleet: Fleet, limits: Limits, now_s: float) -> dict[JobId, int]:
-    """Return the place in the queue of each job that waits there, from 1."""
-    return {job.id: place for place, job in enumerate(in_order(fleet.jobs.values(), limits.jobs, now_s), 1)}
+    """Return the place in the queue of each job that stands there, from 1."""
+    queue = standing(fleet.jobs.values(), limits.jobs, now_s, now_s + fleet.wall_offset_s)
+    return {job.id: place for place, job in enumerate(queue, 1)}
 
 
 def job_view(job: Job, *, position: int | None, now_s: float, folder: Path) -> JobView:
@@ -148,7 +149,7 @@ def _next_action(worker: Worker, fleet: Fleet, limits: Limits, now_s: float) -> 
         case WorkerState.DRAINING | WorkerState.STOPPING | WorkerState.EXITED if worker.stop is not None:
             return f"leaves: {worker.stop.reason}"
         case WorkerState.STARTING:
-            return "loads its model"
+            return "loads its model" if spec.serves else "gets ready"
         case WorkerState.UNKILLABLE:
             return "comes back when the kernel lets its process go"
         case WorkerState.DOWN if worker.wanted is Wanted.DOWN:

@@ -5,12 +5,12 @@ from typing import Final
 from msgspec import Struct
 
 from supervisor.core.gpu import device_for, free_words, held_by, leases_on
-from supervisor.core.jobs import aged_priority, in_order, rests
+from supervisor.core.jobs import aged_priority, rests, standing
 from supervisor.core.limits import Limits, WorkerSpec
 from supervisor.core.model import AT_WORK, Device, Fleet, Job, JobStatus, Reason, Wanted, Worker
 from supervisor.runtime.instants import instant
 from supervisor.runtime.phrases import at_work, handover_words, jobs_of, last_handover, moment
-from supervisor.runtime.views import device_view, worker_view
+from supervisor.runtime.views import device_view, eta_s, worker_view
 from supervisor.shapes import HolderView, WaitView
 from supervisor.units import format_size, short_duration
 
@@ -50,7 +50,7 @@ def due_wall(job: Job, reason: Reason, scene: Scene) -> float | None:
 def wait_view(job: Job, reason: Reason, scene: Scene) -> WaitView:
     """Return the numbers. reason: from `waits_for`."""
     fleet, limits, now_s = scene.fleet, scene.limits, scene.now_s
-    queue = in_order(fleet.jobs.values(), limits.jobs, now_s)
+    queue = _line(scene)
     spec = _spec(job, limits)
     device = _device(spec, scene)
     holders: list[HolderView] = []
@@ -76,6 +76,10 @@ def wait_sentences(job: Job, reason: Reason, scene: Scene) -> list[str]:
     return [_head(job, reason, scene), *_in_the_way(job, reason, scene), _order(job, scene)]
 
 
+def _line(scene: Scene) -> list[Job]:
+    return standing(scene.fleet.jobs.values(), scene.limits.jobs, scene.now_s, scene.wall_s)
+
+
 def _spec(job: Job, limits: Limits) -> WorkerSpec | None:
     model = limits.model_for(job.kind)
     return limits.workers[model] if model else None
@@ -89,6 +93,8 @@ def _head(job: Job, reason: Reason, scene: Scene) -> str:
     """Return the first sentence: what the job waits for, in one line."""
     due = due_wall(job, reason, scene)
     match reason:
+        case _ if scene.fleet.stopping_since_s is not None:
+            return f"{job.id} waits: the supervisor is stopping; the job is kept, and goes on at the next: warden run"
         case Reason.HELD if job.held:
             return f"{job.id} waits until somebody starts it: it was submitted with hold."
         case Reason.HELD:
@@ -129,10 +135,30 @@ def _at_the_device(job: Job, scene: Scene) -> list[str]:
     if device.handover is not None:
         words = handover_words(device, device.handover, fleet=fleet, limits=scene.limits, now_s=now_s)
         return [*lines, f"now: {words[0]}", *(f"     {line}" for line in words[1:])]
-    lines += [f"now: {line}" for lease in leases_on(fleet, device) for line in jobs_of(fleet, fleet.workers[lease.worker].jobs, now_s)]
+    in_the_way = [name for lease in leases_on(fleet, device) for name in fleet.workers[lease.worker].jobs]
+    lines += [f"now: {line}" for line in jobs_of(fleet, in_the_way, now_s)]
+    lines += _risk(device, spec.gpu_bytes + scene.limits.gpu.margin_bytes)
+    done_in = _done_in([fleet.jobs[name] for name in in_the_way if name in fleet.jobs], now_s)
     last = last_handover(device)
-    then = f"then: whoever holds {device.id} leaves when its work is done, the need is proved free twice, and the work is loaded"
+    then = f"then: whoever holds {device.id} leaves when its work is done{done_in}, the need is proved free twice, and the work is loaded"
     return [*lines, then + (f"; {last}" if last else "")]
+
+
+def _done_in(jobs: list[Job], now_s: float) -> str:
+    """Return when the last of these jobs is done, where each of them shows a pace."""
+    left = [eta_s(job, now_s) for job in jobs]
+    known = [seconds for seconds in left if seconds is not None]
+    return f" (about {short_duration(max(known))} from now)" if known and len(known) == len(left) else ""
+
+
+def _risk(device: Device, needed_bytes: int) -> list[str]:
+    """Return a warning where the need cannot fit for as long as those stay who are not ours."""
+    strangers = [holding for holding in device.sample.holdings if holding.worker is None] if device.sample else []
+    used = sum(holding.used_bytes for holding in strangers)
+    if not used or device.total_bytes - used >= needed_bytes:
+        return []
+    pids = ", ".join(str(holding.pid) for holding in strangers)
+    return [f"risk: pid {pids}, not ours, must leave first: the need does not fit beside {format_size(used)}, and the hand-over would be refused"]
 
 
 def _at_the_workers(job: Job, scene: Scene) -> list[str]:
@@ -157,14 +183,16 @@ def _next(worker: Worker, scene: Scene) -> list[str]:
 def _order(job: Job, scene: Scene) -> str:
     """Return the place in the queue and what it is made of."""
     limits, now_s = scene.limits, scene.now_s
-    queue = in_order(scene.fleet.jobs.values(), limits.jobs, now_s)
+    queue = _line(scene)
     place = next((place for place, other in enumerate(queue, 1) if other.id == job.id), None)
     aged = aged_priority(job, limits.jobs, now_s)
     urgent = f"priority {job.priority}" + (f", {aged} by now" if aged != job.priority else "") + " (0 is the most urgent)"
-    before = [other.id for other in queue[: (place or 1) - 1]]
+    if place is None:
+        return f"order: it has no place yet, {urgent}; {len(queue)} wait in the queue"
+    before = [other.id for other in queue[: place - 1]]
     shown = ", ".join(before[:_BEFORE_SHOWN]) + (f" and {len(before) - _BEFORE_SHOWN} more" if len(before) > _BEFORE_SHOWN else "")
     waited = f"waiting for {short_duration(max(0.0, now_s - job.queued_at_s))}"
-    return f"order: place {place or '?'} of {len(queue)}, {urgent}, {waited}{f'; before it {shown}' if before else ''}"
+    return f"order: place {place} of {len(queue)}, {urgent}, {waited}{f'; before it {shown}' if before else ''}"
 
 
 def wait_remedies(job: Job, reason: Reason, scene: Scene) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from supervisor.shapes import DeviceView, JobView, StatusView
-from tests.support.live import ONE_WORKER, WARDEN, Live, MakeLive, lives
+from supervisor.shapes import DeviceView, JobView, ScheduleView, StatusView, WhyView
+from tests.support.live import FAKE, ONE_WORKER, WARDEN, Live, MakeLive, lives
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -34,7 +34,10 @@ def warden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         (("status", "--json"), StatusView),
         (("gpu", "status", "--json"), list[DeviceView]),
         (("jobs", "list", "--json"), list[JobView]),
+        (("jobs", "list", "--all", "--json"), list[JobView]),
         (("jobs", "show", "j-", "--json"), JobView),
+        (("jobs", "why", "j-", "--json"), WhyView),
+        (("schedules", "--json"), list[ScheduleView]),
         (("health", "--json"), dict[str, Any]),
         (("config", "show", "--json"), dict[str, Any]),
         (("jobs", "submit", "demo.count", "steps=1", "--json"), JobView),
@@ -118,6 +121,76 @@ def test_workers_stop_start_and_restart(live: MakeLive) -> None:
     assert warden.cli("workers", "restart", "sam-0").returncode == 0
     assert warden.holds(lambda: (warden.worker("sam-0").generation, warden.worker("sam-0").state) == (3, "ready"))
     assert warden.worker("sam-0").restarts == {"operator": 2}
+
+
+TWO_FOR_ONE_DEVICE = f"""
+[gpu]
+backend = "host"
+host_budget = "4GiB"
+[workers.sam]
+{FAKE}
+serves = ["demo.count"]
+gpu = "3GiB"
+[workers.yolo]
+{FAKE}
+serves = ["demo.sum"]
+gpu = "2GiB"
+resident = false
+options = {{ serves = ["demo.sum"] }}
+"""
+
+
+def test_why_names_who_holds_the_device_and_how_far_they_are(live: MakeLive) -> None:
+    warden = live(TWO_FOR_ONE_DEVICE)
+    warden.wait_for_event("worker_ready", worker="sam-0")
+    holder = warden.submit(steps=1000, step_s=0.05)
+    warden.wait_for_job(holder, "running")
+    waiter = warden.submit("demo.sum")
+    assert warden.holds(lambda: warden.job(waiter).reason == "waiting_for_gpu")
+
+    why = warden.cli("jobs", "why", waiter)
+    warden.cli("jobs", "cancel", holder)
+
+    assert f"{waiter} waits: sam-0 holds host and is busy with {holder}." in why.stdout
+    assert "needs: 2GiB and 256MiB of margin on host; " in why.stdout
+    assert f"now: sam-0 is at {holder} (demo.count, running, since " in why.stdout
+    assert "order: place 1 of 1, priority 10 (0 is the most urgent), waiting for " in why.stdout
+    assert f"you can: warden gpu status | warden jobs cancel {waiter} | warden jobs watch {waiter}" in why.stdout
+
+
+def test_a_job_is_held_started_paused_resumed_and_tried_again(live: MakeLive) -> None:
+    warden = live()
+    name = warden.cli("jobs", "submit", "demo.count", "steps=400", "step_s=0.05", "checkpoint=true", "--hold").stdout.strip()
+    assert warden.holds(lambda: warden.job(name).reason == "held")
+    held = warden.cli("jobs", "why", name)
+
+    warden.cli("jobs", "start", name)
+    warden.wait_for_job(name, "running")
+    warden.cli("jobs", "pause", name)
+    paused = warden.wait_for_job(name, "paused")
+    warden.cli("jobs", "resume", name)
+    again = warden.wait_for_job(name, "running")
+    warden.cli("jobs", "cancel", name)
+    retried = warden.cli("jobs", "retry", name, "--json")
+
+    assert f"{name} waits until somebody starts it" in held.stdout
+    assert (paused.worker, paused.device) == (None, None)
+    assert again.attempt == 2
+    assert json.loads(retried.stdout)["retry_of"] == name
+
+
+def test_a_held_queue_starts_nothing_and_status_says_so(live: MakeLive) -> None:
+    warden = live()
+    warden.cli("jobs", "hold")
+    name = warden.submit(steps=1)
+    assert warden.holds(lambda: warden.job(name).reason == "held")
+
+    status = warden.cli("status")
+    warden.cli("jobs", "release")
+
+    assert "HELD   nothing new is started until: warden jobs release" in status.stdout
+    assert warden.wait_for_job(name).status == "completed"
+    assert "HELD" not in warden.cli("status").stdout
 
 
 def watching(warden: Live, job: str, out: Path) -> "subprocess.Popen[bytes]":

@@ -112,6 +112,7 @@ def changed(job: Job, **fields: Any) -> Job:
 
 LEAVING = replace(BUSY, state=WorkerState.STOPPING, jobs=(), stop=Stop(cause=Cause.HANDOVER, reason="makes room", ordered_at_s=NOW - 2))
 ORDER = "order: place 1 of 1, priority 10, 8 by now (0 is the most urgent), waiting for 2 min"
+REST = "order: it has no place yet, priority 10, 8 by now (0 is the most urgent); 0 wait in the queue"
 NEEDS = "needs: 14GiB and 256MiB of margin on host; 7GiB of 16GiB free; yolo-0 (pid 41) holds 8GiB, busy for 600 s; pid 5120, not ours, uses 1GiB"
 WORD = changed(WAITING, kind="words.count", reason=Reason.WAITING_FOR_WORKER, message="words-0 is wanted down (warden workers start words-0)")
 PREPARING = changed(WAITING, status=JobStatus.PREPARING, reason=Reason.NONE, message="", worker=SAM, attempt=1, max_attempts=4)
@@ -132,9 +133,26 @@ ROWS: dict[str, tuple[Job, Fleet | None, list[str], list[str]]] = {
             NEEDS,
             f"now: yolo-0 is at j-7k2 (yolo.train, running, since 10 min): {FAR}",
             (
-                "then: whoever holds host leaves when its work is done, the need is proved free twice, and the work is loaded; "
+                "then: whoever holds host leaves when its work is done (about 30 min from now), the need is proved free twice, and the work is loaded; "
                 "the last hand-over, to sam-0, took 1.7 s until the proof"
             ),
+            ORDER,
+        ],
+        ["warden gpu status", "warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
+    ),
+    "waiting for what cannot come while a stranger stays": (
+        WAITING,
+        fleet(
+            WAITING,
+            changed(TRAINING, paced_from=None),
+            device=replace(DEVICE, sample=DeviceSample(used_bytes=2 * GIB, free_bytes=14 * GIB, holdings=(Holding(None, 5120, 2 * GIB),)), last_handover=None),
+        ),
+        [
+            "j-7k9 waits: yolo-0 holds host and is busy with j-7k2.",
+            "needs: 14GiB and 256MiB of margin on host; 14GiB of 16GiB free; yolo-0 (pid 41) holds ?, busy for 600 s; pid 5120, not ours, uses 2GiB",
+            "now: yolo-0 is at j-7k2 (yolo.train, running, since 10 min): phase train, 12 of 48 (25 %), mAP50 0.412",
+            "risk: pid 5120, not ours, must leave first: the need does not fit beside 2GiB, and the hand-over would be refused",
+            "then: whoever holds host leaves when its work is done, the need is proved free twice, and the work is loaded",
             ORDER,
         ],
         ["warden gpu status", "warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
@@ -188,7 +206,7 @@ ROWS: dict[str, tuple[Job, Fleet | None, list[str], list[str]]] = {
     "submitted with hold": (
         changed(WAITING, held=True, run_at_wall=WALL + 60),
         None,
-        ["j-7k9 waits until somebody starts it: it was submitted with hold.", ORDER],
+        ["j-7k9 waits until somebody starts it: it was submitted with hold.", REST],
         ["warden jobs start j-7k9", "warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
     ),
     "the queue is held": (
@@ -200,7 +218,13 @@ ROWS: dict[str, tuple[Job, Fleet | None, list[str], list[str]]] = {
     "not before its time": (
         changed(WAITING, run_at_wall=WALL + 3 * 3600 + 300, schedule="nightly"),
         None,
-        ["j-7k9 waits for its time: it was submitted by schedule nightly to run at 2027-01-15 11:05:00 UTC, in 3 h 05 min.", ORDER],
+        ["j-7k9 waits for its time: it was submitted by schedule nightly to run at 2027-01-15 11:05:00 UTC, in 3 h 05 min.", REST],
+        ["warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
+    ),
+    "the supervisor is stopping": (
+        changed(WAITING, reason=Reason.NONE, message=""),
+        replace(fleet(WAITING), stopping_since_s=NOW - 1),
+        ["j-7k9 waits: the supervisor is stopping; the job is kept, and goes on at the next: warden run", ORDER],
         ["warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
     ),
     "its time has come": (
@@ -212,7 +236,7 @@ ROWS: dict[str, tuple[Job, Fleet | None, list[str], list[str]]] = {
     "after a failure": (
         changed(WAITING, retry_at_s=NOW + 12, message="attempt 1 ended: sam-0 ended under it: exit code 3"),
         None,
-        ["j-7k9 waits 12 s more before it is tried again; attempt 1 ended: sam-0 ended under it: exit code 3.", ORDER],
+        ["j-7k9 waits 12 s more before it is tried again; attempt 1 ended: sam-0 ended under it: exit code 3.", REST],
         ["warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
     ),
     "preparing, the holder leaves": (
@@ -450,8 +474,9 @@ def test_a_wait_for_a_time_says_until_when(fields: dict[str, Any], until: str | 
 
 def test_who_is_before_it_is_named_and_not_without_end() -> None:
     others = [changed(WAITING, id=JobId(f"j-{number}"), priority=0) for number in range(5)]
+    resting = [changed(WAITING, id=JobId("j-8"), priority=0, held=True), changed(WAITING, id=JobId("j-9"), priority=0, run_at_wall=WALL + 1)]
 
-    view = why(WAITING, fleet(WAITING, *others))
+    view = why(WAITING, fleet(WAITING, *others, *resting))
 
     assert view.sentences[-1] == ("order: place 6 of 6, priority 10, 8 by now (0 is the most urgent), waiting for 2 min; before it j-0, j-1, j-2 and 2 more")
 

@@ -104,8 +104,12 @@ class SqliteThread:
         except Exception as error:  # noqa: BLE001  # this thread must not die: everybody would wait for ever
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
-            known = isinstance(error, (sqlite3.Error, msgspec.DecodeError))
-            results = [StoreError(f"{self._path}: {error}") if known else error] * len(batch)
+            if len(batch) > 1:  # each by itself: nobody is refused for what another one asked
+                for ask in batch:
+                    self._do_batch(connection, [ask])
+                return
+            known = isinstance(error, (sqlite3.Error, msgspec.DecodeError, OverflowError))
+            results = [StoreError(f"{self._path}: {error}") if known else error]
         for ask, result in zip(batch, results, strict=True):
             self._tell(ask.future, result)
 

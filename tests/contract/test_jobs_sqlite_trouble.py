@@ -1,5 +1,6 @@
 """The SQLite store when the world is against it: a full disk at each kind of write, results that were tampered with, files of earlier releases."""
 
+import asyncio
 import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -236,3 +237,18 @@ async def test_work_after_the_close_is_a_store_error(tmp_path: Path) -> None:
 
     with pytest.raises(StoreError, match=r"jobs.sqlite is closed: the supervisor is about to end"):
         await store.save(job("j-1"))
+
+
+async def test_a_write_that_cannot_be_is_refused_alone_whoever_shares_its_commit(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "jobs.sqlite")
+    impossible = replace(job("j-no"), priority=2**70)
+    events = [StreamEvent(at_wall=1.0, event="e")]
+
+    outcomes = await asyncio.gather(
+        *(store.save(job(f"j-{number}")) for number in range(20)), store.save(impossible), store.append_events(events), return_exceptions=True
+    )
+
+    assert [type(outcome) for outcome in outcomes] == [*[type(None)] * 20, StoreError, list]
+    assert len(await store.live()) == 20
+    assert await store.event_bounds() == (1, 1)
+    await store.close()

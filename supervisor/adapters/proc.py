@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -166,6 +167,16 @@ def catches(pid: int, signal_number: int) -> bool:
                 return bool(int(line.split()[1], 16) >> (signal_number - 1) & 1)
     except OSError:
         return False
+    return False
+
+
+def is_running(pid: int) -> bool:
+    """Return whether one of its threads runs, or would if there was a processor for it."""
+    with suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208  # names are all that is needed
+            with suppress(OSError):
+                if (_PROC / str(pid) / "task" / task / "stat").read_bytes().rpartition(b")")[2].split()[0] == b"R":
+                    return True
     return False
 
 

@@ -12,7 +12,8 @@ from typing import Final
 from supervisor.adapters import proc, spawning, survivors
 from supervisor.adapters.cgroups import Leaf, prefix_of
 from supervisor.adapters.evidence import gather, tail
-from supervisor.adapters.trees import Record, measure, send, sweep
+from supervisor.adapters.sweeps import Sweeps
+from supervisor.adapters.trees import Record, measure, send_to_group
 from supervisor.core.events import Adopted, TreeGone, TreeStuck, WorkerExited
 from supervisor.core.model import Evidence, WorkerName
 from supervisor.errors import StateError
@@ -42,6 +43,7 @@ class LocalProcesses:
         self._read_at_s = 0.0
         # Apart, so that many stalls at once, each three seconds of evidence, keep no proof and no meter waiting. A thread is made when it is first needed.
         self._proofs = ThreadPoolExecutor(8, "warden-proof")
+        self._sweeps = Sweeps(self._proofs)
         self._witnesses = ThreadPoolExecutor(16, "warden-evidence")
         self._meters = ThreadPoolExecutor(2, "warden-meter")
 
@@ -99,6 +101,7 @@ class LocalProcesses:
         if self._leaves_in is not None:
             leaf = Leaf(self._leaves_in / f"{prefix_of(self._run_dir)}{record.worker}-{record.generation}")
             record.cgroup = str(leaf.path) if leaf.make() else ""
+        record.forks = proc.forks()
         record.write(self._run_dir)
 
     def _watch(self, record: Record, pidfd: int) -> None:
@@ -131,7 +134,7 @@ class LocalProcesses:
         with suppress(ProcessLookupError):
             if record.adopted:  # not our child: it may be reaped at any moment, and then the group's number means nothing
                 signal.pidfd_send_signal(pidfd, number)
-                self._proofs.submit(_send_to_others, record, number)
+                self._proofs.submit(send_to_group, record, number)
             else:
                 os.killpg(record.pid, number)  # not reaped, so the group is ours
 
@@ -142,10 +145,7 @@ class LocalProcesses:
         self._signal_group(worker, generation, signal.SIGKILL)
         record = self._records.get((worker, generation))
         if record is not None:
-            await self._sweep(record)
-
-    async def _sweep(self, record: Record) -> list[int]:
-        return await asyncio.get_running_loop().run_in_executor(self._proofs, sweep, record)
+            await self._sweeps.sweep(record)
 
     async def prove_gone(self, worker: WorkerName, generation: int, within_s: float) -> TreeGone | TreeStuck:
         """End what the leader left behind; return the proof that nothing is left, or who is."""
@@ -154,7 +154,7 @@ class LocalProcesses:
             return TreeGone(worker=worker, generation=generation)
         end_s = asyncio.get_running_loop().time() + within_s
         swept: set[int] = set()
-        while left := await self._sweep(record):
+        while left := await self._sweeps.sweep(record):
             swept |= set(left)
             if asyncio.get_running_loop().time() >= end_s:
                 return TreeStuck(worker=worker, generation=generation, pids=tuple(left))
@@ -264,8 +264,3 @@ def _remove_leaf(record: Record) -> None:
     if record.leaf is not None:
         record.leaf.kill()  # a shim that failed may still be dying in it
         record.leaf.remove()
-
-
-def _send_to_others(record: Record, number: signal.Signals) -> None:
-    """Signal the other members of the group of a leader that is not our child."""
-    send(record, number, skip=(record.pid,), group=record.pid)

@@ -13,7 +13,8 @@ from supervisor.adapters import proc, spawning, survivors
 from supervisor.adapters.cgroups import Leaf, prefix_of
 from supervisor.adapters.evidence import gather, tail
 from supervisor.adapters.sweeps import Sweeps
-from supervisor.adapters.trees import Record, measure, send_to_group
+from supervisor.adapters.tree_memory import Readings, measure
+from supervisor.adapters.trees import Record, send_to_group
 from supervisor.core.events import Adopted, TreeGone, TreeStuck, WorkerExited
 from supervisor.core.model import Evidence, WorkerName
 from supervisor.errors import StateError
@@ -41,6 +42,7 @@ class LocalProcesses:
         self._spawning: dict[tuple[WorkerName, int], signal.Signals | None] = {}  # with the signal that was ordered meanwhile
         self._reading: asyncio.Future[dict[WorkerName, int]] | None = None
         self._read_at_s = 0.0
+        self._readings = Readings()
         # Apart, so that many stalls at once, each three seconds of evidence, keep no proof and no meter waiting. A thread is made when it is first needed.
         self._proofs = ThreadPoolExecutor(8, "warden-proof")
         self._sweeps = Sweeps(self._proofs)
@@ -94,6 +96,7 @@ class LocalProcesses:
         with suppress(OSError):  # a full disk: what was written before the spawn finds it as well
             await asyncio.to_thread(record.write, self._run_dir)
         self._watch(record, pidfd)
+        self._readings = Readings()
         return record.pid
 
     def _prepare(self, record: Record) -> None:
@@ -164,6 +167,7 @@ class LocalProcesses:
     async def _gone(self, record: Record, swept: int) -> TreeGone:
         last = await asyncio.get_running_loop().run_in_executor(self._proofs, self._forget, record)
         self._records.pop((record.worker, record.generation), None)
+        self._readings = Readings()
         return TreeGone(worker=record.worker, generation=record.generation, swept=swept, log_tail=last)
 
     def _forget(self, record: Record) -> tuple[str, ...]:
@@ -190,13 +194,13 @@ class LocalProcesses:
         loop = asyncio.get_running_loop()
         if self._reading is None or loop.time() - self._read_at_s > _SHARED_S:
             self._read_at_s = loop.time()
-            self._reading = loop.run_in_executor(self._meters, measure, tuple(self._records.values()))
+            self._reading = loop.run_in_executor(self._meters, measure, tuple(self._records.values()), self._readings)
         return await asyncio.shield(self._reading)
 
     async def memory_of(self, worker: WorkerName) -> int:
-        """Return the PSS of one worker's tree in bytes; 0 when nothing of it is left."""
+        """Return the PSS of one worker's tree in bytes, read anew; 0 when nothing of it is left."""
         records = tuple(record for record in self._records.values() if record.worker == worker)
-        return (await asyncio.get_running_loop().run_in_executor(self._meters, measure, records)).get(worker, 0)
+        return (await asyncio.get_running_loop().run_in_executor(self._meters, measure, records, Readings())).get(worker, 0)
 
     def pid_of(self, worker: WorkerName) -> int:
         """Return the leader's pid of the worker's newest generation, 0 when there is none."""

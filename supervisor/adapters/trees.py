@@ -1,11 +1,10 @@
-"""One generation's process tree: what is written down of it, who lives of it, its end, what it uses. For threads: a look at /proc takes milliseconds."""
+"""One generation's process tree: what is written down of it, who lives of it, its end. For threads: a look at /proc takes milliseconds."""
 
 import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -13,8 +12,6 @@ from msgspec import Struct
 from supervisor.adapters import proc
 from supervisor.adapters.cgroups import Leaf
 from supervisor.core.model import WorkerName
-
-_KNOWN_MAX: Final = 10_000
 
 
 class Record(Struct, kw_only=True):
@@ -102,19 +99,3 @@ def _send_to(members: Sequence[proc.Seen], number: signal.Signals) -> list[int]:
         finally:
             os.close(pidfd)
     return found
-
-
-def measure(records: Sequence[Record]) -> dict[WorkerName, int]:
-    """Return the PSS of each worker's trees in bytes. Where there are cgroups nobody else is looked at; for all others there is one pass over the machine."""
-    used: dict[WorkerName, int] = {record.worker: 0 for record in records}
-    scanned = []
-    for record in records:
-        inside = record.leaf.pids() if record.leaf is not None else []
-        if inside:
-            used[record.worker] += sum(map(proc.pss_bytes, inside))
-        elif record.pid:
-            scanned.append(record)
-    for record, members in zip(scanned, proc.trees([record.tree for record in scanned]) if scanned else [], strict=True):
-        record.known = {member.pid: member.start_ticks for member in members[:_KNOWN_MAX]}
-        used[record.worker] += sum(proc.pss_bytes(member.pid) for member in members)
-    return used

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from supervisor.adapters import proc
 
+_EMPTY_FOLDER_LINKS = 2
+"""Its name and its own dot; each folder in it adds one."""
 _MOUNTS = Path("/proc/self/mounts")
 
 
@@ -85,6 +87,8 @@ class Leaf:
 
 def _below(folder: Path) -> Iterator[Path]:
     try:
+        if os.stat(folder).st_nlink == _EMPTY_FOLDER_LINKS:  # noqa: PTH116  # each look at the memory asks this of each worker
+            return
         with os.scandir(folder) as entries:
             inner = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
@@ -96,6 +100,6 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _listed(folder: Path) -> list[int]:
     try:
-        return [pid for line in (folder / "cgroup.procs").read_text().split() if (pid := int(line))]  # 0: in a pid namespace that we do not see
+        return [pid for line in proc.read(f"{folder}/cgroup.procs").split() if (pid := int(line))]  # 0: in a pid namespace that we do not see
     except OSError:
         return []

@@ -16,6 +16,10 @@ _STACK_MAX_BYTES: Final = 64 * 1024
 _TAIL_BYTES: Final = 16 * 1024
 _TAIL_LINES: Final = 50
 _QUIET_S: Final = 0.1
+_BUSY_QUIET_S: Final = 1.0
+"""A process that has work to do may be in the middle of its dump and wait for a processor: so long without another line means that it is not."""
+_HEADER: Final = b"hread 0x"
+"""Of each thread in faulthandler's dump ("Thread 0x", "Current thread 0x"). What comes before one is the program's own output, and no answer."""
 _LOOK_S: Final = 0.02
 _CHILDREN_MAX: Final = 20
 
@@ -30,7 +34,7 @@ def gather(record: Record, pidfd: int) -> Evidence:
     before = tail(log)
     seen = proc.look(record.pid)
     answers = seen is not None and seen.state not in "TtZX" and proc.catches(record.pid, signal.SIGUSR1)
-    stack = _stack(pidfd, log) if answers else ""
+    stack = _stack(record.pid, pidfd, log) if answers else ""
     return Evidence(stack=stack, process=f"{story}; {_children(record)}", log_tail=before)
 
 
@@ -51,7 +55,7 @@ def tail(log: Path) -> tuple[str, ...]:
         return ()
 
 
-def _stack(pidfd: int, log: Path) -> str:
+def _stack(pid: int, pidfd: int, log: Path) -> str:
     """Make the process write its stacks into its own log, by faulthandler, which needs no GIL; return what it wrote."""
     end_s = time.monotonic() + BUDGET_S - 0.5
     try:
@@ -59,15 +63,21 @@ def _stack(pidfd: int, log: Path) -> str:
         signal.pidfd_send_signal(pidfd, signal.SIGUSR1)
     except OSError:
         return ""
-    size, grown_at_s = start, None
+    size, grown_at_s = start, time.monotonic()
     while time.monotonic() < end_s:
         now_size = log.stat().st_size if log.exists() else start
+        quiet_s = time.monotonic() - grown_at_s
         if now_size != size:
             size, grown_at_s = now_size, time.monotonic()
-        elif grown_at_s is not None and time.monotonic() - grown_at_s >= _QUIET_S:
+        elif quiet_s >= _QUIET_S and (quiet_s >= _BUSY_QUIET_S or not proc.is_running(pid)) and _HEADER in _added(log, start, size):
             break
         time.sleep(_LOOK_S)
+    return _added(log, start, size).decode(errors="replace").strip()
+
+
+def _added(log: Path, start: int, size: int) -> bytes:
+    """Return what was written into a log since it was so long; its end, where it is shorter by now: its head was taken away meanwhile."""
     with suppress(OSError), log.open("rb") as file:
-        file.seek(start if size >= start else max(0, size - _TAIL_BYTES))  # shorter than before: its head was taken away meanwhile
-        return file.read(_STACK_MAX_BYTES).decode(errors="replace").strip()
-    return ""
+        file.seek(start if size >= start else max(0, size - _TAIL_BYTES))
+        return file.read(_STACK_MAX_BYTES)
+    return b""

@@ -12,7 +12,9 @@ from typing import Final
 from supervisor.adapters import proc, spawning, survivors
 from supervisor.adapters.cgroups import Leaf, prefix_of
 from supervisor.adapters.evidence import gather, tail
-from supervisor.adapters.trees import Record, measure, send, sweep
+from supervisor.adapters.sweeps import Sweeps
+from supervisor.adapters.tree_memory import Readings, measure
+from supervisor.adapters.trees import Record, send_to_group
 from supervisor.core.events import Adopted, TreeGone, TreeStuck, WorkerExited
 from supervisor.core.model import Evidence, WorkerName
 from supervisor.errors import StateError
@@ -40,8 +42,10 @@ class LocalProcesses:
         self._spawning: dict[tuple[WorkerName, int], signal.Signals | None] = {}  # with the signal that was ordered meanwhile
         self._reading: asyncio.Future[dict[WorkerName, int]] | None = None
         self._read_at_s = 0.0
+        self._readings = Readings()
         # Apart, so that many stalls at once, each three seconds of evidence, keep no proof and no meter waiting. A thread is made when it is first needed.
         self._proofs = ThreadPoolExecutor(8, "warden-proof")
+        self._sweeps = Sweeps(self._proofs)
         self._witnesses = ThreadPoolExecutor(16, "warden-evidence")
         self._meters = ThreadPoolExecutor(2, "warden-meter")
 
@@ -92,6 +96,7 @@ class LocalProcesses:
         with suppress(OSError):  # a full disk: what was written before the spawn finds it as well
             await asyncio.to_thread(record.write, self._run_dir)
         self._watch(record, pidfd)
+        self._readings = Readings()
         return record.pid
 
     def _prepare(self, record: Record) -> None:
@@ -99,6 +104,7 @@ class LocalProcesses:
         if self._leaves_in is not None:
             leaf = Leaf(self._leaves_in / f"{prefix_of(self._run_dir)}{record.worker}-{record.generation}")
             record.cgroup = str(leaf.path) if leaf.make() else ""
+        record.forks = proc.forks()
         record.write(self._run_dir)
 
     def _watch(self, record: Record, pidfd: int) -> None:
@@ -131,7 +137,7 @@ class LocalProcesses:
         with suppress(ProcessLookupError):
             if record.adopted:  # not our child: it may be reaped at any moment, and then the group's number means nothing
                 signal.pidfd_send_signal(pidfd, number)
-                self._proofs.submit(_send_to_others, record, number)
+                self._proofs.submit(send_to_group, record, number)
             else:
                 os.killpg(record.pid, number)  # not reaped, so the group is ours
 
@@ -142,10 +148,7 @@ class LocalProcesses:
         self._signal_group(worker, generation, signal.SIGKILL)
         record = self._records.get((worker, generation))
         if record is not None:
-            await self._sweep(record)
-
-    async def _sweep(self, record: Record) -> list[int]:
-        return await asyncio.get_running_loop().run_in_executor(self._proofs, sweep, record)
+            await self._sweeps.sweep(record)
 
     async def prove_gone(self, worker: WorkerName, generation: int, within_s: float) -> TreeGone | TreeStuck:
         """End what the leader left behind; return the proof that nothing is left, or who is."""
@@ -154,7 +157,7 @@ class LocalProcesses:
             return TreeGone(worker=worker, generation=generation)
         end_s = asyncio.get_running_loop().time() + within_s
         swept: set[int] = set()
-        while left := await self._sweep(record):
+        while left := await self._sweeps.sweep(record):
             swept |= set(left)
             if asyncio.get_running_loop().time() >= end_s:
                 return TreeStuck(worker=worker, generation=generation, pids=tuple(left))
@@ -164,6 +167,7 @@ class LocalProcesses:
     async def _gone(self, record: Record, swept: int) -> TreeGone:
         last = await asyncio.get_running_loop().run_in_executor(self._proofs, self._forget, record)
         self._records.pop((record.worker, record.generation), None)
+        self._readings = Readings()
         return TreeGone(worker=record.worker, generation=record.generation, swept=swept, log_tail=last)
 
     def _forget(self, record: Record) -> tuple[str, ...]:
@@ -190,13 +194,13 @@ class LocalProcesses:
         loop = asyncio.get_running_loop()
         if self._reading is None or loop.time() - self._read_at_s > _SHARED_S:
             self._read_at_s = loop.time()
-            self._reading = loop.run_in_executor(self._meters, measure, tuple(self._records.values()))
+            self._reading = loop.run_in_executor(self._meters, measure, tuple(self._records.values()), self._readings)
         return await asyncio.shield(self._reading)
 
     async def memory_of(self, worker: WorkerName) -> int:
-        """Return the PSS of one worker's tree in bytes; 0 when nothing of it is left."""
+        """Return the PSS of one worker's tree in bytes, read anew; 0 when nothing of it is left."""
         records = tuple(record for record in self._records.values() if record.worker == worker)
-        return (await asyncio.get_running_loop().run_in_executor(self._meters, measure, records)).get(worker, 0)
+        return (await asyncio.get_running_loop().run_in_executor(self._meters, measure, records, Readings())).get(worker, 0)
 
     def pid_of(self, worker: WorkerName) -> int:
         """Return the leader's pid of the worker's newest generation, 0 when there is none."""
@@ -264,8 +268,3 @@ def _remove_leaf(record: Record) -> None:
     if record.leaf is not None:
         record.leaf.kill()  # a shim that failed may still be dying in it
         record.leaf.remove()
-
-
-def _send_to_others(record: Record, number: signal.Signals) -> None:
-    """Signal the other members of the group of a leader that is not our child."""
-    send(record, number, skip=(record.pid,), group=record.pid)

@@ -1,11 +1,10 @@
-"""One generation's process tree: what is written down of it, who lives of it, its end, what it uses. For threads: a look at /proc takes milliseconds."""
+"""One generation's process tree: what is written down of it, who lives of it, its end. For threads: a look at /proc takes milliseconds."""
 
 import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -13,8 +12,6 @@ from msgspec import Struct
 from supervisor.adapters import proc
 from supervisor.adapters.cgroups import Leaf
 from supervisor.core.model import WorkerName
-
-_KNOWN_MAX: Final = 10_000
 
 
 class Record(Struct, kw_only=True):
@@ -30,6 +27,7 @@ class Record(Struct, kw_only=True):
     start_ticks: int = 0
     cgroup: str = ""  # the leaf that it was born in; empty where none could be made
     adopted: bool = False
+    forks: int = 0  # how many processes had been born on the machine before it was
     known: dict[int, int] = msgspec.field(default_factory=dict)  # members of the last looks: pid -> start ticks
 
     @property
@@ -42,7 +40,7 @@ class Record(Struct, kw_only=True):
     @property
     def tree(self) -> proc.Tree:
         """Return what tells its processes from others where there is no cgroup."""
-        return proc.Tree(self.pid, self.start_ticks, self.tag, self.known)
+        return proc.Tree(self.pid, self.start_ticks, self.tag, self.known, self.forks)
 
     def members(self) -> list[proc.Seen]:
         """Return who lives of it: in its cgroup, and by session, tag and descent."""
@@ -59,26 +57,35 @@ class Record(Struct, kw_only=True):
         partial.replace(path)
 
 
-def sweep(record: Record) -> list[int]:
-    """SIGKILL every member of the tree and return who there was. An empty answer is the proof that nobody is left.
+def sweep(records: Sequence[Record]) -> list[list[int]]:
+    """SIGKILL every member of these trees and return who there was of each. An empty answer is the proof that nobody of it is left.
 
-    The cgroup is killed by one call of the kernel, those born meanwhile included; who is outside of it is proved to be ours again between pidfd and signal.
+    The cgroup is killed by one call of the kernel, those born meanwhile included. Its word alone is not the proof: a worker that runs as root, or as whoever
+    owns the cgroup, can write itself into another. Who is outside is looked for in one pass for all, and proved to be ours again between pidfd and signal.
     """
-    leaf = record.leaf
-    inside = leaf.pids() if leaf is not None else []
-    if leaf is not None and (inside or not leaf.empty()):
-        leaf.kill()
-    outside = send(record, signal.SIGKILL, skip=inside)
-    found = sorted({*inside, *outside})
-    return found or ([record.pid] if leaf is not None and not leaf.empty() else [])
+    insides = []
+    for record in records:
+        leaf = record.leaf
+        insides.append(leaf.pids() if leaf is not None else [])
+        if leaf is not None and (insides[-1] or not leaf.empty()):
+            leaf.kill()
+    answers = []
+    for record, inside, members in zip(records, insides, proc.trees([record.tree for record in records]), strict=True):
+        outside = _send_to([member for member in members if member.pid not in inside], signal.SIGKILL)
+        found = sorted({*inside, *outside})
+        answers.append(found or ([record.pid] if record.leaf is not None and not record.leaf.empty() else []))
+    return answers
 
 
-def send(record: Record, number: signal.Signals, *, skip: Sequence[int] = (), group: int = 0) -> list[int]:
-    """Signal every member of the tree (group: only those of this process group) and return who there was. Each is proved again after its pidfd was opened."""
+def send_to_group(record: Record, number: signal.Signals) -> None:
+    """Signal the other members of the group of a leader that is not our child: it may be reaped at any moment, and then the number means nothing."""
+    _send_to([member for member in proc.trees([record.tree])[0] if member.group == record.pid != member.pid], number)
+
+
+def _send_to(members: Sequence[proc.Seen], number: signal.Signals) -> list[int]:
+    """Signal each of them, proved again after its pidfd was opened, and return who was there."""
     found = []
-    for member in proc.trees([record.tree])[0]:
-        if member.pid in skip or (group and member.group != group):
-            continue
+    for member in members:
         try:
             pidfd = os.pidfd_open(member.pid)
         except OSError:
@@ -92,19 +99,3 @@ def send(record: Record, number: signal.Signals, *, skip: Sequence[int] = (), gr
         finally:
             os.close(pidfd)
     return found
-
-
-def measure(records: Sequence[Record]) -> dict[WorkerName, int]:
-    """Return the PSS of each worker's trees in bytes. Where there are cgroups nobody else is looked at; for all others there is one pass over the machine."""
-    used: dict[WorkerName, int] = {record.worker: 0 for record in records}
-    scanned = []
-    for record in records:
-        inside = record.leaf.pids() if record.leaf is not None else []
-        if inside:
-            used[record.worker] += sum(map(proc.pss_bytes, inside))
-        elif record.pid:
-            scanned.append(record)
-    for record, members in zip(scanned, proc.trees([record.tree for record in scanned]) if scanned else [], strict=True):
-        record.known = {member.pid: member.start_ticks for member in members[:_KNOWN_MAX]}
-        used[record.worker] += sum(proc.pss_bytes(member.pid) for member in members)
-    return used

@@ -182,6 +182,28 @@ async def test_evidence_of_a_python_process_has_its_stacks(kept: Kept) -> None:
     assert "is sleeping" in seen.process
 
 
+async def test_a_dump_that_is_held_up_in_the_middle_is_waited_for(kept: Kept) -> None:
+    code = """
+import signal, time
+def dump(*_):
+    print("an ordinary line", flush=True)
+    time.sleep(0.3)
+    print("Thread 0x1 (most recent call first):", flush=True)
+    end_s = time.monotonic() + 0.3
+    while time.monotonic() < end_s: pass
+    print('  File "late.py", line 1 in late', flush=True)
+signal.signal(signal.SIGUSR1, dump)
+print("up", flush=True)
+while True: signal.pause()
+"""
+    await kept.spawn(sys.executable, "-S", "-c", code)
+    await kept.until(lambda: "up" in (kept.folder / "tool.log").read_text())
+
+    seen = await kept.processes.evidence(NAME, 1)
+
+    assert seen.stack.splitlines() == ["an ordinary line", "Thread 0x1 (most recent call first):", '  File "late.py", line 1 in late']
+
+
 async def test_evidence_of_a_process_that_would_die_of_the_signal_asks_for_none(kept: Kept) -> None:
     pid = await kept.spawn("sleep", "60")
 

@@ -112,6 +112,25 @@ async def test_what_a_member_makes_below_the_cgroup_goes_with_it(kept: Kept) -> 
     assert not inner.parent.exists()
 
 
+async def test_who_writes_itself_out_of_the_cgroup_is_found_all_the_same(kept: Kept) -> None:
+    if kept.leaves_in is None or not os.access(kept.leaves_in / "cgroup.procs", os.W_OK):
+        pytest.skip("there is nothing to get out of")
+    out = kept.folder / "out"
+    script = 'setsid sh -c \'echo 0 > "$0/cgroup.procs"; echo $$ > "$1"; exec sleep 60\' "$0" "$1" & wait'
+    leader = await kept.spawn("sh", "-c", script, str(kept.leaves_in), str(out))
+    await kept.until(lambda: out.exists() and out.read_text().endswith("\n"))
+    pid = int(out.read_text())
+    assert pid not in Leaf(kept.leaves_in / f"{prefix_of(kept.folder / 'run')}{NAME}-1").pids()
+
+    os.kill(leader, signal.SIGKILL)
+    await kept.exit()
+    gone = await kept.processes.prove_gone(NAME, 1, WITHIN_S)
+
+    assert isinstance(gone, TreeGone)
+    assert gone.swept == 1
+    assert not alive(pid)
+
+
 async def test_a_cgroup_that_cannot_be_made_or_joined_is_done_without(tmp_path: Path) -> None:
     for place in (tmp_path / "nowhere", tmp_path):  # the second can be made, but is no cgroup
         kept = Kept(tmp_path, place)

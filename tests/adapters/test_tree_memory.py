@@ -1,0 +1,62 @@
+"""The memory of a tree is read again when it moved, when it is old, and always for who needs it exactly."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from supervisor.adapters import proc
+from supervisor.adapters.tree_memory import Readings
+
+MIB = 2**20
+GROWS = """
+import sys
+held = []
+for line in sys.stdin:
+    held.append(b"x" * (int(line) << 20))
+    print("held", flush=True)
+"""
+
+
+def test_a_tree_that_grew_is_read_again_at_once_and_one_that_did_not_is_not() -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", GROWS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def grow(size_mib: int) -> None:
+            process.stdin.write(f"{size_mib}\n")  # type: ignore[union-attr]  # asserted above
+            process.stdin.flush()  # type: ignore[union-attr]
+            process.stdout.readline()  # type: ignore[union-attr]
+
+        grow(1)
+        readings, now_s = Readings(), time.monotonic()
+        first = readings.pss_bytes([process.pid], now_s)
+        readings._last[process.pid] = type(readings._last[process.pid])(proc.rss_bytes(process.pid), 7, now_s)  # what a reading would not say
+
+        unmoved = readings.pss_bytes([process.pid], now_s + 59)
+        stale = readings.pss_bytes([process.pid], now_s + 60)
+        grow(50)
+        grown = readings.pss_bytes([process.pid], now_s + 61)
+        process.stdin.close()
+
+    assert unmoved == 7
+    assert abs(stale - first) < MIB
+    assert 49 * MIB < grown - first < 52 * MIB
+    assert readings.pss_bytes([process.pid], now_s + 62) == 0, "it is gone"
+
+
+@pytest.mark.parametrize("read", [proc.pss_bytes, proc.rss_bytes])
+def test_a_process_that_is_gone_uses_nothing(read: object) -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+
+    assert callable(read)
+    assert read(process.pid) == 0
+
+
+def test_pss_is_no_more_than_rss() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        while not 0 < proc.pss_bytes(process.pid) <= proc.rss_bytes(process.pid):  # until it runs its own program
+            assert process.poll() is None
+        process.kill()

@@ -2,12 +2,8 @@
 
 import asyncio
 import gc
-import logging
-import os
-import resource
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
@@ -21,7 +17,7 @@ from supervisor.front.connection import Connection
 from supervisor.front.hub import Hub
 from supervisor.front.metrics import Metrics
 from supervisor.front.notices import Notices
-from supervisor.front.options import EXIT_CONFIG, BadOptions, Options, read_options
+from supervisor.front.options import Options
 from supervisor.front.parts import Front
 from supervisor.front.roots import Roots
 from supervisor.front.sessions import Sessions
@@ -30,21 +26,6 @@ from supervisor.shapes import JobView
 GRACE_S: Final = 5
 BACKLOG: Final = 1024
 _ANSWER_S: Final = 30.0
-
-
-def main() -> int:
-    """Serve until SIGTERM. Returns the exit code."""
-    try:
-        options = read_options(os.environ)
-        sockets = [socket.socket(fileno=number) for number in options.listen]
-    except (BadOptions, OSError) as error:
-        print(f"the HTTP front cannot start: {error}", file=sys.stderr, flush=True)  # noqa: T201  # its log, and the last that is seen of it
-        return EXIT_CONFIG
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s %(message)s")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if soft < hard else soft, hard))  # a thousand slow clients must not keep the next one out
-    asyncio.run(serve(options, sockets, Notices.from_environ(os.environ)))
-    return 0
 
 
 class _Server(uvicorn.Server):

@@ -26,6 +26,7 @@ from supervisor.shapes import JobView
 GRACE_S: Final = 5
 BACKLOG: Final = 1024
 _ANSWER_S: Final = 30.0
+_IN_STEP_S: Final = 3.0
 
 
 class _Server(uvicorn.Server):
@@ -54,7 +55,7 @@ async def serve(options: Options, sockets: list[socket.socket], notices: Notices
     )
     server = _Server(config)
     loop = asyncio.get_running_loop()
-    said = asyncio.create_task(_say(server, sockets[0], notices))
+    said = asyncio.create_task(_say(server, sockets[0], notices, hubs))
 
     def stop() -> None:
         notices.say("STOPPING=1", "STATUS=finishes what is asked")
@@ -103,12 +104,16 @@ def _job_by(supervisor: Supervisor) -> Callable[[str], Awaitable[JobView]]:
     return lambda job: supervisor.view("jobs.show", JobView, {"job": job}, by="metrics")
 
 
-async def _say(server: uvicorn.Server, listener: socket.socket, notices: Notices) -> None:
+async def _say(server: uvicorn.Server, listener: socket.socket, notices: Notices, hubs: list[Hub]) -> None:
     """Say READY once the application answers, then that the loop still turns."""
     address = listener.getsockname()
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
         await asyncio.sleep(0.02)
     await _answers(address, listener.family)
+    with suppress(TimeoutError):  # without a supervisor it serves all the same, and says so
+        async with asyncio.timeout(_IN_STEP_S):
+            while not hubs[0].in_step:
+                await hubs[0].bell().wait()
     where = f"http://{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address)
     notices.say("READY=1", f"STATUS=serves on {where}")
     while notices.watchdog_every_s is not None:

@@ -62,9 +62,7 @@ class Supervisor:
             raise Refused(answer.error)
         return answer.data
 
-    async def view(
-        self, op: str, shape: type[Shape], args: Mapping[str, JSONValue] | None = None, *, by: str = "http", timeout_s: float = DEADLINE_S
-    ) -> Shape:
+    async def view(self, op: str, shape: type[Shape], args: Mapping[str, JSONValue] | None = None, *, by: str = "http", timeout_s: float = DEADLINE_S) -> Shape:
         """Return the answer as its shape. Raises as `ask` does."""
         return msgspec.convert(await self.ask(op, args, by=by, timeout_s=timeout_s), shape)
 

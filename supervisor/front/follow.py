@@ -1,7 +1,7 @@
 """Following the stream of events: first what was, then what comes, with nothing missing and nothing twice in between."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -37,7 +37,7 @@ async def follow(hub: Hub, *, after: int | None, job: str = "", wanted: Callable
         if at > hub.last:  # a number of another store: there is nothing to replay
             yield Gap(at, hub.last + 1)
             at = hub.last
-        found = hub.since(at)
+        found: Sequence[Kept | Gap] | None = hub.since(at)
         if found is None:
             try:
                 found, at = await _replayed(hub, at, job)
@@ -45,7 +45,7 @@ async def follow(hub: Hub, *, after: int | None, job: str = "", wanted: Callable
                 await asyncio.sleep(_AGAIN_S)
                 continue
         elif found:
-            at = found[-1].event.seq
+            at = hub.last
         else:
             await bell.wait()
         for one in found:

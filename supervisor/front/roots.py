@@ -28,7 +28,9 @@ class Roots:
         except (OSError, RuntimeError, ValueError) as error:
             raise Refusal(422, "path", f"the path {path[:200]!r} cannot be followed: {error}") from error
         if not any(found.is_relative_to(root) for root in self._roots):
-            say = f"the path {path[:200]!r} is not under a folder that HTTP may name: add its folder to api.allowed_roots in supervisor.toml, or upload the file"
+            say = (
+                f"the path {path[:200]!r} is not under a folder that HTTP may name: add its folder to api.allowed_roots in supervisor.toml, or upload the file"
+            )
             raise Refusal(422, "path", say, evidence=f"allowed: {', '.join(str(root) for root in self._roots)}")
         return found
 

@@ -24,7 +24,9 @@ SEND_S = 60.0
 _LAST = 2**62
 _ID = r"^[0-9]{0,19}$"
 
-LastEventId = Annotated[str, Header(alias="Last-Event-ID", pattern=_ID, description="The id of the last event that was seen: what came after it is sent first.")]
+LastEventId = Annotated[
+    str, Header(alias="Last-Event-ID", pattern=_ID, description="The id of the last event that was seen: what came after it is sent first.")
+]
 After = Annotated[int | None, Query(ge=0, le=_LAST, description="The same, for the first connection.")]
 
 

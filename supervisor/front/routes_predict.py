@@ -86,7 +86,7 @@ async def _must_be_there(caller: Caller) -> None:
     status: StatusView = await caller.view("status", StatusView)
     kinds: list[KindView] = await caller.view("kinds", list[KindView])
     model = next((kind.worker for kind in kinds if kind.kind == KIND), "")
-    workers = [worker for worker in status.workers if worker.model == model or worker.name == model]
+    workers = [worker for worker in status.workers if model in {worker.model, worker.name}]
     if not workers:
         raise Refusal(422, "invalid", f"no worker serves {KIND}: add one to supervisor.toml")
     if all(worker.state in AWAY for worker in workers):
@@ -118,7 +118,9 @@ async def _outcome(caller: Caller, job: JobView) -> JobView:
                 raise _away(str(found), found.until_s, evidence(found))
         left_s = end_s - asyncio.get_running_loop().time()
         if left_s <= 0 or hub.closed:
-            raise Refusal(503, "busy", f"no masks within {WAIT_S:g} s: the job was {view.status} ({view.message or view.phase}), it is cancelled", retry_after_s=5)
+            raise Refusal(
+                503, "busy", f"no masks within {WAIT_S:g} s: the job was {view.status} ({view.message or view.phase}), it is cancelled", retry_after_s=5
+            )
         seen = await wait_for_change(hub, job.id, seen=seen, within_s=min(left_s, _LOOK_S))
 
 

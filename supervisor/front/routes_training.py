@@ -32,9 +32,7 @@ Prefer = Annotated[str, Header(max_length=200, description="respond-async: do no
 
 
 @router.post("/training/jobs", **describe(JobView, status=202, says=_SAYS, takes=TrainingBody, also=_ALSO, headers=_TAKEN))
-async def create(
-    caller: FromCaller, body: Annotated[TrainingBody, Depends(body_of(TrainingBody))], key: IdempotencyKey = "", prefer: Prefer = ""
-) -> Response:
+async def create(caller: FromCaller, body: Annotated[TrainingBody, Depends(body_of(TrainingBody))], key: IdempotencyKey = "", prefer: Prefer = "") -> Response:
     """Train. 503 when the device was not proved free in time: the job failed `gpu_refused`, and the body names who holds it."""
     job = await _submitted(caller, body, key)
     return await _handed_over(caller, job, prefer)

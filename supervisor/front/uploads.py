@@ -133,7 +133,9 @@ async def _received(request: Request, folder: Path, parts: _Parts, *, stem: str,
                 parts.out.clear()
                 size += len(data)
                 if size > limit:
-                    raise Refusal(413, "too_large", f"the file is over api.max_upload = {limit} bytes: put it under a folder of api.allowed_roots, send its path")
+                    raise Refusal(
+                        413, "too_large", f"the file is over api.max_upload = {limit} bytes: put it under a folder of api.allowed_roots, send its path"
+                    )
                 digest.update(data)
                 await asyncio.to_thread(file.write, data)
         if not parts.whole:
@@ -147,4 +149,3 @@ async def _received(request: Request, folder: Path, parts: _Parts, *, stem: str,
     await asyncio.to_thread(partial.rename, target)
     fields = {name: bytes(value).decode("utf-8", "replace") for name, value in parts.fields.items()}
     return Upload(path=target, name=parts.name, size_bytes=size, digest=digest.hexdigest(), fields=fields)
-

@@ -59,7 +59,14 @@ def test_a_training_that_is_refused_the_device_is_503_and_names_who_holds_it(mak
         thread, answers = in_background(lambda: http.post("/api/training/jobs", json={}))
         assert front.warden.going.wait(20)  # type: ignore[attr-defined]
         (job,) = front.warden.jobs
-        error = {"reason": "gpu_refused", "message": "not free within 120 s: sam-0 holds 3GiB", "evidence": "3GiB", "phase": "vacating", "stack": "", "log_tail": []}
+        error = {
+            "reason": "gpu_refused",
+            "message": "not free within 120 s: sam-0 holds 3GiB",
+            "evidence": "3GiB",
+            "phase": "vacating",
+            "stack": "",
+            "log_tail": [],
+        }
         front.warden.change(job, "job_failed", status="failed", reason="gpu_refused", error=error)
         thread.join(30)
 

@@ -61,7 +61,7 @@ def test_events_while_the_replay_runs_come_once_and_in_order(make_front: MakeFro
     front = make_front()
     job = front.warden.submit("demo.count")
     for step in range(1200):  # more than a page of the store, so the replay takes several questions
-        front.warden.do(lambda step=step: front.warden._change(job, "job_moved", {"done": float(step)}))
+        front.warden.change(job, done=float(step))
     going = threading.Event()
 
     def move_on() -> None:

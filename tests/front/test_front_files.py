@@ -85,7 +85,7 @@ def test_no_descriptor_is_left_open(front: FrontChild, http: httpx.Client, job: 
         http.get(f"/v1/jobs/{job}/files/results.csv")
         http.get(f"/v1/jobs/{job}/files/out")
 
-    assert [path for path in folder.iterdir() if path.is_symlink() and str(front.state_dir / "jobs") in os.readlink(path)] == []
+    assert [path for path in folder.iterdir() if path.is_symlink() and str(front.state_dir / "jobs") in str(path.readlink())] == []
 
 
 @pytest.fixture

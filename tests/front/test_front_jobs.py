@@ -52,7 +52,7 @@ def test_the_same_key_makes_one_job_and_another_body_under_it_is_refused(http: h
         ("POST", "/v1/workers/sam-0/explode", None, 422, "invalid"),
     ],
 )
-def test_every_no_is_a_problem(http: httpx.Client, method: str, path: str, body: Any, status: int, reason: str) -> None:
+def test_every_no_is_a_problem(*, http: httpx.Client, method: str, path: str, body: Any, status: int, reason: str) -> None:
     answer = http.request(method, path, json=body)
 
     assert answer.headers["content-type"] == "application/problem+json"
@@ -62,7 +62,10 @@ def test_every_no_is_a_problem(http: httpx.Client, method: str, path: str, body:
     assert problem["detail"]
 
 
-@pytest.mark.parametrize(("body", "status"), [(b"{", 400), (b'{"kind": "a", "params": {"x": ' + b"[" * 100_000, 400), (b'{"kind": "\xff"}', 400), (b'{"kind": NaN}', 400), (b"[]", 422)])
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b"{", 400), (b'{"kind": "a", "params": {"x": ' + b"[" * 100_000, 400), (b'{"kind": "\xff"}', 400), (b'{"kind": NaN}', 400), (b"[]", 422)],
+)
 def test_a_body_that_is_no_job_is_a_problem(http: httpx.Client, body: bytes, status: int) -> None:
     answer = http.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
 

@@ -167,7 +167,9 @@ def test_an_upload_that_is_not_one_file_leaves_nothing_behind(front: FrontChild,
     assert uploads(front) == before
 
 
-@pytest.mark.parametrize("content_type", ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=" + "b" * 500, "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize(
+    "content_type", ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=" + "b" * 500, "multipart/form-data; boundary=x"]
+)
 def test_a_body_that_is_no_multipart_is_refused(front: FrontChild, http: httpx.Client, content_type: str) -> None:
     before = uploads(front)
 
@@ -176,7 +178,7 @@ def test_a_body_that_is_no_multipart_is_refused(front: FrontChild, http: httpx.C
 
 
 @pytest.fixture
-def small(make_front: MakeFront) -> Iterator[FrontChild]:
+def small(make_front: MakeFront) -> FrontChild:
     """A front that takes uploads of at most 300,000 bytes."""
     return make_front(max_upload_bytes=300_000)
 

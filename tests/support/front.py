@@ -73,8 +73,8 @@ class FrontChild:
         pidfd = os.pidfd_open(self.process.pid)
         try:
             while True:
-                there, _, _ = select.select([self.notices, pidfd], [], [], WITHIN_S)
-                assert self.notices in there, f"no {line}\n{self.said()}"
+                there, _, _ = select.select([self.notices.fileno(), pidfd], [], [], WITHIN_S)
+                assert self.notices.fileno() in there, f"no {line}\n{self.said()}"
                 text = self.notices.recv(4096).decode()
                 if line in text.split("\n"):
                     return text

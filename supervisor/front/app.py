@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import supervisor
@@ -79,10 +80,17 @@ async def _of_supervisor(_request: Request, error: Refused | Unreachable) -> Res
     return response(of_supervisor(error))
 
 
-async def _of_http(_request: Request, error: HTTPException) -> Response:
+async def _of_http(request: Request, error: HTTPException) -> Response:
     words = {404: ("unknown", "there is no such path: see /docs"), 405: ("method", "this path knows other methods: see the header Allow")}
     reason, detail = words.get(error.status_code, ("usage", str(error.detail)))
-    return response(Refusal(error.status_code, reason, detail, headers=error.headers))
+    headers = {"Allow": ", ".join(_methods_at(request))} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+    return response(Refusal(error.status_code, reason, detail, headers=headers))
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Return every method that this path knows: each of its routes knows only its own."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})
 
 
 async def _of_validation(_request: Request, error: RequestValidationError) -> Response:

@@ -43,7 +43,7 @@ _BODY: Final = {
 }
 
 
-@router.post("/predict", **describe(PredictView, request=_BODY, also=(404, 409, 429, 507)))
+@router.post("/predict", **describe(PredictView, request=_BODY, also=(404, 409, 410, 429, 507)))
 async def predict(request: Request, caller: FromCaller) -> Response:
     """Return the masks of one image. While another worker has the device: 503 with who has it, since when, until when; Retry-After."""
     async with _asked(request, caller) as body:

@@ -25,7 +25,7 @@ _LOOK_S: Final = 1.0
 _SLACK_S: Final = 5.0
 """Beyond vacate_timeout: the supervisor's own verdict comes at its end, and is worth waiting for."""
 _TAKEN: Final = ("Location", "Retry-After")
-_ALSO: Final = (404, 409, 429, 507)
+_ALSO: Final = (404, 409, 410, 429, 507)
 _SAYS: Final = "The device is the training's, or the job waits behind others."
 
 Prefer = Annotated[str, Header(max_length=200, description="respond-async: do not wait for the hand-over.")]
@@ -38,7 +38,7 @@ async def create(caller: FromCaller, body: Annotated[TrainingBody, Depends(body_
     return await _handed_over(caller, job, prefer)
 
 
-@router.post("/training/jobs/{job}/start", **describe(JobView, status=202, says=_SAYS, also=(*_ALSO, 410, 422), headers=_TAKEN))
+@router.post("/training/jobs/{job}/start", **describe(JobView, status=202, says=_SAYS, also=(*_ALSO, 422), headers=_TAKEN))
 async def start(caller: FromCaller, job: JobName, prefer: Prefer = "") -> Response:
     """Start a training that was submitted with hold."""
     return await _handed_over(caller, await caller.job("jobs.start", {"job": job}), prefer)

@@ -147,4 +147,4 @@ def test_a_number_of_another_life_is_a_gap_and_not_silence(make_front: MakeFront
 def test_a_silent_stream_is_pinged(make_front: MakeFront) -> None:
     front = make_front()
     with front.client() as http, http.stream("GET", "/v1/events") as stream:
-        assert next(line for line in stream.iter_lines() if line).startswith(": ping")
+        assert next(line for line in stream.iter_lines() if line.startswith(":")).startswith(": ping")

@@ -80,7 +80,7 @@ async def remove(caller: FromCaller, session: SessionName) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/sessions/{session}/prompts", **describe(SessionView, takes=PromptsBody, also=(404,)))
+@router.post("/sessions/{session}/prompts", **describe(SessionView, takes=PromptsBody, also=(404, 507)))
 async def prompts(caller: FromCaller, session: SessionName, body: Annotated[PromptsBody, Depends(body_of(PromptsBody))]) -> Response:
     """Show objects on frames."""
     for number, prompt in enumerate(body.prompts):

@@ -9,7 +9,7 @@ from fastapi import Path as InPath
 from starlette.responses import Response
 
 from supervisor.front.bodies import answer, body_of
-from supervisor.front.device import evidence, hand_over_of, in_the_way
+from supervisor.front.device import evidence, hand_over_of, in_the_way, model_of
 from supervisor.front.follow import ENDED, wait_for_change
 from supervisor.front.openapi import describe
 from supervisor.front.parts import Caller, FromCaller, IdempotencyKey, JobName, accepted
@@ -127,6 +127,6 @@ def settled(job: JobView, status: StatusView) -> bool:
 
 
 async def _refused(caller: Caller, job: JobView, status: StatusView) -> Refusal:
-    found = await in_the_way(caller, status, KIND.partition(".")[0])
+    found = await in_the_way(caller, status, await model_of(caller, KIND))
     error: Any = job.error
     return Refusal(503, "gpu_refused", error.message, evidence=error.evidence, retry_after_s=30, extra={"job": job, **evidence(found)})

@@ -161,7 +161,7 @@ def test_metrics_count_what_happened_and_show_what_is(make_front: MakeFront) -> 
 
 def until(http: httpx.Client, line: str) -> str:
     """Return the metrics once they have a line: what ended is asked for after its event."""
-    event = threading.Event()
+    event, text = threading.Event(), ""
     for _ in range(400):
         if line in (text := http.get("/metrics").text):
             return text

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.front.conftest import MakeFront
+from tests.support.disk import small_disk
 from tests.support.front import WITHIN_S, FrontChild
 
 PROMPT = {"frame": 0, "object": 1, "points": [[1, 2]], "labels": [1]}
@@ -257,3 +258,32 @@ def test_prompts_from_two_sides_are_both_kept(http: httpx.Client, film: str, num
                 client.post(f"/sessions/{session}/prompts", json={"prompts": [{"object": thing + shift, "box": [0, 0, 1, 1]}]})
 
     assert len(http.get(f"/sessions/{session}").json()["prompts"]) == 10
+
+
+def test_a_full_disk_is_said_at_each_write_and_nothing_half_made_stays(tmp_path: Path, make_front: MakeFront) -> None:
+    with small_disk(tmp_path) as disk:
+        for name in ("uploads", "sessions"):
+            (disk.folder / name).mkdir()
+            (tmp_path / "f" / "var").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "f" / "var" / name).symlink_to(disk.folder / name)
+        front = make_front()
+        film = front.state_dir / "film.mp4"
+        film.write_bytes(b"film")
+        with front.client() as http:
+            session = session_of(http, str(film))
+            disk.fill()
+            answers = [
+                http.post("/sessions", files={"file": ("a.mp4", b"x" * 100_000)}),
+                http.post("/sessions", json={"path": str(film)}),
+                http.post(f"/sessions/{session}/prompts", json={"prompts": [PROMPT] * 1000}),
+            ]
+            kept = http.get(f"/sessions/{session}").json()
+            left = uploads(front)
+            disk.free()
+            again = http.post("/sessions", files={"file": ("a.mp4", b"x" * 100_000)})
+        front.end()
+
+    assert [(one.status_code, one.json()["reason"]) for one in answers] == [(507, "full")] * 3
+    assert kept["prompts"] == []
+    assert left == []
+    assert again.status_code == 201

@@ -20,6 +20,7 @@ from supervisor.adapters.channel import WorkerChannel
 from supervisor.adapters.control_server import ControlServer
 from supervisor.adapters.host_device import HostDevice, host_device
 from supervisor.adapters.journal import Ring
+from supervisor.adapters.listening import Listening
 from supervisor.adapters.processes import LocalProcesses
 from supervisor.adapters.program_progress import ProgramWatch
 from supervisor.adapters.sockets import Router
@@ -91,6 +92,8 @@ class _Service:
         names = {f"{model}-{i}" for model, spec in self._loaded.limits.workers.items() for i in range(spec.replicas)}
         self._adopted = tuple(await self._processes.adopt(names)) if settings.on_crash == "adopt" else ()
         self._survivors = await self._processes.end_survivors()
+        self._listening = Listening(limits.api.bind, limits.api.socket)
+        stack.callback(self._listening.close)
         self._channel = WorkerChannel(
             partial(Router, context, state.sockets_dir / "workers.sock", max_message_bytes=wire.MAX_MESSAGE_BYTES),
             post=self._post,
@@ -130,7 +133,8 @@ class _Service:
             partial(Router, self._context, self._state.sockets_dir / "control.sock", max_message_bytes=control.MAX_MESSAGE_BYTES), self._operations.handle
         )
         stack.callback(self._control.close)
-        self._say("supervisor_started", pid=os.getpid(), version=__version__, config=str(self._loaded.path), state_dir=str(self._state.path))
+        where = {"api": self._listening.url} if self._listening.url else {}
+        self._say("supervisor_started", pid=os.getpid(), version=__version__, config=str(self._loaded.path), state_dir=str(self._state.path), **where)
         for worker, count in self._survivors.items():
             self._say("worker_swept", worker=worker, reason=f"{count} processes that an earlier supervisor had left were ended")
         for worker, sentence in self._processes.strangers:
@@ -161,6 +165,7 @@ class _Service:
                 config_dir=config_dir,
                 log_dir=Path(limits.supervisor.log_dir),
                 environ=self._environ,
+                listening=self._listening.descriptors,
             ),
             say=self._service.say,
             answer=self._asking.answer,
@@ -180,7 +185,7 @@ class _Service:
             settings=self._settings,
             evidence=lambda worker, generation: self._performer.evidence(worker, generation),  # noqa: PLW0108  # the performer is made later
             schedules=lambda: self._jobs.schedules.views(time.time()),
-            api="",
+            api=self._listening.url,
         )
 
     async def _run(self, stack: AsyncExitStack) -> int:

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import supervisor
@@ -28,7 +29,6 @@ from supervisor.front import (
 )
 from supervisor.front.gate import Gate
 from supervisor.front.options import Options
-from supervisor.front.parts import Front
 from supervisor.front.problems import MEDIA_TYPE, Refusal, of_supervisor, response
 
 _BIG: Final = 2048
@@ -72,25 +72,28 @@ def _document(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-async def _refusal(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
+async def _refusal(_request: Request, error: Refusal) -> Response:
     return response(error)
 
 
-async def _of_supervisor(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused | Unreachable)
+async def _of_supervisor(_request: Request, error: Refused | Unreachable) -> Response:
     return response(of_supervisor(error))
 
 
-async def _of_http(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+async def _of_http(request: Request, error: HTTPException) -> Response:
     words = {404: ("unknown", "there is no such path: see /docs"), 405: ("method", "this path knows other methods: see the header Allow")}
     reason, detail = words.get(error.status_code, ("usage", str(error.detail)))
-    return response(Refusal(error.status_code, reason, detail, headers=error.headers))
+    headers = {"Allow": ", ".join(_methods_at(request))} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+    return response(Refusal(error.status_code, reason, detail, headers=headers))
 
 
-async def _of_validation(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
+def _methods_at(request: Request) -> list[str]:
+    """Return every method that this path knows: each of its routes knows only its own."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})
+
+
+async def _of_validation(_request: Request, error: RequestValidationError) -> Response:
     found = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()[:10]]
     return response(Refusal(422, "invalid", "; ".join(found)))
 
@@ -153,9 +156,8 @@ class Counted:
 
         async def counting(message: Message) -> None:
             if message["type"] == "http.response.start":
-                front: Front = scope["app"].state.front
                 route = getattr(scope.get("route"), "path", "none")
-                front.metrics.requests.labels(scope["method"], route, str(message["status"])).inc()
+                scope["app"].state.front.metrics.requests.labels(scope["method"], route, str(message["status"])).inc()
             await send(message)
 
         await self._app(scope, receive, counting)

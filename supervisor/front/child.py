@@ -2,12 +2,8 @@
 
 import asyncio
 import gc
-import logging
-import os
-import resource
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
@@ -21,7 +17,7 @@ from supervisor.front.connection import Connection
 from supervisor.front.hub import Hub
 from supervisor.front.metrics import Metrics
 from supervisor.front.notices import Notices
-from supervisor.front.options import EXIT_CONFIG, BadOptions, Options, read_options
+from supervisor.front.options import Options
 from supervisor.front.parts import Front
 from supervisor.front.roots import Roots
 from supervisor.front.sessions import Sessions
@@ -30,21 +26,7 @@ from supervisor.shapes import JobView
 GRACE_S: Final = 5
 BACKLOG: Final = 1024
 _ANSWER_S: Final = 30.0
-
-
-def main() -> int:
-    """Serve until SIGTERM. Returns the exit code."""
-    try:
-        options = read_options(os.environ)
-        sockets = [socket.socket(fileno=number) for number in options.listen]
-    except (BadOptions, OSError) as error:
-        print(f"the HTTP front cannot start: {error}", file=sys.stderr, flush=True)  # noqa: T201  # its log, and the last that is seen of it
-        return EXIT_CONFIG
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s %(message)s")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))  # a thousand slow clients must not keep the next one out
-    asyncio.run(serve(options, sockets, Notices.from_environ(os.environ)))
-    return 0
+_IN_STEP_S: Final = 3.0
 
 
 class _Server(uvicorn.Server):
@@ -73,7 +55,7 @@ async def serve(options: Options, sockets: list[socket.socket], notices: Notices
     )
     server = _Server(config)
     loop = asyncio.get_running_loop()
-    said = asyncio.create_task(_say(server, sockets[0], notices))
+    said = asyncio.create_task(_say(server, sockets[0], notices, hubs))
 
     def stop() -> None:
         notices.say("STOPPING=1", "STATUS=finishes what is asked")
@@ -122,12 +104,16 @@ def _job_by(supervisor: Supervisor) -> Callable[[str], Awaitable[JobView]]:
     return lambda job: supervisor.view("jobs.show", JobView, {"job": job}, by="metrics")
 
 
-async def _say(server: uvicorn.Server, listener: socket.socket, notices: Notices) -> None:
+async def _say(server: uvicorn.Server, listener: socket.socket, notices: Notices, hubs: list[Hub]) -> None:
     """Say READY once the application answers, then that the loop still turns."""
     address = listener.getsockname()
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
         await asyncio.sleep(0.02)
     await _answers(address, listener.family)
+    with suppress(TimeoutError):  # without a supervisor it serves all the same, and says so
+        async with asyncio.timeout(_IN_STEP_S):
+            while not hubs[0].in_step:
+                await hubs[0].bell().wait()
     where = f"http://{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address)
     notices.say("READY=1", f"STATUS=serves on {where}")
     while notices.watchdog_every_s is not None:

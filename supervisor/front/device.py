@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from supervisor.control import Refused, Unreachable
 from supervisor.front.parts import Caller
-from supervisor.shapes import DeviceView, JobView, StatusView
+from supervisor.shapes import DeviceView, JobView, KindView, StatusView
 from supervisor.units import say_duration
 
 
@@ -28,9 +28,18 @@ class InTheWay(Struct, frozen=True, kw_only=True):
         return f"{self.owner} has {self.device}{doing} since {say_duration(round(self.since_s))} ago{until}"
 
 
+async def model_of(caller: Caller, kind: str) -> str:
+    """Return which model serves a kind: the supervisor knows; else it is named as in the shipped configuration."""
+    try:
+        kinds: list[KindView] = await caller.view("kinds", list[KindView])
+    except Refused:
+        kinds = []
+    return next((one.worker for one in kinds if one.kind == kind), kind.partition(".")[0])
+
+
 async def in_the_way(caller: Caller, status: StatusView, model: str) -> InTheWay | None:
     """Return who has a device that workers of this model would need; None where nobody has."""
-    ours = {worker.name for worker in status.workers if worker.model == model}
+    ours = {worker.name for worker in status.workers if model in {worker.model, worker.name}}
     for device in status.devices:
         for holder in device.holders:
             if holder.owner not in ours and holder.state != "waiting":

@@ -1,7 +1,7 @@
 """Following the stream of events: first what was, then what comes, with nothing missing and nothing twice in between."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -12,6 +12,8 @@ from supervisor.front.hub import PAGE, Hub, Kept, kept
 
 ENDED: Final = frozenset({"completed", "failed", "cancelled"})
 _AGAIN_S: Final = 0.5
+_NEVER: Final = 2**62
+"""A number that no event has: a page after it is empty, and says what the last one was."""
 
 
 class Gap(Struct, frozen=True):
@@ -34,10 +36,12 @@ async def follow(hub: Hub, *, after: int | None, job: str = "", wanted: Callable
             continue
         if at is None:
             at = hub.last
-        if at > hub.last:  # a number of another store: there is nothing to replay
-            yield Gap(at, hub.last + 1)
-            at = hub.last
-        found = hub.since(at)
+        if at > hub.last:
+            if (gap := await _ahead(hub, at, bell)) is not None:
+                yield gap
+                at = gap.first - 1
+            continue
+        found: Sequence[Kept | Gap] | None = hub.since(at)
         if found is None:
             try:
                 found, at = await _replayed(hub, at, job)
@@ -45,12 +49,25 @@ async def follow(hub: Hub, *, after: int | None, job: str = "", wanted: Callable
                 await asyncio.sleep(_AGAIN_S)
                 continue
         elif found:
-            at = found[-1].event.seq
+            at = hub.last
         else:
             await bell.wait()
         for one in found:
             if isinstance(one, Gap) or ((not job or one.event.job == job) and (wanted is None or wanted(one))):
                 yield one
+
+
+async def _ahead(hub: Hub, at: int, bell: asyncio.Event) -> Gap | None:
+    """Return the gap before a follower whose number is of another store; None, after a while, where it is only us who are behind."""
+    try:
+        newest = (await hub.page(_NEVER)).last
+    except (Refused, Unreachable):
+        await asyncio.sleep(_AGAIN_S)
+        return None
+    if at > newest:
+        return Gap(at, newest + 1)
+    await bell.wait()
+    return None
 
 
 async def _replayed(hub: Hub, at: int, job: str) -> tuple[list[Kept | Gap], int]:

@@ -1,12 +1,12 @@
-"""The door: who may come in, with what, and how much of it. Pure ASGI, because it must neither buffer a stream nor start one that it will refuse."""
+"""The door: who may come in, and how much may be brought. Pure ASGI, because it must neither buffer a stream nor start one that it will refuse."""
 
-import asyncio
 from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from supervisor.front.body_limits import Body
 from supervisor.front.connection import LOCAL
 from supervisor.front.options import Options, host_of, is_loopback
 from supervisor.front.problems import Refusal, response
@@ -15,12 +15,6 @@ from supervisor.front.tokens import Scope as Right
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN: Final = frozenset({"/healthz"})
 """Whoever watches whether we live needs no token."""
-BODY_MAX: Final = 1024 * 1024
-UPLOADS: Final = frozenset({"/sessions", "/predict"})
-CHUNK_S: Final = 30.0
-"""How long the next piece of a body may take."""
-BODY_S: Final = 60.0
-"""How long a whole body may take; an upload may take longer, as long as it moves."""
 
 
 class Gate:
@@ -36,13 +30,14 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        body = Body(scope, receive, send, max_upload_bytes=self._options.max_upload_bytes)
         try:
             self._check(scope)
+            body.check_declared()
         except Refusal as refusal:
-            refusal.headers["Connection"] = "close"  # a body may follow that nobody will read
-            await response(refusal)(scope, receive, send)
+            await response(refusal)(scope, body.receive, body.send)
             return
-        await self._app(scope, bounded(scope, receive, self._options), send)
+        await self._app(scope, body.receive, body.send)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -53,10 +48,6 @@ class Gate:
             _check_origin(headers)
         if not local and self._options.tokens and scope["path"] not in OPEN:
             self._check_token(headers, needed(scope))
-        declared = headers.get("content-length", "")
-        upload, limit = _limit(scope, self._options)
-        if declared.isdigit() and int(declared) > limit:
-            raise too_large(limit, upload=upload)
 
     def _check_token(self, headers: Headers, right: Right) -> None:
         kind, _, token = headers.get("authorization", "").partition(" ")
@@ -93,42 +84,3 @@ def _check_origin(headers: Headers) -> None:
         return
     if urlsplit(origin).netloc.lower() != headers.get("host", "").lower() or not origin.startswith(("http://", "https://")):
         raise Refusal(403, "origin", f"the origin {origin[:100]!r} is another site: only pages that come from here may change something")
-
-
-def bounded(scope: Scope, receive: Receive, options: Options) -> Receive:
-    """Return a receive that ends with a problem where the body is too large or comes too slowly."""
-    upload, limit = _limit(scope, options)
-    loop = asyncio.get_running_loop()
-    end_s = loop.time() + BODY_S
-    taken = 0
-    whole = False
-
-    async def bounded_receive() -> Message:
-        nonlocal taken, whole
-        if whole:
-            return await receive()  # all that can come now is that the client leaves
-        left_s = CHUNK_S if upload else min(CHUNK_S, end_s - loop.time())
-        try:
-            async with asyncio.timeout(left_s):
-                message = await receive()
-        except TimeoutError:
-            raise Refusal(408, "timeout", "the body came too slowly: send it again, faster", headers={"Connection": "close"}) from None
-        if message["type"] == "http.request":
-            taken += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-        if taken > limit:
-            raise too_large(limit, upload=upload)
-        return message
-
-    return bounded_receive
-
-
-def _limit(scope: Scope, options: Options) -> tuple[bool, int]:
-    upload = scope["path"] in UPLOADS
-    return upload, options.max_upload_bytes + BODY_MAX if upload else BODY_MAX
-
-
-def too_large(limit: int, *, upload: bool) -> Refusal:
-    """Return the refusal of a body over its limit."""
-    cure = "raise api.max_upload in supervisor.toml, or put the file under a folder of api.allowed_roots and send its path" if upload else "send less"
-    return Refusal(413, "too_large", f"the body is over the limit of {limit} bytes: {cure}", headers={"Connection": "close"})

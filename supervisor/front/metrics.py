@@ -25,7 +25,7 @@ class Metrics:
 
     def __init__(self) -> None:
         """Begin at zero, in a registry of its own."""
-        disable_created_metrics()  # else each counter and histogram gets a gauge more
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # else each counter and histogram gets a gauge more
         self.registry = CollectorRegistry(auto_describe=False)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ask_job: Callable[[str], Awaitable[JobView]] | None = None

@@ -1,5 +1,6 @@
 """What is answered when the answer is no: RFC 9457 problem details, one shape for every failure of every route."""
 
+import errno
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -74,6 +75,13 @@ def of_supervisor(error: Refused | Unreachable) -> Refusal:
     if isinstance(error, Unreachable):
         return Refusal(503, "unreachable", f"the supervisor does not answer: {error}; it may be starting or restarting, so ask again")
     return Refusal(CODES.get(error.code, 503), error.code, str(error))
+
+
+def of_disk(error: OSError, what: str) -> Refusal:
+    """Return the refusal that a failed write means."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return Refusal(507, "full", f"{what} cannot be written, the disk is full: nothing of it is kept; make room under state_dir and send it again")
+    return Refusal(503, "failed", f"{what} cannot be written: {error.strerror}; nothing of it is kept")
 
 
 def response(refusal: Refusal) -> Response:

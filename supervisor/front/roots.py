@@ -44,7 +44,11 @@ class Roots:
 
     def _file(self, path: str, what: str) -> Path:
         found = self.allowed(path)
-        if not found.is_file():
+        try:
+            there = found.is_file()
+        except OSError:  # a name that no file system takes
+            there = False
+        if not there:
             raise Refusal(422, "path", f"there is no {what} at {path[:200]!r}: expected the path of a file")
         return found
 

@@ -18,6 +18,8 @@ router = APIRouter(prefix="/v1", tags=["events"])
 
 STREAMS_MAX = 1000
 PING_S = 15
+RETRY_MS = 1000
+"""How soon an EventSource comes back after its connection ended: the front restarts in about that time."""
 SEND_S = 60.0
 """How long a follower may leave its end unread: then the stream is closed, and it comes back with Last-Event-ID."""
 
@@ -83,6 +85,7 @@ async def _told(caller: Caller, start: int | None, *, job: str, names: frozenset
 
     metrics.open_streams += 1
     try:
+        yield ServerSentEvent(retry=RETRY_MS)
         async for one in follow(caller.front.hub, after=start, job=job, wanted=wanted):
             if isinstance(one, Gap):
                 yield ServerSentEvent(event="gap", data=msgspec.json.encode(one).decode())

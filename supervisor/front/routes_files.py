@@ -58,7 +58,7 @@ async def file(
     caller: FromCaller,
     job: JobName,
     name: Annotated[str, InPath(max_length=1000)],
-    range_: Annotated[str, Header(alias="Range", max_length=1000, description="bytes=0-99")] = "",
+    _range: Annotated[str, Header(alias="Range", max_length=1000, description="bytes=0-99")] = "",
 ) -> Response:
     """Return one file, or a range of it. It never leaves the job's folder, by ".." or by a link."""
     descriptor = await asyncio.to_thread(open_inside, await _folder(caller, job), name)

@@ -24,7 +24,7 @@ _LOOK_S = 5.0
 
 _TAKEN = ("Location", "Retry-After")
 _STATE = (404, 409, 410, 422)
-_SUBMIT = (404, 409, 422, 429, 507)
+_SUBMIT = (404, 409, 410, 422, 429, 507)
 
 
 @router.post("", **describe(JobView, status=202, says="The job is on disk.", takes=JobBody, also=_SUBMIT, headers=_TAKEN))

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from supervisor.control import Refused, Unreachable
 from supervisor.front.bodies import answer, body_of, decoded, media_type
-from supervisor.front.device import evidence, in_the_way
+from supervisor.front.device import evidence, in_the_way, model_of
 from supervisor.front.follow import ENDED, wait_for_change
 from supervisor.front.openapi import describe, schema_of
 from supervisor.front.parts import Caller, FromCaller
@@ -20,7 +20,7 @@ from supervisor.front.routes_sessions import FILE_PART
 from supervisor.front.shapes_in import PredictBody
 from supervisor.front.shapes_out import PredictView
 from supervisor.front.uploads import FILE, receive
-from supervisor.shapes import JobView, KindView, StatusView
+from supervisor.shapes import JobView, StatusView
 
 router = APIRouter(tags=["sessions"])
 
@@ -43,17 +43,18 @@ _BODY: Final = {
 }
 
 
-@router.post("/predict", **describe(PredictView, request=_BODY, also=(404, 409, 429, 507)))
+@router.post("/predict", **describe(PredictView, request=_BODY, also=(404, 409, 410, 429, 507)))
 async def predict(request: Request, caller: FromCaller) -> Response:
     """Return the masks of one image. While another worker has the device: 503 with who has it, since when, until when; Retry-After."""
     async with _asked(request, caller) as body:
         if not (body.points or body.boxes):
             raise Refusal(422, "invalid", "nothing is shown on the image: give points, or boxes")
-        await _must_be_there(caller)
+        model = await model_of(caller, KIND)
+        await _must_be_there(caller, model)
         params = {name: value for name, value in msgspec.to_builtins(body).items() if name != "priority"}
         job = await caller.submit(KIND, params, priority=body.priority, max_attempts=1)
         try:
-            ended = await _outcome(caller, job)
+            ended = await _outcome(caller, job, model)
         except BaseException:
             with suppress(Refused, Unreachable):  # nobody is there any more to read its masks
                 await asyncio.shield(caller.ask("jobs.cancel", {"job": job.id}))
@@ -81,16 +82,14 @@ async def _asked(request: Request, caller: Caller) -> AsyncIterator[PredictBody]
         await sessions.discard(name)
 
 
-async def _must_be_there(caller: Caller) -> None:
+async def _must_be_there(caller: Caller, model: str) -> None:
     """Refuse while no worker can take it soon. Raises Refusal."""
     status: StatusView = await caller.view("status", StatusView)
-    kinds: list[KindView] = await caller.view("kinds", list[KindView])
-    model = next((kind.worker for kind in kinds if kind.kind == KIND), "")
-    workers = [worker for worker in status.workers if worker.model == model or worker.name == model]
+    workers = [worker for worker in status.workers if model in {worker.model, worker.name}]
     if not workers:
         raise Refusal(422, "invalid", f"no worker serves {KIND}: add one to supervisor.toml")
     if all(worker.state in AWAY for worker in workers):
-        found = await in_the_way(caller, status, workers[0].model)
+        found = await in_the_way(caller, status, model)
         if found is not None:
             raise _away(str(found), found.until_s, evidence(found))
         if all(worker.wanted == "down" or worker.state in {"quarantined", "unkillable"} for worker in workers):
@@ -102,7 +101,7 @@ def _away(why: str, until_s: float | None, extra: dict[str, Any]) -> Refusal:
     return Refusal(503, "waiting_for_gpu", f"SAM is away: {why}", evidence=why, retry_after_s=soon, extra=extra)
 
 
-async def _outcome(caller: Caller, job: JobView) -> JobView:
+async def _outcome(caller: Caller, job: JobView, model: str) -> JobView:
     """Return the job once it ended. Raises Refusal where it would have to wait for the device, or takes too long."""
     hub = caller.front.hub
     end_s = asyncio.get_running_loop().time() + WAIT_S
@@ -113,7 +112,7 @@ async def _outcome(caller: Caller, job: JobView) -> JobView:
             return view
         if view.status == "queued" and view.reason == "waiting_for_gpu":
             status: StatusView = await caller.view("status", StatusView)
-            found = await in_the_way(caller, status, view.kind.partition(".")[0])
+            found = await in_the_way(caller, status, model)
             if found is not None and found.job is not None:  # an idle holder makes room in a moment; one at work does not
                 raise _away(str(found), found.until_s, evidence(found))
         left_s = end_s - asyncio.get_running_loop().time()

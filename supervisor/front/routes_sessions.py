@@ -80,7 +80,7 @@ async def remove(caller: FromCaller, session: SessionName) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/sessions/{session}/prompts", **describe(SessionView, takes=PromptsBody, also=(404,)))
+@router.post("/sessions/{session}/prompts", **describe(SessionView, takes=PromptsBody, also=(404, 507)))
 async def prompts(caller: FromCaller, session: SessionName, body: Annotated[PromptsBody, Depends(body_of(PromptsBody))]) -> Response:
     """Show objects on frames."""
     for number, prompt in enumerate(body.prompts):
@@ -97,7 +97,7 @@ def _check(prompt: PromptBody, number: int) -> None:
         raise Refusal(422, "invalid", f"{where}: {len(prompt.points)} points came with {len(prompt.labels)} labels: give one label for each point, or none")
 
 
-@router.post("/propagate", **describe(StartedView, status=202, says="The job is on disk.", takes=PropagateBody, also=(404, 409, 429, 507)))
+@router.post("/propagate", **describe(StartedView, status=202, says="The job is on disk.", takes=PropagateBody, also=(404, 409, 410, 429, 507)))
 async def propagate(caller: FromCaller, body: Annotated[PropagateBody, Depends(body_of(PropagateBody))], key: IdempotencyKey = "") -> Response:
     """Follow the session's objects through its video. It is answered at once; the job waits for the device."""
     session = await caller.front.sessions.find(body.session_id)

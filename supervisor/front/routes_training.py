@@ -9,7 +9,7 @@ from fastapi import Path as InPath
 from starlette.responses import Response
 
 from supervisor.front.bodies import answer, body_of
-from supervisor.front.device import evidence, hand_over_of, in_the_way
+from supervisor.front.device import evidence, hand_over_of, in_the_way, model_of
 from supervisor.front.follow import ENDED, wait_for_change
 from supervisor.front.openapi import describe
 from supervisor.front.parts import Caller, FromCaller, IdempotencyKey, JobName, accepted
@@ -25,7 +25,7 @@ _LOOK_S: Final = 1.0
 _SLACK_S: Final = 5.0
 """Beyond vacate_timeout: the supervisor's own verdict comes at its end, and is worth waiting for."""
 _TAKEN: Final = ("Location", "Retry-After")
-_ALSO: Final = (404, 409, 429, 507)
+_ALSO: Final = (404, 409, 410, 429, 507)
 _SAYS: Final = "The device is the training's, or the job waits behind others."
 
 Prefer = Annotated[str, Header(max_length=200, description="respond-async: do not wait for the hand-over.")]
@@ -38,7 +38,7 @@ async def create(caller: FromCaller, body: Annotated[TrainingBody, Depends(body_
     return await _handed_over(caller, job, prefer)
 
 
-@router.post("/training/jobs/{job}/start", **describe(JobView, status=202, says=_SAYS, also=(*_ALSO, 410, 422), headers=_TAKEN))
+@router.post("/training/jobs/{job}/start", **describe(JobView, status=202, says=_SAYS, also=(*_ALSO, 422), headers=_TAKEN))
 async def start(caller: FromCaller, job: JobName, prefer: Prefer = "") -> Response:
     """Start a training that was submitted with hold."""
     return await _handed_over(caller, await caller.job("jobs.start", {"job": job}), prefer)
@@ -127,6 +127,6 @@ def settled(job: JobView, status: StatusView) -> bool:
 
 
 async def _refused(caller: Caller, job: JobView, status: StatusView) -> Refusal:
-    found = await in_the_way(caller, status, KIND.partition(".")[0])
+    found = await in_the_way(caller, status, await model_of(caller, KIND))
     error: Any = job.error
     return Refusal(503, "gpu_refused", error.message, evidence=error.evidence, retry_after_s=30, extra={"job": job, **evidence(found)})

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisor.front.problems import Refusal
+from supervisor.front.problems import Refusal, of_disk
 from supervisor.front.shapes_in import PromptBody
 from supervisor.front.shapes_out import SessionView
 
@@ -159,19 +159,22 @@ def with_job(session: Session, job: str, folder: str) -> Session:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Put data into a file, whole or not at all, on disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Put data into a file, whole or not at all, on disk when this returns. Raises Refusal where the disk is full."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise of_disk(error, "the session") from error

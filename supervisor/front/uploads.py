@@ -1,7 +1,6 @@
 """Uploads: multipart bodies that go to the disk as they come, with their limits kept on the way. What did not come whole leaves nothing behind."""
 
 import asyncio
-import errno
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from supervisor.front.problems import Refusal
+from supervisor.front.problems import Refusal, of_disk
 
 _FIELD_MAX: Final = 256 * 1024
 _FIELDS_MAX: Final = 20
@@ -114,8 +113,7 @@ async def receive(request: Request, folder: Path, *, stem: str, limit: int) -> U
         if isinstance(error, ClientDisconnect):
             raise Refusal(400, "truncated", "the connection ended before the upload did: nothing of it is kept") from None
         if isinstance(error, OSError):
-            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-            raise Refusal(507 if full else 503, "full" if full else "failed", f"the upload cannot be written: {error.strerror}") from error
+            raise of_disk(error, "the upload") from error
         if isinstance(error, FormParserError):
             raise Refusal(400, "usage", f"this is not a multipart body: {error}") from error
         raise

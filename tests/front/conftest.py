@@ -32,3 +32,13 @@ def make_front(tmp_path: Path) -> Iterator[MakeFront]:
     """What makes fronts with options of their own."""
     with ExitStack() as stack:
         yield lambda name="f", **options: stack.enter_context(fronts(tmp_path / name, **options))
+
+
+_CHILD = {"front", "make_front", "away", "guarded", "readme_front"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever starts a front takes seconds on a busy machine."""
+    for item in items:
+        if _CHILD & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)

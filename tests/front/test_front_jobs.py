@@ -52,7 +52,7 @@ def test_the_same_key_makes_one_job_and_another_body_under_it_is_refused(http: h
         ("POST", "/v1/workers/sam-0/explode", None, 422, "invalid"),
     ],
 )
-def test_every_no_is_a_problem(http: httpx.Client, method: str, path: str, body: Any, status: int, reason: str) -> None:
+def test_every_no_is_a_problem(*, http: httpx.Client, method: str, path: str, body: Any, status: int, reason: str) -> None:
     answer = http.request(method, path, json=body)
 
     assert answer.headers["content-type"] == "application/problem+json"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ class FrontChild:
         pidfd = os.pidfd_open(self.process.pid)
         try:
             while True:
-                there, _, _ = select.select([self.notices, pidfd], [], [], WITHIN_S)
-                assert self.notices in there, f"no {line}\n{self.said()}"
+                there, _, _ = select.select([self.notices.fileno(), pidfd], [], [], WITHIN_S)
+                assert self.notices.fileno() in there, f"no {line}\n{self.said()}"
                 text = self.notices.recv(4096).decode()
                 if line in text.split("\n"):
                     return text
@@ -123,21 +124,22 @@ def fronts(folder: Path, **options: Any) -> Iterator[FrontChild]:
     assert "Traceback" not in one.said(), one.said()[-6000:]
 
 
-def events_of(response: httpx.Response, count: int) -> list[dict[str, str]]:
-    """Return the next events of a stream, each as its fields; fewer when it ends."""
-    found: list[dict[str, str]] = []
+def told(response: httpx.Response) -> Iterator[dict[str, str]]:
+    """Yield the events of a stream, each as its fields, until it ends."""
     fields: dict[str, str] = {}
     for line in response.iter_lines():
         if not line:
             if "data" in fields:
-                found.append(fields)
-                if len(found) == count:
-                    return found
+                yield fields
             fields = {}
         elif not line.startswith(":"):
             name, _, value = line.partition(":")
             fields[name] = value.removeprefix(" ")
-    return found
+
+
+def events_of(response: httpx.Response, count: int) -> list[dict[str, str]]:
+    """Return the next events of a stream; fewer when it ends."""
+    return list(islice(told(response), count))
 
 
 def numbers(events: Sequence[dict[str, str]]) -> list[int]:

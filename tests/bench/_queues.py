@@ -57,7 +57,7 @@ def timed(submit, times):
         took.append(1000 * (time.perf_counter() - began))
     return took
 
-kind, where, times, clients = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+kind, where, times, clients, each = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
 make = globals()[kind](where)
 alone = make()
 timed(alone, 5)
@@ -68,14 +68,14 @@ def work():
     submit = make()
     timed(submit, 2)
     begin.wait()
-    found["crowd"] += timed(submit, times)
+    found["crowd"] += timed(submit, each)
 
 threads = [threading.Thread(target=work) for _ in range(clients)]
 [thread.start() for thread in threads]
 begin.wait()
 began = time.perf_counter()
 [thread.join() for thread in threads]
-found["rate"] = clients * times / (time.perf_counter() - began)
+found["rate"] = clients * each / (time.perf_counter() - began)
 print(json.dumps(found))
 """
 
@@ -97,10 +97,10 @@ class Queue(NamedTuple):
     python: Path
     durability: str
 
-    def submit(self, count: int, clients: int) -> Took:
-        """Return what so many submits of each client took."""
+    def submit(self, count: int, clients: int, each: int) -> Took:
+        """Return what so many submits of one client took, and then each of so many at once."""
         env = environment() if self.kind == "warden" else {name: value for name, value in environment().items() if name != "PYTHONPATH"}
-        command = [str(self.python), "-c", CLIENT, self.kind, self.where, str(count), str(clients)]
+        command = [str(self.python), "-c", CLIENT, self.kind, self.where, str(count), str(clients), str(each)]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=600)
         if done.returncode:
             raise RuntimeError(f"{self.name} could not be measured:\n{done.stderr[-2000:]}")

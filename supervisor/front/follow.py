@@ -28,7 +28,7 @@ async def follow(hub: Hub, *, after: int | None, job: str = "", wanted: Callable
 
     job: only this one's; wanted: only those for which it is true.
     """
-    at = hub.last if after is None and hub.in_step else after
+    at = after
     while not hub.closed:
         bell = hub.bell()
         if not hub.in_step:
@@ -53,8 +53,12 @@ async def follow(hub: Hub, *, after: int | None, job: str = "", wanted: Callable
         else:
             await bell.wait()
         for one in found:
-            if isinstance(one, Gap) or ((not job or one.event.job == job) and (wanted is None or wanted(one))):
+            if _fits(one, job, wanted):
                 yield one
+
+
+def _fits(one: Kept | Gap, job: str, wanted: Callable[[Kept], bool] | None) -> bool:
+    return isinstance(one, Gap) or ((not job or one.event.job == job) and (wanted is None or wanted(one)))
 
 
 async def _ahead(hub: Hub, at: int, bell: asyncio.Event) -> Gap | None:

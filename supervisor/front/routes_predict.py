@@ -1,0 +1,130 @@
+"""One image, points or boxes, masks: a job that is waited for, and a clear no while SAM is not there."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from supervisor.control import Refused, Unreachable
+from supervisor.front.bodies import answer, body_of, decoded, media_type
+from supervisor.front.device import evidence, in_the_way, model_of
+from supervisor.front.follow import ENDED, wait_for_change
+from supervisor.front.openapi import describe, schema_of
+from supervisor.front.parts import Caller, FromCaller
+from supervisor.front.problems import Refusal
+from supervisor.front.routes_sessions import FILE_PART
+from supervisor.front.shapes_in import PredictBody
+from supervisor.front.shapes_out import PredictView
+from supervisor.front.uploads import FILE, receive
+from supervisor.shapes import JobView, StatusView
+
+router = APIRouter(tags=["sessions"])
+
+KIND: Final = "sam.segment"
+WAIT_S: Final = 60.0
+"""An inference takes seconds; beyond this the caller is better told than kept."""
+_LOOK_S: Final = 1.0
+AWAY: Final = frozenset({"down", "draining", "stopping", "exited", "backoff", "quarantined", "unkillable"})
+_SOON_S: Final = 5
+_LATE_S: Final = 600
+
+_BODY: Final = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": schema_of(PredictBody)},
+        "multipart/form-data": {
+            "schema": {"type": "object", "properties": {FILE: FILE_PART, "prompt": {"type": "string", "description": "PredictBody"}}, "required": [FILE]}
+        },
+    },
+}
+
+
+@router.post("/predict", **describe(PredictView, request=_BODY, also=(404, 409, 410, 429, 507)))
+async def predict(request: Request, caller: FromCaller) -> Response:
+    """Return the masks of one image. While another worker has the device: 503 with who has it, since when, until when; Retry-After."""
+    async with _asked(request, caller) as body:
+        if not (body.points or body.boxes):
+            raise Refusal(422, "invalid", "nothing is shown on the image: give points, or boxes")
+        model = await model_of(caller, KIND)
+        await _must_be_there(caller, model)
+        params = {name: value for name, value in msgspec.to_builtins(body).items() if name != "priority"}
+        job = await caller.submit(KIND, params, priority=body.priority, max_attempts=1)
+        try:
+            ended = await _outcome(caller, job, model)
+        except BaseException:
+            with suppress(Refused, Unreachable):  # nobody is there any more to read its masks
+                await asyncio.shield(caller.ask("jobs.cancel", {"job": job.id}))
+            raise
+    if ended.status == "completed" and isinstance(ended.result, dict):
+        return answer(msgspec.convert({**ended.result, "job_id": ended.id}, PredictView))
+    raise _failed(ended)
+
+
+@asynccontextmanager
+async def _asked(request: Request, caller: Caller) -> AsyncIterator[PredictBody]:
+    """Yield what is asked; an uploaded image is there until the end of it."""
+    if media_type(request) != "multipart/form-data":
+        body: PredictBody = await body_of(PredictBody)(request)
+        image = await caller.front.roots.file(body.image, what="image")
+        yield msgspec.structs.replace(body, image=str(image))
+        return
+    sessions = caller.front.sessions
+    name = sessions.new_id()
+    try:
+        upload = await receive(request, sessions.upload_folder(name), stem="image", limit=caller.front.options.max_upload_bytes)
+        body = decoded(upload.fields.get("prompt", "{}"), PredictBody, where='the part "prompt"')
+        yield msgspec.structs.replace(body, image=str(upload.path))
+    finally:
+        await sessions.discard(name)
+
+
+async def _must_be_there(caller: Caller, model: str) -> None:
+    """Refuse while no worker can take it soon. Raises Refusal."""
+    status: StatusView = await caller.view("status", StatusView)
+    workers = [worker for worker in status.workers if model in {worker.model, worker.name}]
+    if not workers:
+        raise Refusal(422, "invalid", f"no worker serves {KIND}: add one to supervisor.toml")
+    if all(worker.state in AWAY for worker in workers):
+        found = await in_the_way(caller, status, model)
+        if found is not None:
+            raise _away(str(found), found.until_s, evidence(found))
+        if all(worker.wanted == "down" or worker.state in {"quarantined", "unkillable"} for worker in workers):
+            raise _away(f"{workers[0].name} is {workers[0].state}: {workers[0].next_action or workers[0].last_reason}", None, {})
+
+
+def _away(why: str, until_s: float | None, extra: dict[str, Any]) -> Refusal:
+    soon = _SOON_S if until_s is None else round(min(max(until_s, 1), _LATE_S))
+    return Refusal(503, "waiting_for_gpu", f"SAM is away: {why}", evidence=why, retry_after_s=soon, extra=extra)
+
+
+async def _outcome(caller: Caller, job: JobView, model: str) -> JobView:
+    """Return the job once it ended. Raises Refusal where it would have to wait for the device, or takes too long."""
+    hub = caller.front.hub
+    end_s = asyncio.get_running_loop().time() + WAIT_S
+    seen = hub.last
+    while True:
+        view = await caller.job("jobs.show", {"job": job.id})
+        if view.status in ENDED:
+            return view
+        if view.status == "queued" and view.reason == "waiting_for_gpu":
+            status: StatusView = await caller.view("status", StatusView)
+            found = await in_the_way(caller, status, model)
+            if found is not None and found.job is not None:  # an idle holder makes room in a moment; one at work does not
+                raise _away(str(found), found.until_s, evidence(found))
+        left_s = end_s - asyncio.get_running_loop().time()
+        if left_s <= 0 or hub.closed:
+            raise Refusal(
+                503, "busy", f"no masks within {WAIT_S:g} s: the job was {view.status} ({view.message or view.phase}), it is cancelled", retry_after_s=5
+            )
+        seen = await wait_for_change(hub, job.id, seen=seen, within_s=min(left_s, _LOOK_S))
+
+
+def _failed(job: JobView) -> Refusal:
+    error = job.error
+    reason = error.reason if error else job.status
+    detail = error.message if error else f"the job {job.id} is {job.status}"
+    return Refusal(422 if reason in {"bad_input", "user_error"} else 503, reason, detail, evidence=error.evidence if error else "", extra={"job_id": job.id})

@@ -1,0 +1,104 @@
+"""What people send: the bodies of the routes. Sizes and lengths are bounded, unknown names refused."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field
+
+Text = Annotated[str, Meta(min_length=1, max_length=200)]
+PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
+Priority = Annotated[int, Meta(ge=0, le=1_000_000)]
+Attempts = Annotated[int, Meta(ge=1, le=100)]
+Natural = Annotated[int, Meta(ge=0, le=2**31)]
+Xy = Annotated[list[float], Meta(min_length=2, max_length=2)]
+Xyxy = Annotated[list[float], Meta(min_length=4, max_length=4)]
+Points = Annotated[list[Xy], Meta(max_length=1000)]
+Labels = Annotated[list[Annotated[int, Meta(ge=0, le=1)]], Meta(max_length=1000)]
+Instant = Annotated[datetime, Meta(tz=True)]
+SessionId = Annotated[str, Meta(min_length=1, max_length=100)]
+JobId = Annotated[str, Meta(min_length=1, max_length=100)]
+
+
+class JobBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A job. priority: 0 is the most urgent. run_at: not before that. hold: it waits until it is started."""
+
+    kind: Text
+    params: dict[str, Any] = field(default_factory=dict)
+    priority: Priority | None = None
+    run_at: Instant | None = None
+    max_attempts: Attempts | None = None
+    hold: bool = False
+
+
+class SessionBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A session on a video that is there. path: under the state folder or a folder of api.allowed_roots."""
+
+    path: PathText
+
+
+class PromptBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One object shown on one frame, in pixels of the video. points: [x, y]; labels: 1 on the object, 0 beside it; box: [x1, y1, x2, y2]."""
+
+    frame: Natural = 0
+    object: Natural = 1
+    points: Points = []
+    labels: Labels = []
+    box: Xyxy | None = None
+
+
+class PromptsBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Prompts to add. One for an object on a frame: a later one takes the earlier one's place. replace: forget all earlier ones."""
+
+    prompts: Annotated[list[PromptBody], Meta(min_length=1, max_length=1000)]
+    replace: bool = False
+
+
+class PropagateBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Follow the session's objects through its video. max_frames: 0 for all."""
+
+    session_id: SessionId
+    first_frame: Natural = 0
+    max_frames: Natural = 0
+    priority: Priority | None = None
+
+
+class FrameMasksBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One frame of a session."""
+
+    session_id: SessionId
+    frame_idx: Natural
+
+
+class PredictBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The masks of one image. image: its path; an upload sends it as the part "file" instead, with these fields as JSON in the part "prompt"."""
+
+    image: Annotated[str, Meta(max_length=4096)] = ""
+    points: Points = []
+    labels: Labels = []
+    boxes: Annotated[list[Xyxy], Meta(max_length=1000)] = []
+    multimask: bool = False
+    priority: Priority | None = None
+
+
+class TrainingBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A training. params: those of the kind yolo.train. hold: it waits until it is started."""
+
+    params: dict[str, Any] = field(default_factory=dict)
+    priority: Priority | None = None
+    run_at: Instant | None = None
+    max_attempts: Attempts | None = None
+    hold: bool = False
+
+
+class PushBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Train on the masks of a session. classes: object id -> the name of its class; params: further ones of the kind yolo.train."""
+
+    classes: Annotated[dict[Annotated[str, Meta(pattern="^[0-9]{1,9}$")], Text], Meta(min_length=1, max_length=1000)]
+    params: dict[str, Any] = field(default_factory=dict)
+    priority: Priority | None = None
+
+
+class JobRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which job."""
+
+    job_id: JobId

@@ -34,27 +34,28 @@ async def follow(hub: Hub, *, after: int | None, job: str = "", wanted: Callable
         if not hub.in_step:
             await bell.wait()
             continue
-        if at is None:
-            at = hub.last
-        if at > hub.last:
-            if (gap := await _ahead(hub, at, bell)) is not None:
-                yield gap
-                at = gap.first - 1
-            continue
-        found: Sequence[Kept | Gap] | None = hub.since(at)
-        if found is None:
-            try:
-                found, at = await _replayed(hub, at, job)
-            except (Refused, Unreachable):
-                await asyncio.sleep(_AGAIN_S)
-                continue
-        elif found:
-            at = hub.last
-        else:
-            await bell.wait()
+        found, at = await _next(hub, hub.last if at is None else at, job, bell)
         for one in found:
             if _fits(one, job, wanted):
                 yield one
+
+
+async def _next(hub: Hub, at: int, job: str, bell: asyncio.Event) -> tuple[Sequence[Kept | Gap], int]:
+    """Return what comes after a number, and the number to go on from; nothing, after a while, where there is nothing yet."""
+    if at > hub.last:
+        gap = await _ahead(hub, at, bell)
+        return ([gap], gap.first - 1) if gap else ([], at)
+    found = hub.since(at)
+    if found:
+        return found, hub.last
+    if found is None:
+        try:
+            return await _replayed(hub, at, job)
+        except (Refused, Unreachable):
+            await asyncio.sleep(_AGAIN_S)
+            return [], at
+    await bell.wait()
+    return [], at
 
 
 def _fits(one: Kept | Gap, job: str, wanted: Callable[[Kept], bool] | None) -> bool:

@@ -24,6 +24,8 @@ KIND: Final = "yolo.train"
 _LOOK_S: Final = 1.0
 _SLACK_S: Final = 5.0
 """Beyond vacate_timeout: the supervisor's own verdict comes at its end, and is worth waiting for."""
+_UNDECIDED_S: Final = 5.0
+"""How long a job may stand in the queue without a reason and without a hand-over before it is said to wait behind others."""
 _TAKEN: Final = ("Location", "Retry-After")
 _ALSO: Final = (404, 409, 410, 429, 507)
 _SAYS: Final = "The device is the training's, or the job waits behind others."
@@ -101,13 +103,15 @@ async def _handed_over(caller: Caller, job: JobView, prefer: str) -> Response:
         return accepted(job, headers={"Preference-Applied": "respond-async"})
     hub = caller.front.hub
     loop = asyncio.get_running_loop()
-    end_s = loop.time() + caller.front.options.vacate_timeout_s + _SLACK_S
+    began_s = loop.time()
+    end_s = began_s + caller.front.options.vacate_timeout_s + _SLACK_S
     seen = hub.last
     while True:
         view = await caller.job("jobs.show", {"job": job.id})
         status: StatusView = await caller.view("status", StatusView)
         left_s = end_s - loop.time()
-        if settled(view, status) or left_s <= 0 or hub.closed:
+        undecided = view.status == "queued" and hand_over_of(status.devices, job.id) == "none"
+        if settled(view, status) or left_s <= 0 or hub.closed or (undecided and loop.time() - began_s > _UNDECIDED_S):
             break
         seen = await wait_for_change(hub, job.id, seen=seen, within_s=min(left_s, _LOOK_S))
     if view.status == "failed" and view.error is not None and view.error.reason == "gpu_refused":

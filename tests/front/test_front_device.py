@@ -88,6 +88,16 @@ def test_a_training_behind_a_busy_holder_only_queues(make_front: MakeFront) -> N
     assert (answer.status_code, answer.json()["status"]) == (202, "queued")
 
 
+def test_a_training_that_nobody_decides_about_is_not_kept_for_long(make_front: MakeFront) -> None:
+    front = make_front()  # its vacate_timeout is longer than the test may take
+    front.warden.on_submit["yolo.train"] = lambda _job: None
+
+    with front.client() as http:
+        answer = http.post("/api/training/jobs", json={})
+
+    assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+
+
 def test_whoever_prefers_not_to_wait_does_not(make_front: MakeFront) -> None:
     front = make_front()
     vacating(front)

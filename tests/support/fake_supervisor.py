@@ -245,7 +245,7 @@ class FakeSupervisor:
         job = self._find(name)
         if job["status"] not in allowed:
             raise No("conflict", f"job {name} is {job['status']}: that is not possible now")
-        self._change(name, f"job_{status}", {"status": status, "reason": ""})
+        self._change(name, f"job_{status}", {"status": status, "reason": "waiting_for_worker" if status == "queued" else ""})
         if status == "queued" and job["kind"] in self.on_submit:
             self.on_submit[job["kind"]](job)
         return job

@@ -104,7 +104,7 @@ class _Service:
         )
         stack.callback(self._programs.close)
         devices = () if limits.gpu.backend == "none" else (host_device(limits.gpu.host_budget_bytes),)
-        fleet = first_fleet(limits, devices, fence=await self._store.last_fence(), generations=generations)
+        fleet = first_fleet(limits, devices, fence=await self._store.last_fence(), generations=generations, wanted=self._wanted.words())
         self._files = JobFolders(state.jobs_dir)
         self._loop = Loop(fleet, limits, perform=self._perform, journal=self._ring)
         self._ticker = Ticker(post=self._post, fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, perform=self._perform, ping=self._channel.ping)

@@ -54,14 +54,23 @@ from supervisor.core.turn import Turn
 from supervisor.units import format_size
 
 
-def first_fleet(limits: Limits, devices: tuple[Device, ...], *, fence: int = 0, generations: Mapping[str, int] | None = None) -> Fleet:
+def first_fleet(
+    limits: Limits,
+    devices: tuple[Device, ...],
+    *,
+    fence: int = 0,
+    generations: Mapping[str, int] | None = None,
+    wanted: Mapping[WorkerName, Wanted] | None = None,
+) -> Fleet:
     """Return the fleet before the first event: every worker down. Replicas are named sam-0, sam-1.
 
-    fence: the last one ever given out; generations: the last of each worker, so that none is ever used twice.
+    fence: the last one ever given out; generations: the last of each worker, so that none is ever used twice; wanted: the operator's last word on workers.
     """
-    last = generations or {}
+    last, words = generations or {}, wanted or {}
     workers = {
-        name: Worker(name=name, model=model, wanted=Wanted.UP if limits.workers[model].autostart else Wanted.DOWN, generation=last.get(name, 0))
+        name: Worker(
+            name=name, model=model, wanted=words.get(name, Wanted.UP if limits.workers[model].autostart else Wanted.DOWN), generation=last.get(name, 0)
+        )
         for name, model in reload.places(limits).items()
     }
     forgotten = {WorkerName(name): generation for name, generation in last.items() if name not in workers}

@@ -249,6 +249,7 @@ class Hands:
             return
         if self._downs[name] and self._scene.up and self._wanted(name) == "up":
             self.forgotten.append(name)
+        self._downs[name] = False  # an order without an answer may be carried out all the same
         if self._order("workers.start", name, gone_ok=True):
             self._downs.pop(name, None)
         else:

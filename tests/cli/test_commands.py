@@ -201,7 +201,7 @@ def watching(warden: Live, job: str, out: Path) -> "subprocess.Popen[bytes]":
 
 def test_ctrl_c_in_watch_leaves_the_job_running(live: MakeLive, tmp_path: Path) -> None:
     warden = live()
-    name = warden.submit(steps=100, step_s=0.05)
+    name = warden.submit(steps=2000, step_s=0.05)
     out = tmp_path / "watch.out"
     watch = watching(warden, name, out)
     assert warden.holds(lambda: b"%" in out.read_bytes())
@@ -210,7 +210,9 @@ def test_ctrl_c_in_watch_leaves_the_job_running(live: MakeLive, tmp_path: Path) 
 
     assert watch.wait(25) == 130
     assert b"Traceback" not in out.read_bytes()
-    assert warden.wait_for_job(name).status == "completed"
+    assert warden.job(name).status == "running"
+    warden.ask("jobs.cancel", job=name)
+    assert warden.wait_for_job(name).status == "cancelled"
 
 
 def test_watch_survives_a_restart_of_the_supervisor(live: MakeLive, tmp_path: Path) -> None:

@@ -176,3 +176,9 @@ def test_an_event_outside_the_vocabulary_is_a_fault_of_ours() -> None:
 )
 def test_an_exit_is_told_in_words(how: Exit, words: str) -> None:
     assert str(how) == words
+
+
+def test_the_operators_word_is_known_before_the_first_event() -> None:
+    fleet = first_fleet(LIMITS, DEVICES, wanted={SAM: Wanted.DOWN})
+
+    assert {name: worker.wanted for name, worker in fleet.workers.items()} == {SAM: Wanted.DOWN, WorkerName("yolo-0"): Wanted.UP}

@@ -70,7 +70,7 @@ def test_killed_while_a_worker_is_idle_and_while_a_program_runs(live: MakeLive) 
 
 def test_killed_again_and_again_while_a_worker_is_busy(live: MakeLive) -> None:
     warden = live()
-    name = warden.submit(steps=120, step_s=0.05)
+    name = warden.submit(steps=250, step_s=0.05)  # it must outlast three starts
     pid = leader(warden)
 
     for _ in range(3):
@@ -86,7 +86,7 @@ def test_killed_again_and_again_while_a_worker_is_busy(live: MakeLive) -> None:
 
 def test_killed_while_a_worker_drains(live: MakeLive) -> None:
     warden = live()
-    name = warden.submit(steps=40, step_s=0.05)
+    name = warden.submit(steps=150, step_s=0.05)  # it must outlast a start
     pid = leader(warden)
     warden.ask("workers.restart", name="sam-0")
     warden.wait_for_event("worker_draining", worker="sam-0")

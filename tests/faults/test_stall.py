@@ -153,7 +153,7 @@ def test_work_deaf_to_its_cancel_ends_with_its_process_after_ten_seconds(live: M
 
 
 def test_a_kill_waits_for_a_critical_section_but_not_for_ever(live: MakeLive) -> None:
-    warden = live(watchdog('stall_after = "1s"', 'critical_max = "2s"', 'stop_grace = "1s"'))
+    warden = live(watchdog('stall_after = "4s"', 'critical_max = "2s"', 'stop_grace = "1s"'))
 
     job = warden.wait_for_job(warden.submit(fault="critical"))
 

@@ -100,6 +100,8 @@ def test_whatever_becomes_of_the_workers_of_a_killed_supervisor_each_job_ends_on
     warden.start(env=env)
 
     assert [warden.wait_for_job(name).status for name in jobs] == ["completed"] * 6
+    for name in jobs:
+        warden.wait_for_event("job_completed", job=name)  # written a moment after the answer
     assert [len(warden.seen("job_completed", job=name)) for name in jobs] == [1] * 6
     assert len(warden.ours()) == 1
 

@@ -59,7 +59,7 @@ class World:
     def _start(self, adopted: tuple[ev.Adopted, ...]) -> None:
         self.limits, self._down, self.left = self.in_file, False, False
         self.devices = (Device(id=HOST, name="host", backend="host", total_bytes=self.limits.gpu.host_budget_bytes),)
-        self.first: Fleet = first_fleet(self.limits, self.devices, fence=self.disk.fence, generations=self._spawned)
+        self.first: Fleet = first_fleet(self.limits, self.devices, fence=self.disk.fence, generations=self._spawned, wanted=dict(self.disk.wanted))
         self.fleet = self.first
         self.journal.clear()
         jobs = tuple(job for job in self.disk.jobs.values() if job.live)

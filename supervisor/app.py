@@ -135,6 +135,8 @@ class _Service:
         stack.callback(self._control.close)
         where = {"api": self._listening.url} if self._listening.url else {}
         self._say("supervisor_started", pid=os.getpid(), version=__version__, config=str(self._loaded.path), state_dir=str(self._state.path), **where)
+        if state_closed := self._state.closed:
+            self._say("state_dir_closed", reason=state_closed)
         for worker, count in self._survivors.items():
             self._say("worker_swept", worker=worker, reason=f"{count} processes that an earlier supervisor had left were ended")
         for worker, sentence in self._processes.strangers:

@@ -21,6 +21,19 @@ from supervisor.errors import StoreError
 
 BATCH_MAX: Final = 500
 _BUSY_MS: Final = 5000
+_NO_ROOM: Final = "see whether its disk is full or broken: make room, or put supervisor.state_dir on another"
+_NO_DATABASE: Final = "move it aside (with its -wal and -shm) to begin with an empty queue, or put a copy of it there"
+_NOT_OURS: Final = "it must be a file that this user can write to, in a folder of the same kind: see what is there, and its permissions"
+_REMEDIES: Final = (
+    ("SQLITE_FULL", _NO_ROOM),
+    ("SQLITE_IOERR", _NO_ROOM),
+    ("SQLITE_NOTADB", _NO_DATABASE),
+    ("SQLITE_CORRUPT", _NO_DATABASE),
+    ("SQLITE_CANTOPEN", _NOT_OURS),
+    ("SQLITE_READONLY", _NOT_OURS),
+    ("SQLITE_PERM", _NOT_OURS),
+)
+"""What a person can do about an error, by the beginning of its name (https://sqlite.org/rescode.html)."""
 
 Work = Callable[[sqlite3.Connection], Any]
 
@@ -72,7 +85,7 @@ class SqliteThread:
         try:
             connection = _open(self._path, self._migrations, self._prepare)
         except (sqlite3.Error, StoreError, OSError) as error:
-            self._tell(self._opened, StoreError(f"{self._path}: {error}"))
+            self._tell(self._opened, StoreError(_sentence(self._path, error)))
             return
         self._tell(self._opened, None)
         while batch := self._take():
@@ -109,7 +122,7 @@ class SqliteThread:
                     self._do_batch(connection, [ask])
                 return
             known = isinstance(error, (sqlite3.Error, msgspec.DecodeError, OverflowError))
-            results = [StoreError(f"{self._path}: {error}") if known else error]
+            results = [StoreError(_sentence(self._path, error)) if known else error]
         for ask, result in zip(batch, results, strict=True):
             self._tell(ask.future, result)
 
@@ -123,6 +136,13 @@ class SqliteThread:
 
         with suppress(RuntimeError):  # the loop has ended: nobody waits any more
             self._loop.call_soon_threadsafe(tell)
+
+
+def _sentence(path: Path, error: Exception) -> str:
+    """Return what went wrong, and where that is known what to do."""
+    name = getattr(error, "sqlite_errorname", "")
+    remedy = next((words for beginning, words in _REMEDIES if name.startswith(beginning)), "")
+    return f"{path}: {error}{f'; {remedy}' if remedy else ''}"
 
 
 def _open(path: Path, migrations: Sequence[str], prepare: Work) -> sqlite3.Connection:

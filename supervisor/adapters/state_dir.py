@@ -1,5 +1,6 @@
 """The state folder: made private, held by one supervisor at a time, with short paths for its sockets."""
 
+import errno
 import fcntl
 import os
 import stat
@@ -13,16 +14,23 @@ from supervisor.errors import StateError, Taken
 
 _SOCKET_PATH_MAX: Final = 107
 _LONGEST_SOCKET: Final = "control.sock"
+_MARKER: Final = "supervisor.lock"
+_NOBODYS: Final = frozenset({"lost+found"})
+"""What a disk's own root holds before anybody has put a thing there."""
 
 
 class StateDir:
-    """The folder, locked for as long as this process lives (the kernel lets go of the lock whatever happens to us)."""
+    """The folder, locked for as long as this process lives (the kernel lets go of the lock whatever happens to us).
+
+    closed: a sentence where others could enter it before, empty where they could not.
+    """
 
     def __init__(self, path: Path, log_dir: Path, environ: Mapping[str, str]) -> None:
         """Make the folders and take the lock, before anything else is touched. Raises StateError or Taken."""
         self.path = path
         self.run_dir = path / "run"
         self.jobs_dir = path / "jobs"
+        self.closed = _made_private(path)
         self._lock = _locked(path)
         try:
             for folder in (self.run_dir, self.jobs_dir):
@@ -63,19 +71,46 @@ def _is_private(folder: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
-def _locked(path: Path) -> int:
+def _made_private(path: Path) -> str:
+    """Make the folder, or take one that is there and make it ours alone; return what changed, in a sentence. Raises StateError for somebody else's."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held = sorted({found.name for found in path.iterdir()} - _NOBODYS)
+        before = stat.S_IMODE(path.stat().st_mode)
+        if _MARKER not in held and (held or before & stat.S_ISVTX):  # closing a folder that others use would lock them out, /tmp with the whole machine
+            what = f"holds {', '.join(held[:3])}{', ...' if len(held) > len(held[:3]) else ''}" if held else "is shared (sticky)"
+            raise StateError(
+                f"{path}: {what} and is no state folder of Warden's (it has no {_MARKER}): "
+                "supervisor.state_dir must name a new or an empty folder, which is then closed to everybody else (0700)"
+            )
         path.chmod(0o700)
-        lock = os.open(path / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StateError(f"{error.filename}: {error.strerror}: supervisor.state_dir must be a folder that this user can write to") from error
+        raise _unusable(path, error) from error
+    return "" if before == 0o700 else f"{path} had mode {before:04o}, and has 0700 now: it holds what only Warden may change"  # noqa: PLR2004  # as above
+
+
+def _locked(path: Path) -> int:
+    """Take the lock and say whose it is. Raises StateError or Taken."""
+    try:
+        lock = os.open(path / _MARKER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _unusable(path, error) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         holder = os.read(lock, 32).decode(errors="replace").strip() or "?"
         os.close(lock)
         raise Taken(f"another supervisor (pid {holder}) runs on {path}: stop that one, or give this one another state_dir") from error
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()}\n".encode())
+    try:
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+    except OSError as error:
+        os.close(lock)
+        raise _unusable(path, error) from error
     return lock
+
+
+def _unusable(path: Path, error: OSError) -> StateError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StateError(f"{error.filename or path}: {error.strerror}: make room on its disk, or put supervisor.state_dir on another")
+    return StateError(f"{error.filename or path}: {error.strerror}: supervisor.state_dir must be a folder that this user can write to")

@@ -7,6 +7,7 @@ LEVELS: Final = {
     "supervisor_stopping": "info",
     "supervisor_stopped": "info",
     "supervisor_frozen": "warning",
+    "state_dir_closed": "warning",
     "config_reloaded": "info",
     "config_refused": "error",
     "worker_spawned": "info",

@@ -7,6 +7,7 @@ import pytest
 
 from supervisor.adapters.state_dir import StateDir
 from supervisor.errors import StateError, Taken
+from tests.support.disk import small_disk
 
 
 def test_it_is_private_and_complete(tmp_path: Path) -> None:
@@ -61,6 +62,58 @@ def test_the_short_folder_of_one_that_was_killed_is_used_again_unless_it_became_
 def test_a_file_in_the_place_of_a_folder_is_a_sentence(tmp_path: Path, taken: str) -> None:
     (tmp_path / taken).parent.mkdir(exist_ok=True)
     (tmp_path / taken).write_text("in the way")
+    if taken.startswith("var/"):
+        (tmp_path / "var" / "supervisor.lock").touch()  # it is ours all the same
 
     with pytest.raises(StateError, match=str(tmp_path / taken)):
         StateDir(tmp_path / "var", tmp_path / "logs", {})
+
+
+def test_a_folder_that_others_use_is_refused_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var").chmod(0o777)
+    (tmp_path / "var" / "thesis.txt").write_text("theirs")
+
+    with pytest.raises(StateError, match=r"var: holds thesis\.txt and is no state folder of Warden's"):
+        StateDir(tmp_path / "var", tmp_path / "logs", {})
+
+    assert (tmp_path / "var").stat().st_mode & 0o777 == 0o777
+    assert [path.name for path in (tmp_path / "var").iterdir()] == ["thesis.txt"]
+
+
+def test_a_shared_folder_is_refused_even_while_it_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var").chmod(0o1777)
+
+    with pytest.raises(StateError, match=r"var: is shared \(sticky\)"):
+        StateDir(tmp_path / "var", tmp_path / "logs", {})
+
+    assert (tmp_path / "var").stat().st_mode & 0o7777 == 0o1777
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_whoever_could_enter_is_shut_out_and_that_is_said(tmp_path: Path, marked: bool) -> None:
+    (tmp_path / "var" / "lost+found").mkdir(parents=True)
+    (tmp_path / "var").chmod(0o755)
+    if marked:
+        (tmp_path / "var" / "supervisor.lock").touch()
+        (tmp_path / "var" / "thesis.txt").write_text("ours")
+
+    state = StateDir(tmp_path / "var", tmp_path / "logs", {})
+
+    assert state.closed == f"{state.path} had mode 0755, and has 0700 now: it holds what only Warden may change"
+    assert state.path.stat().st_mode & 0o777 == 0o700
+    state.close()
+    again = StateDir(tmp_path / "var", tmp_path / "logs", {})
+    assert again.closed == ""
+    again.close()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
+    with small_disk(tmp_path) as disk:
+        (disk.folder / "var").mkdir()
+        disk.fill()
+
+        with pytest.raises(StateError, match="No space left on device: make room on its disk"):
+            StateDir(disk.folder / "var", tmp_path / "logs", {})

@@ -138,17 +138,17 @@ async def test_a_file_that_is_no_store_is_a_store_error(tmp_path: Path) -> None:
     path = tmp_path / "jobs.sqlite"
     path.write_bytes(b"this is text, and long enough to be looked at as a header" * 100)
 
-    with pytest.raises(StoreError, match=r"jobs.sqlite: file is not a database"):
+    with pytest.raises(StoreError, match=r"jobs.sqlite: file is not a database; move it aside"):
         await open_store(path)
 
 
 async def test_a_folder_in_the_place_of_the_file_is_a_store_error(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="unable to open database file"):
+    with pytest.raises(StoreError, match="unable to open database file; it must be a file that this user can write to"):
         await open_store(tmp_path)
 
 
 async def test_a_missing_folder_is_a_store_error(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="unable to open database file"):
+    with pytest.raises(StoreError, match="unable to open database file; it must be a file that this user can write to"):
         await open_store(tmp_path / "nowhere" / "jobs.sqlite")
 
 

@@ -2,7 +2,11 @@
 
 For any language: a map has the keys `v` (1), `t` (the message's name) and those of the class below; optional keys may be left out, unknown ones are
 ignored. Every message from a worker carries `worker`, `generation` and `token`, as the worker got them in WARDEN_WORKER, WARDEN_GENERATION and WARDEN_TOKEN,
-and its socket's routing id is `worker#generation`. `accepted`, `result` and `failed` are sent again until `stored` answers them; a beat may be lost.
+and the supervisor answers on the line where it last heard the right token. `accepted`, `result` and `failed` are sent again until `stored` answers them; a
+beat may be lost.
+
+A socket's routing id begins with `worker#generation#` and ends in what only the worker knows (`routing_id`), the same over reconnects: ZeroMQ hands the line of
+an id to whoever comes last with it, so an id that can be guessed can be taken. A bare `worker#generation` works, as long as everybody who can reach the socket means well.
 """
 
 from collections.abc import Mapping
@@ -215,9 +219,9 @@ _from_worker: msgspec.msgpack.Decoder[AnyFromWorker] = msgspec.msgpack.Decoder(A
 _to_worker: msgspec.msgpack.Decoder[AnyToWorker] = msgspec.msgpack.Decoder(AnyToWorker)
 
 
-def routing_id(worker: str, generation: int) -> bytes:
-    """Return the routing id of a worker's socket: an old generation can never be taken for the new one."""
-    return f"{worker}#{generation}".encode()
+def routing_id(worker: str, generation: int, secret: str) -> bytes:
+    """Return the routing id of a worker's socket: nobody else has it, neither an old generation nor a stranger. secret: at most 64 characters of its own."""
+    return f"{worker}#{generation}#{secret}".encode()
 
 
 def encode(message: AnyFromWorker | AnyToWorker) -> bytes:

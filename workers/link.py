@@ -3,6 +3,7 @@
 import math
 import os
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -127,7 +128,7 @@ class Link:
         socket.setsockopt(zmq.SNDHWM, 1000)
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        socket.setsockopt(zmq.ROUTING_ID, routing_id(self._identity.worker, self._identity.generation))
+        socket.setsockopt(zmq.ROUTING_ID, routing_id(self._identity.worker, self._identity.generation, secrets.token_hex(8)))
         socket.connect(self._identity.endpoint)
         self._send(socket, self._hello())
         poller = zmq.Poller()

@@ -40,6 +40,7 @@ class WorkerChannel:
         """Listen; post an event for each message of a process that we started. learn: hears what a worker says of its jobs' parameters."""
         self.dropped: Counter[str] = Counter()
         self._tokens: dict[WorkerName, tuple[int, str]] = {}
+        self._lines: dict[WorkerName, bytes] = {}  # where each was last heard with its token: a name alone is no address
         self._post = post
         self._limits = limits
         self._learn = learn
@@ -48,6 +49,7 @@ class WorkerChannel:
     def expect(self, worker: WorkerName, generation: int, token: str) -> None:
         """Believe messages with this token from now on, and those of no earlier generation."""
         self._tokens[worker] = (generation, token)
+        self._lines.pop(worker, None)
 
     def send(self, action: ToWorker, *, folder: Path | None = None, checkpoint: Path | None = None) -> None:
         """Send what the action says. A worker that is away loses it."""
@@ -56,7 +58,9 @@ class WorkerChannel:
         except (TypeError, ValueError, OverflowError, RecursionError) as error:  # an older release took what cannot be sent: that job fails, alone
             self._refuse(action, f"it cannot be sent to a worker: {error}")
             return
-        if not self._router.send(wire.routing_id(action.worker, action.generation), data):
+        current, _token = self._tokens.get(action.worker, (0, ""))
+        line = self._lines.get(action.worker)
+        if line is None or current != action.generation or not self._router.send(line, data):
             self.dropped["worker away"] += 1
 
     def _refuse(self, action: ToWorker, problem: str) -> None:
@@ -67,21 +71,21 @@ class WorkerChannel:
     def set_limits(self, limits: dict[str, float]) -> None:
         """Welcome every worker with these from now on, those that are here already as well."""
         self._limits = limits
-        data = wire.encode(wire.Welcome(limits=limits))
-        for worker, (generation, _token) in self._tokens.items():
-            self._router.send(wire.routing_id(worker, generation), data)
+        self._send_all(wire.encode(wire.Welcome(limits=limits)))
 
     def ping(self) -> None:
         """Tell every worker that the supervisor lives."""
-        data = wire.encode(wire.Ping())
-        for worker, (generation, _token) in self._tokens.items():
-            self._router.send(wire.routing_id(worker, generation), data)
+        self._send_all(wire.encode(wire.Ping()))
+
+    def _send_all(self, data: bytes) -> None:
+        for line in self._lines.values():
+            self._router.send(line, data)
 
     def close(self) -> None:
         """Stop listening."""
         self._router.close()
 
-    def _receive(self, _sender: bytes, data: bytes) -> None:
+    def _receive(self, sender: bytes, data: bytes) -> None:
         try:
             message = wire.decode_from_worker(data)
         except WireError:
@@ -91,6 +95,7 @@ class WorkerChannel:
         if self._tokens.get(worker) != (message.generation, message.token):
             self.dropped["wrong token or generation"] += 1
             return
+        self._lines[worker] = sender
         if isinstance(message, wire.Hello) and message.params:
             self._learn(worker, message.params)
         event = _event(worker, message)

@@ -110,7 +110,7 @@ class Line:
             learn=lambda _worker, _params: None,
         )
         self.channel.expect(NAME, 1, "secret")
-        self.worker = dealer(context, path)
+        self.worker = dealer(context, path, wire.routing_id("sam-0", 1, "hers"))
 
     async def hears(self, message: wire.AnyFromWorker) -> AnyEvent:
         self.worker.send(wire.encode(message))
@@ -195,3 +195,27 @@ async def test_orders_reach_the_generation_they_are_for(line: Line, tmp_path: Pa
         wire.Ping(),
     ]
     assert line.channel.dropped["worker away"] == 1
+
+
+async def test_a_stranger_under_its_id_costs_a_worker_nothing(line: Line, context: "zmq.Context[zmq.Socket[bytes]]", tmp_path: Path) -> None:
+    await line.hears(hello())
+    stranger = dealer(context, tmp_path / "w.sock", b"sam-0#1")
+    stranger.send(wire.encode(hello(token="wrong")))
+    await line.hears(hello())
+
+    line.channel.send(SendDrain(worker=NAME, generation=1))
+
+    assert wire.decode_to_worker(await asyncio.to_thread(line.worker.recv)) == wire.Drain()
+    assert not stranger.poll(0)
+    stranger.close()
+
+
+async def test_a_worker_is_answered_where_it_was_last_heard(line: Line, context: "zmq.Context[zmq.Socket[bytes]]", tmp_path: Path) -> None:
+    await line.hears(hello())
+    line.worker.close()
+    line.worker = dealer(context, tmp_path / "w.sock", b"another")
+
+    await line.hears(hello())
+    line.channel.send(SendDrain(worker=NAME, generation=1))
+
+    assert wire.decode_to_worker(await asyncio.to_thread(line.worker.recv)) == wire.Drain()

@@ -59,7 +59,7 @@ class Hearts(threading.Thread):
             generation = int(number)
             socket = context.socket(zmq.DEALER)
             socket.setsockopt(zmq.LINGER, 0)
-            socket.setsockopt(zmq.ROUTING_ID, routing_id(worker, generation))
+            socket.setsockopt(zmq.ROUTING_ID, routing_id(worker, generation, token))
             socket.connect(self._endpoint)
             links.append((socket, worker, generation, token))
             socket.send(encode(Hello(worker=worker, generation=generation, token=token, pid=1)))

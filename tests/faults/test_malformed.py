@@ -114,6 +114,21 @@ def test_a_stranger_is_not_believed_whatever_name_it_gives(live: MakeLive) -> No
     assert warden.wait_for_job(name).result["counted"] == 20
 
 
+def test_a_stranger_under_a_workers_name_does_not_get_its_line(live: MakeLive) -> None:
+    warden = live('[watchdog]\nsilent_after = "3s"\n' + ONE_WORKER)
+    warden.wait_for_event("worker_ready", worker="sam-0")
+    name = warden.submit(steps=60, step_s=0.1)
+    warden.wait_for_job(name, "running")
+
+    with dealer(warden, "workers", b"sam-0#1") as one:
+        one.send(wire.encode(wire.Hello(worker="sam-0", generation=1, token="wrong", pid=1)))
+        assert warden.holds(lambda: dropped(warden) >= 1)
+        assert warden.wait_for_job(name).result["counted"] == 60
+        assert not one.poll(0)
+
+    unharmed(warden)
+
+
 def test_a_message_of_seventeen_mebibytes_ends_its_connection_and_nothing_else(live: MakeLive) -> None:
     warden = live()
     warden.wait_for_event("worker_ready", worker="sam-0")
@@ -181,7 +196,7 @@ sys.path.insert(0, os.environ["ROOT"])
 from supervisor import wire
 stamp = {"worker": os.environ["WARDEN_WORKER"], "generation": int(os.environ["WARDEN_GENERATION"]), "token": os.environ["WARDEN_TOKEN"]}
 socket = zmq.Context().socket(zmq.DEALER)
-socket.setsockopt(zmq.ROUTING_ID, wire.routing_id(stamp["worker"], stamp["generation"]))
+socket.setsockopt(zmq.ROUTING_ID, "{worker}#{generation}".format(**stamp).encode())  # as others may: the SDK adds what nobody can guess
 socket.connect(os.environ["WARDEN_ENDPOINT"])
 send = lambda message: socket.send(wire.encode(message))
 def send_until_stored(message, what):

@@ -13,6 +13,7 @@ from msgspec import Struct
 from supervisor.front.tokens import Tokens, read_tokens
 
 EXIT_CONFIG: Final = 78
+OFF: Final = "off"
 _GIB: Final = 2**30
 
 
@@ -53,7 +54,7 @@ def read_options(environ: Mapping[str, str]) -> Options:
         given = msgspec.json.decode(environ.get("WARDEN_OPTIONS") or "{}", type=Given)
     except msgspec.DecodeError as error:
         raise BadOptions(f"WARDEN_OPTIONS: {error}; expected a JSON object such as {json.dumps({'bind': '127.0.0.1:8650'})}") from error
-    loopback = is_loopback(host_of(given.bind))
+    loopback = given.bind == OFF or is_loopback(host_of(given.bind))  # a unix socket alone is reached from this machine by whoever may open it
     try:
         tokens = read_tokens(Path(given.token_file)) if given.token_file else Tokens(())
     except (OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -139,6 +140,23 @@ def test_the_front_of_a_supervisor_that_was_killed_makes_way_for_the_next_one(li
     with client(warden) as http:
         assert http.get("/healthz").status_code == 200
     assert not alive(old)
+
+
+def test_a_unix_socket_alone_serves_without_a_token(live: MakeLive, tmp_path: Path) -> None:
+    warden = live(start=False)
+    toml = warden.folder / "supervisor.toml"
+    toml.write_text(toml.read_text().replace('bind = "off"', 'bind = "off"\nsocket = "warden.sock"'))
+
+    warden.start()
+
+    assert warden.holds(partial(is_ready, warden, "api-0", 1))
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(warden.folder / "warden.sock")), base_url="http://warden", timeout=60.0) as http:
+        assert http.get("/healthz").json() == {"alive": True}
+        assert http.post("/v1/jobs", json={"kind": "demo.count", "params": {"steps": 1}}).status_code == 202
+    assert stat.S_IMODE((warden.folder / "warden.sock").stat().st_mode) == 0o660
+    warden.stop()
+    assert not (warden.folder / "warden.sock").exists()
+    warden.start()
 
 
 def test_a_port_that_is_taken_is_a_sentence_and_exit_78(live: MakeLive) -> None:

@@ -51,7 +51,7 @@ _DROPS_SAID_EVERY_S: Final = 60.0
 def serve(loaded: Loaded, environ: Mapping[str, str]) -> int:
     """Run the supervisor in the foreground until it is stopped. Returns the exit code. Raises StateError, Taken or StoreError before anything is started."""
     limits = loaded.limits
-    state = StateDir(Path(limits.supervisor.state_dir), Path(limits.supervisor.log_dir), environ)
+    state = StateDir(Path(limits.supervisor.state_dir), Path(limits.supervisor.log_dir), environ, config=loaded.path)
     try:
         return asyncio.run(_Service(loaded, state, environ).run())
     finally:

@@ -114,8 +114,30 @@ class Client:
         return socket
 
 
+class Holder(Struct, frozen=True, kw_only=True):
+    """Who writes the logs of a folder: the supervisor with this pid, on this state folder, by this configuration."""
+
+    pid: int
+    state_dir: str
+    config: str
+
+
+HOLDER_FILE: Final = "supervisor.lock"
+"""In the log folder, locked by its holder for as long as that lives. What it says may be of a supervisor that was killed."""
+
+
 def endpoint_of(state_dir: Path, name: str = "control") -> str:
     """Return where the supervisor of this state folder listens. Where the path would be too long for a socket, a file in state_dir says where."""
-    pointer = state_dir / "sockets"
-    folder = Path(pointer.read_text().strip()) if pointer.is_file() else state_dir
+    try:
+        folder = Path((state_dir / "sockets").read_text().strip())
+    except OSError:  # most have none; to a user who may not look, the socket itself will say so
+        folder = state_dir
     return f"ipc://{folder / name}.sock"
+
+
+def holder_of(log_dir: Path) -> Holder | None:
+    """Return who writes, or was killed while it wrote, the logs in this folder; None where nobody is known."""
+    try:
+        return msgspec.json.decode((log_dir / HOLDER_FILE).read_bytes(), type=Holder)
+    except (OSError, msgspec.DecodeError):
+        return None

@@ -114,14 +114,16 @@ class SupervisorView(Struct, frozen=True, kw_only=True):
     stopping: bool
     config_generation: int
     config_error: str
+    health_every_s: float = 60.0
     api: str = ""  # where HTTP is served, such as http://127.0.0.1:8650; empty when it is off
 
 
 class MemoryView(Struct, frozen=True, kw_only=True):
-    """The machine's memory, and the room on the disk of the state folder."""
+    """The machine's memory, and the room on the disk of the state folder. Below disk_floor_bytes of it no job is taken."""
 
     available_bytes: int | None
     disk_free_bytes: int | None = None
+    disk_floor_bytes: int = 2**30
 
 
 class Intervention(Struct, frozen=True, kw_only=True):
@@ -135,7 +137,7 @@ class Intervention(Struct, frozen=True, kw_only=True):
 
 
 class StatusView(Struct, frozen=True, kw_only=True):
-    """Everything on one screen. hints: what `warden health` complains of; empty when all is well."""
+    """Everything on one screen. unwell: what `warden health` complains of; empty when all is well."""
 
     supervisor: SupervisorView
     workers: list[WorkerView]

@@ -1,4 +1,4 @@
-"""The state folder: made private, held by one supervisor at a time, with short paths for its sockets."""
+"""The state folder: made private, held by one supervisor at a time, with short paths for its sockets. The log folder is held as well."""
 
 import errno
 import fcntl
@@ -10,6 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from supervisor.control import HOLDER_FILE, Holder, holder_of
 from supervisor.errors import StateError, Taken
 
 _SOCKET_PATH_MAX: Final = 107
@@ -20,18 +23,23 @@ _NOBODYS: Final = frozenset({"lost+found"})
 
 
 class StateDir:
-    """The folder, locked for as long as this process lives (the kernel lets go of the lock whatever happens to us).
+    """The folders, locked for as long as this process lives (the kernel lets go of the locks whatever happens to us).
 
     closed: a sentence where others could enter it before, empty where they could not.
     """
 
-    def __init__(self, path: Path, log_dir: Path, environ: Mapping[str, str]) -> None:
-        """Make the folders and take the lock, before anything else is touched. Raises StateError or Taken."""
+    def __init__(self, path: Path, log_dir: Path, environ: Mapping[str, str], *, config: Path) -> None:
+        """Make the folders and take the locks, before anything else is touched. Raises StateError or Taken."""
         self.path = path
         self.run_dir = path / "run"
         self.jobs_dir = path / "jobs"
         self.closed = _made_private(path)
         self._lock = _locked(path)
+        try:
+            self._log_lock = _held(log_dir, Holder(pid=os.getpid(), state_dir=str(path), config=str(config)))
+        except (StateError, Taken):
+            os.close(self._lock)
+            raise
         try:
             for folder in (self.run_dir, self.jobs_dir):
                 folder.mkdir(mode=0o700, exist_ok=True)
@@ -59,6 +67,8 @@ class StateDir:
             (self.path / "sockets").unlink(missing_ok=True)
             with suppress(OSError):  # somebody put a file there: theirs to take away
                 self.sockets_dir.rmdir()
+        os.ftruncate(self._log_lock, 0)
+        os.close(self._log_lock)
         os.close(self._lock)
 
 
@@ -114,3 +124,23 @@ def _unusable(path: Path, error: OSError) -> StateError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StateError(f"{error.filename or path}: {error.strerror}: make room on its disk, or put supervisor.state_dir on another")
     return StateError(f"{error.filename or path}: {error.strerror}: supervisor.state_dir must be a folder that this user can write to")
+
+
+def _held(log_dir: Path, holder: Holder) -> int:
+    """Hold the log folder: of two supervisors that write the same logs, one has lost its state folder in an edit, and its workers run already."""
+    try:
+        log_dir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(log_dir / HOLDER_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StateError(f"{error.filename}: {error.strerror}: supervisor.log_dir must be a folder that this user can write to") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        who = holder_of(log_dir)
+        named = f" (pid {who.pid}, on {who.state_dir}, by {who.config})" if who else ""
+        stop = f"stop it with: warden --config {who.config} stop; or" if who else "stop that one, or"
+        raise Taken(f"another supervisor{named} writes the logs in {log_dir}: {stop} give this one another log_dir") from error
+    os.ftruncate(lock, 0)
+    os.write(lock, msgspec.json.encode(holder))
+    return lock

@@ -77,7 +77,7 @@ def _ask(click_context: click.Context, op: str, args: Mapping[str, JSONValue], s
 
 
 def _context(click_context: click.Context) -> Context:
-    return Context(config_path=click_context.find_root().params.get("config_path"), environ=dict(os.environ))
+    return Context(config_path=click_context.find_root().params.get("config_path"), environ=dict(os.environ), quiet=True)
 
 
 @click.command()

@@ -1,5 +1,6 @@
 """`warden logs`: the end of a log, and what comes after it."""
 
+import glob
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ import click
 
 from supervisor.cli.complete import workers
 from supervisor.cli.context import Context, Exit
+from supervisor.config import Folders
 from supervisor.errors import SupervisorError
 
 _LOOK_S: Final = 0.2
@@ -40,18 +42,28 @@ def logs(context: Context, name: str | None, *, follow: bool, lines: int) -> Non
 
 
 def _paths(context: Context, name: str | None) -> list[Path]:
-    log_dir = Path(context.loaded.limits.supervisor.log_dir)
+    folders = context.folders
+    log_dir = folders.log_dir
     if name is None:
         wanted = [log_dir / "watchdog.log"]
     else:
-        models = context.loaded.limits.workers
         name = Path(name).name  # a worker, not a way out of the folder
-        names = [f"{name}-{i}" for i in range(models[name].replicas)] if name in models else [name]
-        wanted = [log_dir / "workers" / f"{one}.log" for one in names]
+        wanted = [log_dir / "workers" / f"{one}.log" for one in _workers(folders, name)]
     found = [path for path in wanted if path.is_file()]
+    if not found and folders.error is not None:
+        raise folders.error
     if not found:
         raise SupervisorError(f"{', '.join(map(str, wanted))}: no such log yet; there are {_known(log_dir)}")
     return found
+
+
+def _workers(folders: Folders, name: str) -> list[str]:
+    """Return the workers of this name; of a model all, which for a broken file are those that left a log."""
+    if folders.loaded is None:
+        logs = sorted((folders.log_dir / "workers").glob(f"{glob.escape(name)}-*.log"))
+        return [name, *(path.stem for path in logs if path.stem.removeprefix(f"{name}-").isdigit())]
+    models = folders.loaded.limits.workers
+    return [f"{name}-{i}" for i in range(models[name].replicas)] if name in models else [name]
 
 
 def _known(log_dir: Path) -> str:

@@ -12,6 +12,7 @@ from supervisor.cli.context import JSON, Context, Exit, print_json
 from supervisor.cli.schedules import next_runs
 from supervisor.cli.screen import ago, clock, colour, size, table
 from supervisor.control import Refused, Unreachable
+from supervisor.errors import ConfigError
 from supervisor.shapes import DeviceView, HandoverView, ScheduleView, StatusView, WorkerView
 
 _DISK_NEAR: Final = 2
@@ -28,7 +29,7 @@ def status(context: Context, *, as_json: bool) -> None:
         print_json(view)
     else:
         due = next_runs(context.ask("schedules", {}, list[ScheduleView]))
-        print("\n".join(_screen(view, due=due, disk_floor_bytes=context.loaded.limits.supervisor.disk_floor_bytes)))
+        print("\n".join(_screen(view, due=due, disk_floor_bytes=view.memory.disk_floor_bytes)))
     sys.exit(Exit.UNHEALTHY if view.unwell else Exit.OK)
 
 
@@ -39,11 +40,11 @@ def health(context: Context, *, as_json: bool) -> None:
     """Exit 0 when all is well, 3 when not (also when the log went stale), 4 when no supervisor answers."""
     try:
         view = context.status()
-    except (Unreachable, Refused) as error:
+    except (Unreachable, Refused, ConfigError) as error:
         if as_json:
             print_json({"ok": False, "unwell": [str(error)]})
         raise
-    unwell = [*view.unwell, *_stale(view, context.loaded.limits.supervisor.health_every_s)]
+    unwell = [*view.unwell, *_stale(view, view.supervisor.health_every_s)]
     if as_json:
         print_json({"ok": not unwell, "unwell": unwell})
     else:

@@ -9,7 +9,7 @@ import msgspec
 from supervisor.cli.context import Context
 from supervisor.cli.screen import ago
 from supervisor.cli.watch_screen import ENDED, Show
-from supervisor.control import Client, Unreachable, endpoint_of
+from supervisor.control import Client, Unreachable
 from supervisor.shapes import HandoverView, JobView, StatusView
 
 LOOK_S: Final = 0.2
@@ -18,7 +18,7 @@ _ASK_S: Final = 2.0
 
 def watch_job(context: Context, job: str, *, quiet: bool = False) -> JobView:
     """Return the job once it ended. Shows it meanwhile, unless quiet. Outlives the supervisor: a later one is found again."""
-    with Client(partial(endpoint_of, context.state_dir)) as client, Show(quiet=quiet) as show:
+    with Client(context.endpoint) as client, Show(quiet=quiet) as show:
         away_since_s: float | None = None
         while True:
             try:

@@ -12,6 +12,7 @@ import click
 from supervisor.cli.complete import workers as names
 from supervisor.cli.context import JSON, Context, Exit, print_json
 from supervisor.control import Unreachable
+from supervisor.errors import ConfigError
 from supervisor.shapes import DumpView
 
 _LOOK_S: Final = 0.5
@@ -119,7 +120,7 @@ def _end_of(pid: int) -> Callable[[float], bool]:
 def _who_is_left(context: Context) -> str:
     try:
         view = context.status()
-    except Unreachable:
+    except (Unreachable, ConfigError):
         return "it closes its files"
     left = [f"{worker.name} is {worker.state} for {worker.since_s:.0f} s" for worker in view.workers if worker.pid]
     return ", ".join(left) or "its last writes"

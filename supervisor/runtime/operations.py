@@ -108,14 +108,17 @@ class Operations:
                 stopping=fleet.stopping_since_s is not None,
                 config_generation=about.settings.generation,
                 config_error=about.settings.error,
+                health_every_s=limits.supervisor.health_every_s,
                 api=about.api,
             ),
             workers=[views.worker_view(worker, fleet=fleet, limits=limits, now_s=now_s) for worker in fleet.workers.values()],
             devices=[views.device_view(device, fleet=fleet, limits=limits, now_s=now_s) for device in fleet.devices.values()],
-            memory=MemoryView(available_bytes=fleet.available_bytes, disk_free_bytes=fleet.disk_free_bytes),
+            memory=MemoryView(
+                available_bytes=fleet.available_bytes, disk_free_bytes=fleet.disk_free_bytes, disk_floor_bytes=limits.supervisor.disk_floor_bytes
+            ),
             jobs=views.counts(fleet, await self._store.counts()),
             interventions=about.interventions(),
-            unwell=views.unwell(fleet, limits, now_s),
+            unwell=[*_refused(about), *views.unwell(fleet, limits, now_s)],
             held=fleet.held,
         )
 
@@ -170,6 +173,11 @@ class Operations:
     async def _stop(self, args: StopArgs) -> dict[str, int]:
         await self._ask(lambda request: ShutdownRequested(request=request, at_once=args.now))
         return {"pid": os.getpid()}
+
+
+def _refused(about: About) -> list[str]:
+    """Return a sentence where the file as it is now was refused."""
+    return [f"{about.config.name} is refused, and what was in force before stands: {about.settings.error}"] if about.settings.error else []
 
 
 def _unless_wrong(changed: list[str], wrong: list[str]) -> list[str]:

@@ -45,6 +45,10 @@ from supervisor.settings import Settings
 
 _DROPS_SAID_EVERY_S: Final = 60.0
 
+_FENCES_RESERVED: Final = 100
+"""A lease is written as soon as it is granted, but not before: a supervisor that was killed in between gave out numbers that nobody wrote down. So they are
+reserved at its start, and the next one begins after them: fences only rise."""
+
 
 def serve(loaded: Loaded, environ: Mapping[str, str]) -> int:
     """Run the supervisor in the foreground until it is stopped. Returns the exit code. Raises StateError, Taken or StoreError before anything is started."""
@@ -104,7 +108,9 @@ class _Service:
         )
         stack.callback(self._programs.close)
         devices = () if limits.gpu.backend == "none" else (host_device(limits.gpu.host_budget_bytes),)
-        fleet = first_fleet(limits, devices, fence=await self._store.last_fence(), generations=generations, wanted=self._wanted.words())
+        fence = await self._store.last_fence()
+        await self._store.save_leases(await self._store.leases(), fence + _FENCES_RESERVED)
+        fleet = first_fleet(limits, devices, fence=fence, generations=generations, wanted=self._wanted.words())
         self._files = JobFolders(state.jobs_dir)
         self._loop = Loop(fleet, limits, perform=self._perform, journal=self._ring)
         self._ticker = Ticker(post=self._post, fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, perform=self._perform, ping=self._channel.ping)

@@ -41,6 +41,7 @@ from supervisor.runtime.launch import Launcher
 from supervisor.runtime.loop import Loop
 from supervisor.runtime.operations import About, Operations
 from supervisor.runtime.perform import Performer, Ports
+from supervisor.runtime.saving import FENCES_AHEAD
 from supervisor.runtime.sources import Ticker
 from supervisor.service import Service
 from supervisor.settings import Settings
@@ -109,7 +110,9 @@ class _Service:
         )
         stack.callback(self._programs.close)
         devices = () if limits.gpu.backend == "none" else (host_device(limits.gpu.host_budget_bytes),)
-        fleet = first_fleet(limits, devices, fence=await self._jobs.store.last_fence(), generations=generations, wanted=self._wanted.words())
+        fence = await self._jobs.store.last_fence()
+        await self._jobs.store.save_leases(await self._jobs.store.leases(), fence + FENCES_AHEAD)
+        fleet = first_fleet(limits, devices, fence=fence, generations=generations, wanted=self._wanted.words())
         self._loop = Loop(fleet, limits, perform=self._perform, journal=self._ring)
         self._ticker = Ticker(post=self._post, fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, perform=self._perform, ping=self._channel.ping)
         self._settings = Settings(self._loaded, self._environ, loop=self._loop, say=self._service.say, take=self._take_settings)

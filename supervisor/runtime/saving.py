@@ -10,6 +10,9 @@ from supervisor.core.model import Job, JobId, Lease, LeaseId
 from supervisor.errors import StoreError
 from supervisor.runtime.ports import EventStream, JobStore, StreamEvent
 
+FENCES_AHEAD: Final = 100
+"""So far the written fence is ahead of the last one given out: a grant acts before its lease is on disk, and no number may be given out again after a kill."""
+
 _SAVE_AGAIN_S: Final = 1.0
 
 Start = Callable[[Coroutine[None, None, None]], "asyncio.Task[None]"]
@@ -91,7 +94,7 @@ class Saves:
         """Write the leases where they changed: a supervisor that comes after us gives each holder that still runs its lease back."""
         if leases is not self._leases:
             self._leases = leases
-            self._start(self._save_leases(fence))
+            self._start(self._save_leases(fence + FENCES_AHEAD))
 
     async def _save_leases(self, fence: int) -> None:
         while True:

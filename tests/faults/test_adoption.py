@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,24 @@ def test_a_result_that_came_while_nobody_listened_is_delivered(live: MakeLive) -
 
     assert (job.status, job.attempt, job.result["pid"]) == ("completed", 1, pid)
     ended_once(warden, name)
+
+
+def test_a_fence_that_was_given_out_and_not_written_down_is_given_out_to_nobody_else(live: MakeLive) -> None:
+    warden = live(ONE_WORKER + 'gpu = "1GiB"\nautostart = false\n')
+    with closing(sqlite3.connect(warden.state_dir / "jobs.sqlite")) as store:
+        before = store.execute("SELECT name, fence FROM fences").fetchall()
+    warden.ask("workers.start", name="sam")
+    first = warden.wait_for_event("lease_granted", worker="sam-0")["fence"]
+    warden.kill()
+    with closing(sqlite3.connect(warden.state_dir / "jobs.sqlite")) as store, store:  # as if it had been killed a moment earlier
+        store.execute("DELETE FROM leases")
+        store.execute("DELETE FROM fences")
+        store.executemany("INSERT INTO fences (name, fence) VALUES (?, ?)", before)
+    mark = warden.mark()
+
+    warden.start(env={"WARDEN_SUPERVISOR__ON_CRASH": "kill"})
+
+    assert warden.wait_for_event("lease_granted", after=mark, worker="sam-0")["fence"] > first
 
 
 def test_a_lease_is_kept_with_its_fence(live: MakeLive) -> None:

@@ -50,7 +50,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class Refused(Exception):
-    """The supervisor answered, and the answer is no."""
+    """The answer is no: the supervisor's, or ours for what cannot be sent to it."""
 
     def __init__(self, problem: Problem) -> None:
         """Keep the problem; the sentence is the message."""
@@ -88,9 +88,9 @@ class Client:
         self._context.term()
 
     def ask(self, op: str, args: Mapping[str, JSONValue] | None = None, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> JSONValue:
-        """Return the answer's data. Raises Refused with the supervisor's sentence, or Unreachable when none came within timeout_s."""
+        """Return the answer's data. Raises Refused with a sentence, or Unreachable when none came within timeout_s."""
         request = Request(id=uuid4().hex, op=op, args=args or {}, by="command line")
-        self._socket.send(msgspec.json.encode(request))
+        self._socket.send(_encoded(request))
         end_s = time.monotonic() + timeout_s
         while (left_s := end_s - time.monotonic()) > 0:
             if not self._socket.poll(int(1000 * left_s) + 1):
@@ -112,6 +112,22 @@ class Client:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         socket.connect(self._endpoint())
         return socket
+
+
+def _encoded(request: Request) -> bytes:
+    """Return the bytes of a request. Raises Refused for one that would never arrive."""
+    try:
+        data = msgspec.json.encode(request)
+    except UnicodeEncodeError as error:
+        found = ascii(error.object[error.start : error.end])
+        sentence = f"{found} is no character, only a part of one, and cannot be sent: write the whole character, as UTF-8"
+        raise Refused(Problem(code="usage", message=sentence)) from error
+    except (RecursionError, OverflowError, TypeError, ValueError) as error:
+        raise Refused(Problem(code="usage", message=f"{request.op} cannot be sent as JSON: {error}")) from error
+    if len(data) > MAX_MESSAGE_BYTES:
+        sentence = f"the request has {len(data) / 2**20:.3g}MiB, at most {MAX_MESSAGE_BYTES // 2**20}MiB are taken: put what is large into a file, and name it"
+        raise Refused(Problem(code="usage", message=sentence))
+    return data
 
 
 class Holder(Struct, frozen=True, kw_only=True):

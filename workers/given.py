@@ -1,14 +1,19 @@
 """Options and parameters as they were given, held to the shape that the worker declared, and the files that they name."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from workers.report import BadInput
+
+_STEP: Final = re.compile(r"\[([^\]]*)\]|([^.\[\]]+)")
+_SAYS_WHAT_IT_FOUND: Final = re.compile(r", got |^Invalid")
+_SHOWN: Final = 60
 
 
 def held_to(shape: type[Struct], values: Any, *, what: str) -> Struct:
@@ -26,7 +31,19 @@ def held_to(shape: type[Struct], values: Any, *, what: str) -> Struct:
     except msgspec.ValidationError as error:
         text = str(error)
         where = text.rpartition(" - at `$.")[2].rstrip("`") if " - at `$." in text else ""
-        raise BadInput(f"{what}{'.' + where if where else ''}: {text.partition(' - at ')[0]}") from error
+        expected = text.partition(" - at ")[0]
+        raise BadInput(f"{what}{'.' + where if where else ''}: {expected}{'' if _SAYS_WHAT_IT_FOUND.search(expected) else _found(values, where)}") from error
+
+
+def _found(values: Any, where: str) -> str:
+    """Return what stands at the place that does not fit, for a rule that does not say it; nothing where the place cannot be told."""
+    for number, name in _STEP.findall(where):
+        try:
+            values = values[int(number)] if number else values[name]
+        except (LookupError, TypeError, ValueError):  # `[...]` is some value of a dict, and none knows which
+            return ""
+    text = msgspec.json.encode(values).decode()
+    return f", found {text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}"
 
 
 def schemas_of(shapes: Mapping[str, type[Struct]]) -> dict[str, Any]:
@@ -52,13 +69,26 @@ def schema_of(shape: type[Struct]) -> dict[str, Any]:
     return whole
 
 
+def named_path(path: str, *, what: str, base: Path) -> Path:
+    """Return the whole path of what a parameter names. base: the folder of supervisor.toml. Raises BadInput for a relative one that is not there.
+
+    The command line makes a relative path whole where it finds it in its own folder: one that comes here as it was typed was not found there.
+    """
+    found = base / Path(path).expanduser()
+    if not Path(path).expanduser().is_absolute() and not found.exists():
+        looked = f"neither in the folder where the job was submitted nor in {base}, where supervisor.toml is"
+        raise BadInput(f'{what} = "{path}" does not exist, {looked}. Check the path, or give the whole one.')
+    return found
+
+
 def existing_file(path: str, *, what: str) -> Path:
     """Return the path of a file that can be opened. what: "video", "image". Raises BadInput."""
     found = Path(path).expanduser()
     if not path or found.is_dir():
         raise BadInput(f'{what} = "{path}" is {"a folder" if path else "empty"}: the path of one {what} file was expected.')
     if not found.is_absolute():
-        raise BadInput(f'{what} = "{path}" is a relative path, and the worker cannot know what it is relative to: give the whole path.')
+        looked = "in the folder where the job was submitted, and the worker looks in no other"
+        raise BadInput(f'{what} = "{path}" does not exist {looked}. Check the path, or give the whole one.')
     try:
         with found.open("rb") as file:
             empty = not file.read(1)

@@ -164,7 +164,7 @@ class JobOperations:
         if (was := await self._store.gone(name)) is not None:
             kept = say_duration(self._limits().jobs.keep_finished_s)
             raise Rejected("gone", f"job {was.job} ({was.kind}) {was.status} at {instant(was.completed_wall)} and was cleaned up; jobs.keep_finished is {kept}")
-        raise Rejected("unknown", f"no job {name!r} is known, nor exactly one that begins so; see: warden jobs list")
+        raise Rejected("unknown", f"no job {name!r} is known; a beginning must be that of one job alone. See: warden jobs list")
 
     def _view(self, job: Job) -> JobView:
         now_s = time.monotonic()

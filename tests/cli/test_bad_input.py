@@ -1,5 +1,6 @@
 """What people get wrong at the command line: one sentence each, the right exit code, never a traceback."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,15 +40,22 @@ def sentences(done: subprocess.CompletedProcess[str]) -> list[str]:
         (("jobs", "submit", "demo.count", "--params", "broken.json"), 2, "broken.json:2: not JSON"),
         (("jobs", "submit", "demo.count", "--params", "list.json"), 2, 'list.json: expected a JSON object such as {"epochs": 3}, found list'),
         (("jobs", "submit", "demo.count", "--params", "bytes.json"), 2, "bytes.json: not UTF-8 text"),
+        (("jobs", "submit", "demo.count", "--params", "huge.json"), 2, "the request has 20MiB, at most 16MiB are taken: put what is large into a file"),
+        (("jobs", "submit", "demo.count", "--params", "half.json"), 2, r"'\ud800' is no character, only a part of one, and cannot be sent"),
+        (("jobs", "submit", "demo.count", r'x="\ud800"'), 2, r"'\ud800' is no character, only a part of one, and cannot be sent"),
+        (("jobs", "submit", "demo.count", b"x=\xff"), 2, r"'\udcff' is no character, only a part of one, and cannot be sent"),
+        (("jobs", "show", b"\xff"), 2, r"'\udcff' is no character"),
+        (("jobs", "submit", "demo.count", "steps=1", "fault=exit", "steps=2"), 2, "steps is given twice, as 1 and as 2: give it once"),
         (("jobs", "submit", "demo.count", "--priority", "-1"), 2, "priority -1 found; expected 0 (the most urgent) or more"),
         (("jobs", "submit", "demo.count", "--priority", "high"), 2, "'high' is not a valid integer"),
         (("jobs", "submit", "demo.count", "x=" + "[" * 150 + "]" * 150), 2, "params cannot be taken: it is nested deeper than 100 levels"),
         (("jobs", "submit", "demo.count", "--wiat"), 2, "No such option"),
-        (("jobs", "show", "j-nothing"), 1, "no job 'j-nothing' is known, nor exactly one that begins so"),
+        (("jobs", "show", "j-nothing"), 1, "no job 'j-nothing' is known; a beginning must be that of one job alone. See: warden jobs list"),
         (("jobs", "watch", "j-nothing"), 1, "no job 'j-nothing' is known"),
         (("jobs", "cancel", "j-nothing"), 1, "no job 'j-nothing' is known"),
         (("jobs", "list", "--status", "done"), 2, "status 'done' is unknown; known are queued"),
         (("jobs", "list", "--limit", "many"), 2, "'many' is not a valid integer"),
+        (("jobs", "show", ""), 1, "no job '' is known"),
         (("workers", "stop", "sma"), 1, "no worker 'sma'; there are sam-0"),
         (("logs", "sma"), 1, "no such log yet; there are sam-0"),
         (("logs", "../../etc/passwd"), 1, "no such log yet"),
@@ -55,10 +63,12 @@ def sentences(done: subprocess.CompletedProcess[str]) -> list[str]:
         (("--config", "nowhere.toml", "status"), 78, "nowhere.toml: there is no such file"),
     ],
 )
-def test_a_mistake_gets_a_sentence_and_its_exit_code(warden: Live, args: tuple[str, ...], code: int, says: str) -> None:
+def test_a_mistake_gets_a_sentence_and_its_exit_code(warden: Live, args: tuple[str | bytes, ...], code: int, says: str) -> None:
     (warden.folder / "broken.json").write_text('{"a": 1,\n"b": }')
     (warden.folder / "list.json").write_text("[1]")
     (warden.folder / "bytes.json").write_bytes(b"\xff\xfe{}")
+    (warden.folder / "huge.json").write_text(json.dumps({"note": 20 * 2**20 * "x"}))
+    (warden.folder / "half.json").write_text(r'{"note": "\ud800"}')
 
     done = warden.cli(*args)
 

@@ -207,7 +207,7 @@ class Live:
         assert self.holds(there, within_s), f"{self.job(name)}\n{self.said()[-6000:]}"
         return self.job(name)
 
-    def cli(self, *args: str, within_s: float = WITHIN_S, env: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+    def cli(self, *args: str | bytes, within_s: float = WITHIN_S, env: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
         """Return how a command of the command line ended."""
         return subprocess.run(
             [WARDEN, *args], cwd=self.folder, capture_output=True, text=True, timeout=within_s, check=False, env={**os.environ, **(env or {})}

@@ -47,7 +47,7 @@ def picture_problem(picture: Path) -> str:
     """
     expected = "Expected: a whole picture. Mend or remove the file."
     if not picture.is_file():
-        return f"{picture}: there is no such file. {expected}"
+        return f"{picture}: there is no such file. Check the path."
     try:
         with Image.open(picture) as image:
             width, height = image.size

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from workers import masks, video
 from workers.base import BadInput
+from workers.given import named_path
 from workers.yolo.params import Masks
 
 Box = tuple[float, float, float, float]
@@ -49,7 +50,7 @@ def make(wanted: Masks, folder: Path, *, base: Path, beat: Beat) -> Path:
     Raises BadInput when no set can be made of this.
     """
     files = _chosen(wanted, base)
-    film = video.inspect(str(base / Path(wanted.video).expanduser()), check=lambda: beat(0, 1))
+    film = video.inspect(str(named_path(wanted.video, what="masks.video", base=base)), check=lambda: beat(0, 1))
     yaml, mark, identity = folder / "data.yaml", folder / "made", _identity(wanted, film, files)
     if yaml.is_file() and mark.is_file() and mark.read_text(encoding="ascii") == identity:
         return yaml
@@ -82,7 +83,7 @@ def make(wanted: Masks, folder: Path, *, base: Path, beat: Beat) -> Path:
 
 def _chosen(wanted: Masks, base: Path) -> dict[int, Path]:
     """Return frame -> file with its masks, in order, of the frames that are taken."""
-    folder = base / Path(wanted.masks_dir).expanduser()
+    folder = named_path(wanted.masks_dir, what="masks.masks_dir", base=base)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise BadInput(f"masks.masks_dir = {folder} {what}. Expected: the folder `masks` of a sam.propagate job. Mend the path.")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workers.base import BadInput, Job, Report
+from workers.given import named_path
 from workers.yolo.labels import picture_problem
 from workers.yolo.params import PredictParams, check_image_size
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 def find_pictures(params: PredictParams, *, base: Path) -> list[Path]:
     """Return the job's pictures, each one looked at. base: what relative paths are relative to. Raises BadInput for the first bad one."""
     named = [params.image] if isinstance(params.image, str) else params.image
-    pictures = [base / Path(name).expanduser() for name in named]
+    pictures = [named_path(name, what="image", base=base) for name in named]
     for picture in pictures:
         problem = picture_problem(picture)
         if problem:

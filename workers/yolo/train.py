@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from workers.base import Job, Report
+from workers.given import named_path
 from workers.yolo import dataset, mask_set, resume
 from workers.yolo.network import Network, open_checkpoint, open_network
 from workers.yolo.params import Masks, TrainParams, check_image_size
@@ -71,7 +72,7 @@ def _data(job: Job, watch: Watch, *, base: Path) -> Path:
     params: TrainParams = job.params
     if isinstance(params.masks, Masks):
         return mask_set.make(params.masks, job.dir / MADE, base=base, beat=watch.made)
-    return base / Path(str(params.data)).expanduser()
+    return named_path(str(params.data), what="data", base=base)
 
 
 def _train(watch: Watch, settings: dict[str, Any]) -> dict[str, float]:

@@ -28,7 +28,7 @@ from supervisor.shapes import JobView
 @click.pass_obj
 def submit(context: Context, /, kind: str, pairs: tuple[str, ...], file: str | None, *, wait: bool, as_json: bool, **asked: JSONValue) -> None:
     """Submit a job and print its id. A VALUE is JSON, else text; one that names an existing path is made absolute."""
-    params = {**_from_file(file), **dict(_pair(pair) for pair in pairs)}
+    params = {**_from_file(file), **_from_pairs(pairs)}
     if asked["run_at"] is not None:
         asked["run_at"] = _instant(asked["run_at"])
     chosen = {name: value for name, value in asked.items() if value is not None and value is not False}
@@ -67,6 +67,15 @@ def _from_file(file: str | None) -> dict[str, JSONValue]:
         raise click.UsageError(f"{file}: nested too deep to be read: make it flatter") from error
     if not isinstance(params, dict):
         raise click.UsageError(f'{file}: expected a JSON object such as {{"epochs": 3}}, found {type(params).__name__}')
+    return params
+
+
+def _from_pairs(pairs: tuple[str, ...]) -> dict[str, JSONValue]:
+    params: dict[str, JSONValue] = {}
+    for key, value in map(_pair, pairs):
+        if key in params:
+            raise click.UsageError(f"{key} is given twice, as {json.dumps(params[key])} and as {json.dumps(value)}: give it once")
+        params[key] = value
     return params
 
 

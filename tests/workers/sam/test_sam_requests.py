@@ -99,7 +99,7 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     for path, sentence in [
         ("", 'video = "" is empty'),
         (str(tmp_path), "is a folder"),
-        ("film.mp4", "is a relative path"),
+        ("film.mp4", 'video = "film.mp4" does not exist in the folder where the job was submitted, and the worker looks in no other'),
         (str(tmp_path / "none.mp4"), "there is no file"),
         (str(tmp_path / "empty.mp4"), "0 bytes"),
     ]:

@@ -67,6 +67,7 @@ class Stop(Struct, frozen=True, kw_only=True):
     ordered_at_s: float
     job: JobId | None = None  # the job whose clock expired; the others of that worker are not to blame
     limit_s: float | None = None  # of the clock that expired
+    section: bool = False  # a critical section of that job was waited for before the verdict
     term_at_s: float | None = None  # when SIGTERM was sent; None while drained or while evidence is gathered
     killed_at_s: float | None = None
     evidence: Evidence | None = None

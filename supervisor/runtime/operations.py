@@ -50,6 +50,7 @@ class About(Struct, frozen=True, kw_only=True):
     evidence: Callable[[WorkerName, int], Awaitable[Evidence]]
     schedules: Callable[[], list[ScheduleView]]
     api: str
+    log_trouble: Callable[[], str]  # why lines do not reach the logs; empty where they do
 
 
 class Operations:
@@ -115,7 +116,7 @@ class Operations:
             memory=MemoryView(available_bytes=fleet.available_bytes, disk_free_bytes=fleet.disk_free_bytes),
             jobs=views.counts(fleet, await self._store.counts()),
             interventions=about.interventions(),
-            unwell=views.unwell(fleet, limits, now_s),
+            unwell=[*views.unwell(fleet, limits, now_s), *([trouble] if (trouble := about.log_trouble()) else [])],
             held=fleet.held,
         )
 

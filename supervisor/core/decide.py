@@ -57,7 +57,7 @@ from supervisor.units import format_size
 def first_fleet(limits: Limits, devices: tuple[Device, ...], *, fence: int = 0, generations: Mapping[str, int] | None = None) -> Fleet:
     """Return the fleet before the first event: every worker down. Replicas are named sam-0, sam-1.
 
-    fence: the last one ever given out; generations: the last of each worker, so that none is ever used twice.
+    fence: the last number ever given to one, or to a lease; generations: the last of each worker, so that none is ever used twice.
     """
     last = generations or {}
     workers = {

@@ -263,6 +263,11 @@ class Fleet(Struct, frozen=True, kw_only=True):
     disk_low: bool = False  # and it was said
     health_said_at_s: float = float("-inf")
 
+    @property
+    def last_number(self) -> int:
+        """Return the highest number that a fence or a lease was given: the next supervisor counts on from there, so that none is ever used twice."""
+        return max(self.fence, self.serial)
+
     def lease_of(self, worker: WorkerName) -> Lease | None:
         """Return the worker's lease in whatever state, or None."""
         for lease in self.leases.values():

@@ -191,6 +191,7 @@ class _Service:
             evidence=lambda worker, generation: self._performer.evidence(worker, generation),  # noqa: PLW0108  # the performer is made later
             schedules=lambda: self._jobs.schedules.views(time.time()),
             api=self._listening.url,
+            log_trouble=self._service.log_trouble,
         )
 
     async def _run(self, stack: AsyncExitStack) -> int:

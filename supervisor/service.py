@@ -60,23 +60,27 @@ class Service:
             self._say("proof_missing", {"reason": sentence})
 
     async def attend(self, fleet: Callable[[], Fleet]) -> None:
-        """Tell systemd that we are up, and go on telling it for as long as the loop turns; say when a log's disk does not answer. Until cancelled."""
+        """Tell systemd that we are up, and go on telling it for as long as the loop turns; say when a log's disk takes no line. Until cancelled."""
         self._systemd.ready()
-        stuck = False
+        stuck = False  # said already
         while True:
             workers = fleet().workers.values()
             up = sum(1 for worker in workers if worker.process is not None)
             held = ", ".join(f"{lease.device} held by {lease.worker}" for lease in fleet().leases.values())
             self._systemd.status(f"{up}/{len(workers)} workers up{f', {held}' if held else ''}")
             self._systemd.watchdog()
-            stuck_for_s = max(self._logs.stuck_for_s(), self._worker_logs.stuck_for_s())
-            if stuck_for_s > _LOG_STUCK_S and not stuck:
-                self._say(
-                    "log_stuck",
-                    {"stuck_s": stuck_for_s, "reason": f"{self._folder} does not answer: lines wait in memory, and are counted when there are too many"},
-                )
-            stuck = stuck_for_s > _LOG_STUCK_S
+            trouble = self.log_trouble()
+            if trouble and not stuck:
+                self._say("log_stuck", {"reason": trouble})
+            stuck = bool(trouble)
             await asyncio.sleep(min(self._systemd.watchdog_every_s or _STATUS_EVERY_S, _STATUS_EVERY_S))
+
+    def log_trouble(self) -> str:
+        """Return why lines do not reach the logs, in a sentence; empty where they do."""
+        stuck_for_s = max(self._logs.stuck_for_s(), self._worker_logs.stuck_for_s())
+        if stuck_for_s > _LOG_STUCK_S:
+            return f"{self._folder} does not answer, for {stuck_for_s:.0f} s: lines wait in memory, and are counted when there are too many"
+        return self._logs.trouble()
 
     def close(self) -> None:
         """Write what waits, and close."""

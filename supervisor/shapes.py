@@ -115,6 +115,7 @@ class SupervisorView(Struct, frozen=True, kw_only=True):
     config_generation: int
     config_error: str
     health_every_s: float = 60.0
+    log_level: str = "info"
     api: str = ""  # where HTTP is served, such as http://127.0.0.1:8650; empty when it is off
 
 

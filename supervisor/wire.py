@@ -5,9 +5,8 @@ ignored. Every message from a worker carries `worker`, `generation` and `token`,
 and the supervisor answers on the line where it last heard the right token. `accepted`, `result` and `failed` are sent again until `stored` answers them; a
 beat may be lost.
 
-A socket's routing id begins with `worker#generation#` and ends in what only the worker knows (`routing_id`), the same over reconnects: ZeroMQ hands the line of
-an id to whoever comes last with it, so an id that can be guessed can be taken. A bare `worker#generation` works, as long as everybody who can reach the
-socket means well.
+A socket's routing id begins with `worker#generation#` and ends in what only the worker knows (`routing_id`), the same over reconnects: ZeroMQ hands the line
+of an id to whoever comes last with it, so an id that can be guessed can be taken. A bare `worker#generation` works as long as everybody here means well.
 """
 
 from collections.abc import Mapping

@@ -4,6 +4,7 @@ import math
 import os
 import queue
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -150,6 +151,7 @@ class Link:
                     break
             elif now_s - self._heard_at_s > self._orphan_after_s and self.stopping is None:
                 self.stop_work(f"no supervisor for {self._orphan_after_s:g} s")
+                print(f"{self.stopping}, which is orphan_after: the work at hand is saved, and this process ends", file=sys.stderr, flush=True)
             wait_s = self._beats.wait_s(time.monotonic())
             poller.poll(math.ceil(1000 * (min(wait_s, BEAT_CHANGED_S) if self._unstored or self._closing.is_set() else wait_s)))
         socket.close()

@@ -22,6 +22,7 @@ _HEADER: Final = b"hread 0x"
 """Of each thread in faulthandler's dump ("Thread 0x", "Current thread 0x"). What comes before one is the program's own output, and no answer."""
 _LOOK_S: Final = 0.02
 _CHILDREN_MAX: Final = 20
+_CANNOT: Final = {"T": "is stopped by a signal", "t": "is held by a debugger", "Z": "has ended", "X": "has ended"}
 
 
 def gather(record: Record, pidfd: int) -> Evidence:
@@ -31,11 +32,19 @@ def gather(record: Record, pidfd: int) -> Evidence:
     """
     log = Path(record.log)
     story = proc.story(record.pid)
-    before = tail(log)
-    seen = proc.look(record.pid)
-    answers = seen is not None and seen.state not in "TtZX" and proc.catches(record.pid, signal.SIGUSR1)
-    stack = _stack(record.pid, pidfd, log) if answers else ""
-    return Evidence(stack=stack, process=f"{story}; {_children(record)}", log_tail=before)
+    before = tail(log, record.log_bytes)
+    mute = _mute(record.pid)
+    stack = "" if mute else _stack(record.pid, pidfd, log)
+    why = "" if stack else f"; no stack: it {mute or 'did not answer SIGUSR1'}"
+    return Evidence(stack=stack, process=f"{story}; {_children(record)}{why}", log_tail=before)
+
+
+def _mute(pid: int) -> str:
+    """Return why the process cannot be asked for its stacks; empty where it can."""
+    seen = proc.look(pid)
+    if seen is None or seen.state in _CANNOT:
+        return _CANNOT[seen.state if seen else "X"]
+    return "" if proc.catches(pid, signal.SIGUSR1) else "does not take SIGUSR1"
 
 
 def _children(record: Record) -> str:
@@ -45,11 +54,15 @@ def _children(record: Record) -> str:
     return f"children: {', '.join(others[:_CHILDREN_MAX])}{more}" if others else "no children"
 
 
-def tail(log: Path) -> tuple[str, ...]:
-    """Return the last 50 lines of a log, whatever bytes are in it; none where there is no log."""
+def tail(log: Path, since: int = 0) -> tuple[str, ...]:
+    """Return the last 50 lines of a log, whatever bytes are in it; none where there is no log.
+
+    since: how long it was when its generation began; what stands before is of earlier ones. A log that is shorter by now lost its head meanwhile.
+    """
     try:
         with log.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(since if since <= size else 0, size - _TAIL_BYTES))
             return tuple(file.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
     except OSError:
         return ()

@@ -102,6 +102,10 @@ class Logs:
         """Return how long the longest write under way has taken, 0.0 when none is. More than ten seconds means a disk, or a stderr, that does not answer."""
         return max(writer.stuck_for_s() for writer in self._writers)
 
+    def trouble(self) -> str:
+        """Return why lines do not reach a file, in a sentence; empty where they do."""
+        return next((sentence for file in self._files if (sentence := file.trouble())), "")
+
     def close(self) -> None:
         """Write what waits, and close."""
         for writer in self._writers:

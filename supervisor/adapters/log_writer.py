@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from supervisor.adapters import log_archive as archive
+from supervisor.units import format_size
 
 Event = Mapping[str, Any]
 Render = Callable[[Event], str]
@@ -119,6 +120,8 @@ class LogFile:
         self._pending = bytearray()
         self._pending_max = pending_max
         self._lost = 0
+        self._refused = ""
+        self._refused_at_s = 0.0
         self._rotate_at_s = 0.0
         self._fd = -1
         self._open()
@@ -139,6 +142,14 @@ class LogFile:
         if self._size > self.max_bytes:
             self._rotate(lull=True)
         return bool(self._pending) or self._size > self.max_bytes
+
+    def trouble(self) -> str:
+        """Return why the last lines are not in the file, and since when, in a sentence; empty where they are. From any thread."""
+        if not self._refused:
+            return ""
+        lost = f", {self._lost} lines are lost" if self._lost else ""
+        waits = f"{format_size(len(self._pending))} of lines wait in memory{lost}"
+        return f"{self._path} cannot be written: {self._refused}, for {time.monotonic() - self._refused_at_s:.0f} s; {waits}"
 
     def close(self) -> None:
         """Close it; what the disk has not taken by now is lost."""
@@ -175,8 +186,12 @@ class LogFile:
                 self._lost = 0
                 self._take(event)
                 self._drain()
-        except OSError:
-            return  # what waits goes on waiting, or is counted: nobody can be told through this file now
+        except OSError as error:  # what waits goes on waiting, or is counted: nobody can be told through this file now
+            if not self._refused:
+                self._refused_at_s = time.monotonic()
+            self._refused = error.strerror or str(error)
+        else:
+            self._refused = ""
 
     def _drain(self) -> None:
         while self._pending:

@@ -104,6 +104,8 @@ class LocalProcesses:
         if self._leaves_in is not None:
             leaf = Leaf(self._leaves_in / f"{prefix_of(self._run_dir)}{record.worker}-{record.generation}")
             record.cgroup = str(leaf.path) if leaf.make() else ""
+        with suppress(OSError):  # there is none yet
+            record.log_bytes = Path(record.log).stat().st_size
         record.forks = proc.forks()
         record.write(self._run_dir)
 
@@ -175,7 +177,7 @@ class LocalProcesses:
         _remove_leaf(record)
         with suppress(OSError):
             (self._run_dir / f"{record.worker}.json").replace(self._run_dir / f"{record.worker}.gone")  # nobody is looked for by it, but its number was used
-        return tail(Path(record.log))
+        return tail(Path(record.log), record.log_bytes)
 
     async def evidence(self, worker: WorkerName, generation: int) -> Evidence:
         """Return what can be seen of it, within three seconds."""

@@ -17,7 +17,9 @@ from supervisor.errors import StateError, Taken
 
 _SOCKET_PATH_MAX: Final = 107
 _LONGEST_SOCKET: Final = "control.sock"
-_MARKER: Final = "supervisor.lock"
+_LOCK: Final = "supervisor.lock"
+_MARKERS: Final = frozenset({_LOCK, "jobs.sqlite"})
+"""What only a state folder holds. The store alone too: that is what is put back from a backup."""
 _NOBODYS: Final = frozenset({"lost+found"})
 """What a disk's own root holds before anybody has put a thing there."""
 
@@ -86,11 +88,12 @@ def _made_private(path: Path) -> str:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         held = sorted({found.name for found in path.iterdir()} - _NOBODYS)
+        ours = not _MARKERS.isdisjoint(held)
         before = stat.S_IMODE(path.stat().st_mode)
-        if _MARKER not in held and (held or before & stat.S_ISVTX):  # closing a folder that others use would lock them out, /tmp with the whole machine
+        if not ours and (held or before & stat.S_ISVTX):  # closing a folder that others use would lock them out, /tmp with the whole machine
             what = f"holds {', '.join(held[:3])}{', ...' if len(held) > len(held[:3]) else ''}" if held else "is shared (sticky)"
             raise StateError(
-                f"{path}: {what} and is no state folder of Warden's (it has no {_MARKER}): "
+                f"{path}: {what} and is no state folder of Warden's (it has no {_LOCK}): "
                 "supervisor.state_dir must name a new or an empty folder, which is then closed to everybody else (0700)"
             )
         path.chmod(0o700)
@@ -102,7 +105,7 @@ def _made_private(path: Path) -> str:
 def _locked(path: Path) -> int:
     """Take the lock and say whose it is. Raises StateError or Taken."""
     try:
-        lock = os.open(path / _MARKER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise _unusable(path, error) from error
     try:

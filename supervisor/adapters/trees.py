@@ -27,6 +27,7 @@ class Record(Struct, kw_only=True):
     start_ticks: int = 0
     cgroup: str = ""  # the leaf that it was born in; empty where none could be made
     adopted: bool = False
+    log_bytes: int = 0  # how long its log was before it wrote into it
     forks: int = 0  # how many processes had been born on the machine before it was
     known: dict[int, int] = msgspec.field(default_factory=dict)  # members of the last looks: pid -> start ticks
 

@@ -73,7 +73,7 @@ def dump(context: Context, name: str, *, as_json: bool) -> None:
     for one in found:
         at_work = f", {', '.join(one.jobs)}" if one.jobs else ""
         print(f"{one.worker}: {one.state}{at_work}, pid {one.pid}, generation {one.generation}", *one.process.split("; "), sep="\n  ")
-        print(f"stacks (also in {one.log}):" if one.stack else "stacks: none, for the process does not answer SIGUSR1")
+        print(f"stacks (also in {one.log}):" if one.stack else "stacks: none")
         print(*one.stack.splitlines(), f"the last lines of {one.log}:", *(f"  {line}" for line in one.log_tail), sep="\n")
 
 

@@ -64,7 +64,8 @@ def first_fleet(
 ) -> Fleet:
     """Return the fleet before the first event: every worker down. Replicas are named sam-0, sam-1.
 
-    fence: the last one ever given out; generations: the last of each worker, so that none is ever used twice; wanted: the operator's last word on workers.
+    fence: the last number ever given to one, or to a lease; generations: the last of each worker, so that none is ever used twice; wanted: the operator's
+    last word on workers.
     """
     last, words = generations or {}, wanted or {}
     workers = {

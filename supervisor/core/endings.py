@@ -85,7 +85,8 @@ def _failure(worker: Worker, job: Job, cause: Cause, log_tail: tuple[str, ...] =
     if seen.process:
         evidence = f"{evidence}; {seen.process}"
     reason = REASON_OF_CAUSE.get(cause, Reason.WORKER_CRASH)
-    return Failure(reason=reason, message=message, evidence=evidence, phase=job.phase, stack=seen.stack, log_tail=seen.log_tail or log_tail)
+    printed = seen.log_tail if seen.process else log_tail  # after a look the log ends in the stacks that were asked for
+    return Failure(reason=reason, message=message, evidence=evidence, phase=job.phase, stack=seen.stack, log_tail=printed)
 
 
 def said_back(turn: Turn, job: Job, event: str, worker: WorkerName | None = None) -> Announce:

@@ -19,6 +19,11 @@ EVIDENCE_MAX_S: Final = 5.0
 """The gathering itself ends within 3 s; past this the ladder goes on without it."""
 
 _ANNOUNCED_AS: Final = {Cause.STALL: "worker_stalled", Cause.SILENT: "worker_silent", Cause.START_TIMEOUT: "worker_start_timeout"}
+_CLOCK_KEYS: Final = {
+    Cause.STALL: ("still_s", "stall_after_s"),
+    Cause.SILENT: ("silent_s", "silent_after_s"),
+    Cause.START_TIMEOUT: ("waited_s", "start_timeout_s"),
+}
 _COUNTED: Final = frozenset(Cause) - {Cause.CANCEL, Cause.IDLE, Cause.SHUTDOWN}
 """The ends whose following spawn is a restart; after the others the next spawn is for another job, or another supervisor's."""
 
@@ -83,7 +88,11 @@ def seen(turn: Turn, worker: Worker, event: ProgramSeen) -> None:
 def condemn(turn: Turn, worker: Worker, verdict: Verdict) -> None:
     """Stop a worker whose clock expired; what can be seen of it is gathered first."""
     event = _ANNOUNCED_AS.get(verdict.cause, "worker_overrun")
-    turn.announce(event, worker=worker.name, job=verdict.job, reason=verdict.sentence, fields={"stack": _log_of(turn, worker)})
+    spent, limit = _CLOCK_KEYS.get(verdict.cause, ("waited_s", "limit_s"))
+    job = turn.fleet.jobs.get(verdict.job) if verdict.job else None
+    where = {"phase": job.phase or "?", "step": f"{job.done:g}/{job.total:g}"} if job is not None else {}
+    fields = {spent: verdict.spent_s, limit: verdict.limit_s, **where, "stack": _log_of(turn, worker)}
+    turn.announce(event, worker=worker.name, job=verdict.job, reason=verdict.sentence, fields=fields)
     order_stop(turn, worker, verdict.cause, verdict.sentence, verdict=verdict)
 
 
@@ -110,7 +119,7 @@ def order_stop(turn: Turn, worker: Worker, cause: Cause, reason: str, *, verdict
     ordered_at_s = worker.stop.ordered_at_s if worker.stop else turn.now_s
     stop = Stop(cause=cause, reason=reason, ordered_at_s=ordered_at_s)
     if verdict is not None:
-        stop = replace(stop, job=verdict.job, limit_s=verdict.limit_s)
+        stop = replace(stop, job=verdict.job, limit_s=verdict.limit_s, section=verdict.section)
     worker = turn.put_worker(replace(worker, stop=stop))
     if verdict is not None:
         turn.act(GatherEvidence(worker=worker.name, generation=worker.generation))
@@ -125,7 +134,7 @@ def evidence_gathered(turn: Turn, worker: Worker, event: EvidenceGathered) -> No
     if worker.state is WorkerState.STOPPING and worker.stop is not None and worker.stop.term_at_s is None and worker.stop.killed_at_s is None:
         seen, stop = event.evidence, worker.stop
         if seen.process:
-            where = _log_of(turn, worker) if seen.stack else "none, the process does not answer SIGUSR1"
+            where = _log_of(turn, worker) if seen.stack else "none"  # why not is said with the process
             turn.announce("worker_evidence", worker=worker.name, job=stop.job, reason=stop.reason, fields={"process": seen.process, "stack": where})
         _terminate(turn, worker, replace(worker.stop, evidence=event.evidence))
 
@@ -151,8 +160,10 @@ def climb_down(turn: Turn, worker: Worker, stop: Stop) -> None:
             if waited_s >= EVIDENCE_MAX_S:
                 _terminate(turn, worker, stop)
         elif stop.killed_at_s is None:
-            if turn.now_s >= stop.term_at_s + watchdog.stop_grace_s + _held_off_s(turn, worker):
-                kill(turn, worker, stop, f"still there {turn.now_s - stop.term_at_s:.1f} s after SIGTERM, stop_grace is {watchdog.stop_grace_s:g} s")
+            held_off_s = _held_off_s(turn, worker, stop)
+            if turn.now_s >= stop.term_at_s + watchdog.stop_grace_s + held_off_s:
+                more = f" and {held_off_s:g} s more for a critical section" if held_off_s else ""
+                kill(turn, worker, stop, f"still there {turn.now_s - stop.term_at_s:.1f} s after SIGTERM, stop_grace is {watchdog.stop_grace_s:g} s{more}")
         elif turn.now_s >= stop.killed_at_s + watchdog.unkillable_after_s:
             stuck(turn, worker, (worker.process.pid,) if worker.process and worker.process.pid else ())
 
@@ -166,9 +177,9 @@ def kill(turn: Turn, worker: Worker, stop: Stop, why: str) -> None:
     turn.wake_in(turn.spec(worker).watchdog.unkillable_after_s)
 
 
-def _held_off_s(turn: Turn, worker: Worker) -> float:
-    """Return how long a critical section of one of its jobs holds the kill off."""
-    jobs = (turn.fleet.jobs.get(name) for name in worker.jobs)
+def _held_off_s(turn: Turn, worker: Worker, stop: Stop) -> float:
+    """Return how long a critical section of one of its jobs holds the kill off: one that the verdict waited for has had its time."""
+    jobs = (turn.fleet.jobs.get(name) for name in worker.jobs if not (stop.section and name == stop.job))
     return turn.spec(worker).watchdog.critical_max_s if any(job is not None and job.critical for job in jobs) else 0.0
 
 

@@ -43,6 +43,8 @@ class Verdict(Struct, frozen=True):
     sentence: str
     limit_s: float
     job: JobId | None = None
+    spent_s: float = 0.0
+    section: bool = False  # a critical section of the job was waited for: not once more
 
 
 def clocks(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec) -> tuple[Clock, ...]:
@@ -117,7 +119,8 @@ def judge(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec, now_s: fl
     clock = max(expired, key=lambda clock: clock.over_s(now_s))
     spent_s = now_s - clock.armed_at_s
     job = jobs.get(clock.job) if clock.job else None
-    why = "for its critical section" if job is not None and job.critical else "that it asked for"
+    section = job is not None and bool(job.critical) and clock.extra_s > 0
+    why = "for its critical section" if section else "that it asked for"
     extra = f" and {clock.extra_s:g} s more {why}" if clock.extra_s else ""
     match clock.cause:
         case Cause.START_TIMEOUT:
@@ -130,7 +133,7 @@ def judge(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec, now_s: fl
             sentence = f"no progress for {spent_s:.1f} s, {limit} is {clock.limit_s:g} s{extra}{where}"
         case _:
             sentence = f"its work did not stop within {clock.limit_s:g} s of the cancel{extra}"
-    return Verdict(clock.cause, sentence, clock.limit_s, clock.job)
+    return Verdict(clock.cause, sentence, clock.limit_s, clock.job, spent_s, section)
 
 
 def job_sentence(cause: Cause, job: Job, limit_words: str) -> str:

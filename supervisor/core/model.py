@@ -67,6 +67,7 @@ class Stop(Struct, frozen=True, kw_only=True):
     ordered_at_s: float
     job: JobId | None = None  # the job whose clock expired; the others of that worker are not to blame
     limit_s: float | None = None  # of the clock that expired
+    section: bool = False  # a critical section of that job was waited for before the verdict
     term_at_s: float | None = None  # when SIGTERM was sent; None while drained or while evidence is gathered
     killed_at_s: float | None = None
     evidence: Evidence | None = None
@@ -261,6 +262,11 @@ class Fleet(Struct, frozen=True, kw_only=True):
     disk_free_bytes: int | None = None
     disk_low: bool = False  # and it was said
     health_said_at_s: float = float("-inf")
+
+    @property
+    def last_number(self) -> int:
+        """Return the highest number that a fence or a lease was given: the next supervisor counts on from there, so that none is ever used twice."""
+        return max(self.fence, self.serial)
 
     def lease_of(self, worker: WorkerName) -> Lease | None:
         """Return the worker's lease in whatever state, or None."""

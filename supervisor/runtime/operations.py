@@ -50,6 +50,7 @@ class About(Struct, frozen=True, kw_only=True):
     evidence: Callable[[WorkerName, int], Awaitable[Evidence]]
     schedules: Callable[[], list[ScheduleView]]
     api: str
+    log_trouble: Callable[[], str]  # why lines do not reach the logs; empty where they do
 
 
 class Operations:
@@ -109,6 +110,7 @@ class Operations:
                 config_generation=about.settings.generation,
                 config_error=about.settings.error,
                 health_every_s=limits.supervisor.health_every_s,
+                log_level=limits.supervisor.log_level,
                 api=about.api,
             ),
             workers=[views.worker_view(worker, fleet=fleet, limits=limits, now_s=now_s) for worker in fleet.workers.values()],
@@ -118,7 +120,7 @@ class Operations:
             ),
             jobs=views.counts(fleet, await self._store.counts()),
             interventions=about.interventions(),
-            unwell=[*_refused(about), *views.unwell(fleet, limits, now_s)],
+            unwell=[*_refused(about), *views.unwell(fleet, limits, now_s), *([trouble] if (trouble := about.log_trouble()) else [])],
             held=fleet.held,
         )
 

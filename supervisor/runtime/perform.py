@@ -88,7 +88,7 @@ class Performer:
 
     def perform(self, decision: act.Decision) -> None:
         """Start every action. Never waits."""
-        self._saves.leases(decision.fleet.leases, decision.fleet.fence)
+        self._saves.leases(decision.fleet.leases, decision.fleet.last_number)
         for action in decision.actions:
             self._one(action)
 

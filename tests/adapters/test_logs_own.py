@@ -93,6 +93,7 @@ def test_on_a_full_disk_lines_wait_up_to_a_bound_and_the_rest_is_counted(tmp_pat
 
     for number in range(100):
         file.write([event(number)], 0)
+    trouble = file.trouble()
     path.unlink()
     file.write([event(100)], 0)
     file.write([event(101)], 0)
@@ -104,6 +105,9 @@ def test_on_a_full_disk_lines_wait_up_to_a_bound_and_the_rest_is_counted(tmp_pat
     assert kept[-1] == 101
     assert len(lost) == 1
     assert lost[0]["count"] == 102 - len(kept)
+    assert trouble.startswith(f"{path} cannot be written: No space left on device, for 0 s; ")
+    assert trouble.endswith("lines are lost")
+    assert file.trouble() == ""
 
 
 def test_it_is_emptied_after_copying_in_a_lull_and_tail_f_misses_nothing(tmp_path: Path) -> None:

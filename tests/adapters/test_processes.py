@@ -210,7 +210,24 @@ async def test_evidence_of_a_process_that_would_die_of_the_signal_asks_for_none(
     seen = await kept.processes.evidence(NAME, 1)
 
     assert seen.stack == ""
+    assert seen.process.endswith("; no stack: it does not take SIGUSR1")
     assert alive(pid)
+
+
+async def test_a_process_that_is_stopped_is_said_to_give_no_stack_and_has_no_line_of_an_earlier_one(kept: Kept) -> None:
+    await kept.spawn("sh", "-c", "echo earlier; exit 3")
+    await kept.exit()
+    earlier = await kept.processes.prove_gone(NAME, 1, WITHIN_S)
+    code = "import faulthandler, os, signal\nfaulthandler.register(signal.SIGUSR1)\nos.kill(os.getpid(), signal.SIGSTOP)"
+    pid = await kept.spawn(sys.executable, "-c", code, generation=2)
+    await kept.until(lambda: (seen := proc.look(pid)) is not None and seen.state == "T")
+
+    seen = await kept.processes.evidence(NAME, 2)
+
+    assert isinstance(earlier, TreeGone)
+    assert earlier.log_tail == ("earlier",)
+    assert (seen.stack, seen.log_tail) == ("", ())
+    assert seen.process.endswith("; no stack: it is stopped by a signal")
 
 
 async def test_what_an_earlier_supervisor_left_is_ended_and_its_generation_is_remembered(kept: Kept) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from supervisor.cli.status import _last_line_at_s
 from supervisor.shapes import DeviceView, JobView, ScheduleView, StatusView, WhyView
 from tests.support.live import FAKE, ONE_WORKER, WARDEN, Live, MakeLive, lives
 
@@ -264,3 +265,14 @@ def test_a_terminal_gets_a_bar(live: MakeLive) -> None:
     assert watch.wait(25) == 0
     assert b"\x1b[" in said
     assert b"completed" in said
+
+
+def test_a_log_is_as_old_as_its_last_line_whatever_its_file_says(tmp_path: Path) -> None:
+    log = tmp_path / "watchdog.log"
+    log.write_text("1970-01-01T00:01:00.000+00:00 info    worker_healthy\nhalf a li")
+
+    written_at_s = _last_line_at_s(log)
+    log.write_text("")
+
+    assert written_at_s == 60.0
+    assert _last_line_at_s(log) == log.stat().st_mtime, "it was emptied after copying"

@@ -1,6 +1,7 @@
 """What `decide` takes in without harm, and what it must never do."""
 
 import pytest
+from msgspec.structs import replace
 
 from supervisor.core import events as ev
 from supervisor.core.actions import Leave, MeasureDevice, MeasureMemory, Reply
@@ -157,6 +158,14 @@ def test_replicas_and_autostart_make_the_first_fleet() -> None:
     assert set(fleet.workers) == {"sam-0", "yolo-0"}
     assert fleet.fence == 41
     assert fleet.workers[SAM].wanted is Wanted.UP
+
+
+def test_a_lease_that_never_got_a_fence_has_used_its_number_all_the_same() -> None:
+    before = replace(first_fleet(LIMITS, DEVICES), fence=11, serial=13)
+
+    after = first_fleet(LIMITS, DEVICES, fence=before.last_number)
+
+    assert (after.fence, after.serial) == (13, 13), "the next lease is l-14, not the second l-12"
 
 
 def test_an_event_outside_the_vocabulary_is_a_fault_of_ours() -> None:

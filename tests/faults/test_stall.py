@@ -44,6 +44,9 @@ def test_work_that_stops_moving_is_failed_with_its_stacks_and_a_new_generation_c
     assert "stall_after is 5 s" in job.error.evidence
     stalled = warden.wait_for_event("worker_stalled", worker="sam-0")
     assert stalled["job"] == job.id
+    assert 5 < stalled["still_s"] < 25
+    assert (stalled["stall_after_s"], stalled["phase"], stalled["step"]) == (5, "count", "2/10")
+    assert not [line for line in job.error.log_tail if "_stand_still" in line], "what it printed before its stacks were asked for"
     seen = warden.wait_for_event("worker_evidence", worker="sam-0")
     assert (seen["job"], seen["stack"]) == (job.id, str(warden.log_dir / "workers" / "sam-0.log"))
     assert seen["process"] in job.error.evidence
@@ -88,7 +91,8 @@ def test_a_frozen_worker_is_silent_and_replaced(live: MakeLive) -> None:
 
     assert (job.status, job.reason) == ("failed", "silent")
     assert job.error is not None
-    assert "stopped by a signal" in job.error.evidence
+    assert job.error.evidence.endswith("; no stack: it is stopped by a signal")
+    assert job.error.log_tail == []
     assert warden.holds(lambda: warden.worker("sam-0").state == "ready")
     assert warden.worker("sam-0").generation == 2
 

@@ -290,3 +290,18 @@ def test_a_generation_has_a_number_of_its_own_over_orderly_stops_too(live: MakeL
         warden.stop()
 
     assert seen == [1, 2, 3]
+
+
+def test_a_log_that_takes_no_line_is_unwell_and_a_loud_line(live: MakeLive) -> None:
+    warden = live(start=False)
+    warden.log_dir.mkdir()
+    (warden.log_dir / "watchdog.log").symlink_to("/dev/full")  # opens, and refuses every byte as a full disk does
+    warden.start()
+
+    loud = warden.wait_for_event("log_stuck")
+    health = warden.cli("health")
+
+    assert "watchdog.log cannot be written: No space left on device" in loud["reason"]
+    assert health.returncode == 3
+    assert "watchdog.log cannot be written: No space left on device" in health.stdout
+    assert " error   log_stuck" in warden.said()

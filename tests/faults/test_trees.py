@@ -128,7 +128,7 @@ def test_a_program_that_answers_nothing_is_looked_at_from_outside(live: MakeLive
     shown = warden.cli("workers", "dump", "tool")
 
     assert " sleep\n" in shown.stdout
-    assert "stacks: none, for the process does not answer SIGUSR1" in shown.stdout
+    assert "\n  no stack: it does not take SIGUSR1\nstacks: none\n" in shown.stdout
     assert shown.stdout.endswith("  hello\n")
 
 

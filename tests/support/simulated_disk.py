@@ -35,9 +35,9 @@ class SimulatedDisk:
         return None, save.then
 
     def write_leases(self, fleet: Fleet) -> None:
-        """Write the leases as they now are, and the highest fence ever given out."""
+        """Write the leases as they now are, and the highest number ever given out."""
         if not self.fails:
-            self.leases, self.fence = tuple(fleet.leases.values()), max(self.fence, fleet.fence)
+            self.leases, self.fence = tuple(fleet.leases.values()), max(self.fence, fleet.last_number)
 
     def write_wanted(self, words: Mapping[WorkerName, Wanted | None]) -> None:
         """Write down where the operator wants these workers."""

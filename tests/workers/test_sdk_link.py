@@ -246,7 +246,7 @@ def test_a_resync_is_answered_with_hello_and_ready(link: Link, peer: Peer) -> No
     assert peer.wait_for(wire.Ready).note == "UNTRAINED NETWORK"
 
 
-def test_a_worker_without_a_supervisor_stops_its_work(link: Link, peer: Peer, tmp_path: Path) -> None:
+def test_a_worker_without_a_supervisor_stops_its_work_and_says_so(link: Link, peer: Peer, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     report = report_of(tmp_path)
     link.open_report(report)
 
@@ -254,6 +254,9 @@ def test_a_worker_without_a_supervisor_stops_its_work(link: Link, peer: Peer, tm
 
     assert link.orders.get(timeout=20) is None
     assert link.stopping == "no supervisor for 0.2 s"
+    link.post(wire.Log(**STAMP, text="after"))  # sent by the thread that says it
+    peer.wait_for(wire.Log)
+    assert capfd.readouterr().err == "no supervisor for 0.2 s, which is orphan_after: the work at hand is saved, and this process ends\n"
     with pytest.raises(JobCancelled, match="no supervisor"):
         report.check()
 

@@ -41,10 +41,9 @@ def _take_back(turn: Turn, worker: Worker, found: Adopted, event: SupervisorStar
     worker = replace(move(worker, Signal.SPAWN, turn.now_s), wanted=wanted, generation=found.generation, process=process)
     turn.put_worker(worker)
     turn.announce("worker_adopted", worker=worker.name, fields={"pid": found.pid, "generation": found.generation, "age_s": found.age_s})
-    if turn.spec(worker).gpu_bytes and turn.fleet.devices:
-        _take_lease(
-            turn, worker, next((lease for lease in event.leases if lease.worker == worker.name and lease.fence and lease.device in turn.fleet.devices), None)
-        )
+    stored = next((lease for lease in event.leases if lease.worker == worker.name and lease.fence and lease.device in turn.fleet.devices), None)
+    if turn.fleet.devices and (turn.spec(worker).gpu_bytes or stored is not None):  # an edit may have taken the need away, but not what the process holds
+        _take_lease(turn, worker, stored)
 
 
 def _take_lease(turn: Turn, worker: Worker, stored: Lease | None) -> None:
@@ -63,7 +62,9 @@ def _take_lease(turn: Turn, worker: Worker, stored: Lease | None) -> None:
         fence=turn.fleet.fence,
     )
     if stored is not None:
-        fresh = replace(fresh, device=stored.device, since_s=min(stored.since_s, turn.now_s), fence=stored.fence)
+        fresh = replace(
+            fresh, device=stored.device, need_bytes=spec.gpu_bytes or stored.need_bytes, since_s=min(stored.since_s, turn.now_s), fence=stored.fence
+        )
     other = next((lease.worker for lease in leases_on(turn.fleet, turn.fleet.devices[fresh.device])), None)
     if other is None:
         turn.put_lease(fresh)

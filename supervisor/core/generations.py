@@ -34,7 +34,8 @@ def start(turn: Turn, worker: Worker) -> None:
     fresh = replace(worker, process=Process(spawned_at_s=turn.now_s), stop=None, exit=None, note="", last_error="", memory_bytes=None)
     restarts = worker.restarts if worker.ended_by is None else {**worker.restarts, worker.ended_by: worker.restarts.get(worker.ended_by, 0) + 1}
     worker = turn.put_worker(replace(fresh, generation=worker.generation + 1, restarts=restarts, ended_by=None))
-    turn.act(Spawn(worker=worker.name, generation=worker.generation, device=turn.device_of(worker)))
+    device = turn.device_of(worker) if turn.spec(worker).gpu_bytes else None  # the lease of the one before may still be cooling, and an edit took the need away
+    turn.act(Spawn(worker=worker.name, generation=worker.generation, device=device))
     turn.wake_in(turn.spec(worker).watchdog.start_timeout_s)
 
 

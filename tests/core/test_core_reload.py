@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from supervisor.core import events as ev
+from supervisor.core.actions import Spawn
 from supervisor.core.decide import decide, first_fleet
 from supervisor.core.limits import GIB, GpuLimits, Limits, Watchdog
 from supervisor.core.model import Device, DeviceId, Wanted, WorkerName
@@ -69,3 +70,15 @@ def test_a_generation_is_never_used_twice_not_even_by_a_worker_that_was_taken_ou
 
 def test_a_worker_without_a_process_is_never_due() -> None:
     assert due_at_s(first_fleet(LIMITS, ()).workers[WorkerName("sam-0")], Watchdog()) is None
+
+
+def test_a_worker_that_needs_no_device_any_more_is_started_without_one_though_its_old_lease_still_cools() -> None:
+    world = World()
+    world.run(5)
+    sam = world.limits.workers["sam"]
+
+    world.edit(replace(world.limits, workers={**world.limits.workers, "sam": replace(sam, gpu_bytes=0)}))
+    world.run(20)
+
+    spawns = [action for _, action in world.performed if isinstance(action, Spawn) and action.worker == "sam-0"]
+    assert [(spawn.generation, spawn.device) for spawn in spawns] == [(1, HOST), (2, None)]

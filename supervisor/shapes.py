@@ -212,6 +212,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     error: ErrorView | None = None
     cancel: CancelView | None = None
     retry_of: str | None = None
+    failures: int = 0  # attempts that failed; max_attempts bounds them
 
 
 class JobsPage(Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from supervisor.cli.screen import ago, clock, size
 from supervisor.shapes import HandoverView, JobView
+from supervisor.units import format_count, say_attempt
 
 ENDED: Final = ("completed", "failed", "cancelled")
 _AT_WORK: Final = ("running", "pausing", "cancelling")
@@ -96,7 +97,7 @@ class Show:
             return
         note = _words(self._last)
         if self._phase == "vacating" and (done := handover()) is not None:
-            note = f"{', '.join(done.leaving) or 'nobody'} left in {done.exit_s or 0.0:.1f} s, "
+            note = f"{', '.join(done.leaving)} left in {done.exit_s or 0.0:.1f} s, " if done.leaving else "nobody had to leave, "
             note += f"{size(done.need_bytes)} proved free twice after {done.proof_s or 0.0:.1f} s"
         self.say(f"{self._at} {self._phase:<10} {ago(took_s):>7}   {note}".rstrip())
 
@@ -144,16 +145,16 @@ def _words(job: JobView) -> str:
     """Return what is known of a job that moves: how far, how long still, its metrics."""
     parts = []
     if job.total:
-        parts.append(f"{job.done:g}/{job.total:g}")
+        parts.append(f"{format_count(job.done)}/{format_count(job.total)}")
     if job.eta_s is not None and job.status == "running":
         parts.append(f"about {ago(job.eta_s)} left")
     if job.attempt > 1:
-        parts.append(f"attempt {job.attempt} of {job.max_attempts}")
+        parts.append(say_attempt(job.attempt, job.failures, job.max_attempts))
     return "  ".join(parts) + _metrics(job)
 
 
 def _far(job: JobView) -> str:
-    return f"{job.done:g} of {job.total:g} ({job.progress:.0f} %)" if job.total else "its start"
+    return f"{format_count(job.done)} of {format_count(job.total)} ({job.progress:.0f} %)" if job.total else "its start"
 
 
 def _checkpoint(job: JobView) -> str:

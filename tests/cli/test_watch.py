@@ -121,7 +121,7 @@ def test_another_attempt_is_told_with_its_reason(tmp_path: Path) -> None:
     readings = [
         a_job(**RUNNING, phase="train", done=10.0),
         a_job(message="attempt 1 ended: w-0 ended under it: exit code 3", reason="retry_backoff", position=1),
-        a_job(**{**RUNNING, "attempt": 2}, phase="train", done=20.0, progress=40.0),
+        a_job(**{**RUNNING, "attempt": 2}, failures=1, phase="train", done=20.0, progress=40.0),
         a_job(status="failed", reason="worker_crash", message="w-0 ended under it: exit code 3", completed_at="2026-11-25T03:05:00.000+00:00"),
     ]
 

@@ -108,6 +108,7 @@ def returned(job: Job, reason: Reason, message: str, now_s: float, wall_s: float
         job,
         reason=Reason.NONE if pausing else reason,
         message=message,
+        last_end=message,
         worker=None,
         device=None,
         phase="",

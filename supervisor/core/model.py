@@ -130,6 +130,7 @@ class Job(Struct, frozen=True, kw_only=True):
     status: JobStatus = JobStatus.QUEUED
     reason: Reason = Reason.NONE
     message: str = ""
+    last_end: str = ""  # why the attempt before this one has no result
     priority: int = 10
     attempt: int = 0
     max_attempts: int = 1

@@ -213,6 +213,8 @@ class JobView(Struct, frozen=True, kw_only=True):
     error: ErrorView | None = None
     cancel: CancelView | None = None
     retry_of: str | None = None
+    last_end: str = ""  # why the attempt before this one has no result; empty in the first
+    failures: int = 0  # attempts that failed; max_attempts bounds them
 
 
 class JobsPage(Struct, frozen=True, kw_only=True):

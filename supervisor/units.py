@@ -103,6 +103,16 @@ def short_duration(seconds: float) -> str:
     return f"{hours} h {minutes % 60:02d} min" if not days else f"{days} d {hours % 24:02d} h"
 
 
+def format_count(value: float) -> str:
+    """Return how much of some work is done, for people: whole where it is, else with one figure behind the point. 21.3333 -> "21.3"."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def say_attempt(attempt: int, failures: int, allowed: int) -> str:
+    """Return which attempt of a job this is. A pause or a recycle begins an attempt and costs none: those that failed are counted where that shows."""
+    return f"attempt {attempt} of {allowed}" if failures in (attempt - 1, attempt) else f"attempt {attempt}, {failures} of {allowed} failed"
+
+
 def say_duration(seconds: float) -> str:
     """Return a duration in words for sentences: 600 -> "10 minutes", 90 -> "1 minute 30 seconds", 1.5 -> "1.5 seconds".
 

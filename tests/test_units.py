@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.units import format_duration, format_size, parse_duration, parse_size, say_duration, spell_size
+from supervisor.units import format_count, format_duration, format_size, parse_duration, parse_size, say_attempt, say_duration, spell_size
 
 
 @pytest.mark.parametrize(
@@ -158,3 +158,22 @@ def test_a_size_is_spelled_for_the_file(size_bytes: int, text: str) -> None:
 )
 def test_a_duration_is_said_in_words(seconds: float, words: str) -> None:
     assert say_duration(seconds) == words
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (0.266667, "0.3"), (21.3333, "21.3"), (100.0, "100"), (99.96, "100"), (1234567.0, "1234567")])
+def test_a_count_has_one_figure_behind_the_point_at_the_most(value: float, text: str) -> None:
+    assert format_count(value) == text
+
+
+@pytest.mark.parametrize(
+    ("attempt", "failures", "words"),
+    [
+        (1, 0, "attempt 1 of 6"),
+        (3, 2, "attempt 3 of 6"),
+        (6, 6, "attempt 6 of 6"),
+        (13, 1, "attempt 13, 1 of 6 failed"),
+        (2, 0, "attempt 2, 0 of 6 failed"),
+    ],
+)
+def test_an_attempt_that_cost_nothing_is_not_counted_against_those_that_may_fail(attempt: int, failures: int, words: str) -> None:
+    assert say_attempt(attempt, failures, 6) == words

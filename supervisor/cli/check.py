@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -9,31 +10,36 @@ import click
 from supervisor.cli.complete import config_keys
 from supervisor.cli.context import JSON, Context, Exit, print_json
 from supervisor.config import find, load, missing_files, missing_programs, spelled
-from supervisor.errors import ConfigError
+from supervisor.errors import ConfigError, Problem
 
 
 @click.command()
 @click.argument("file", required=False)
+@JSON
 @click.pass_obj
-def check(context: Context, file: str | None) -> None:
+def check(context: Context, file: str | None, *, as_json: bool) -> None:
     """Say everything that is wrong with the configuration, each with its line; exit 78 if anything is."""
     path = find(file or context.config_path, context.environ, Path.cwd())
     print(path, file=sys.stderr)
+    problems, warnings, about = _looked_at(context, path)
+    if as_json:
+        print_json({"file": str(path), "ok": not problems, "problems": problems, "warnings": warnings})
+    else:
+        print("\n".join((*(f"warning: {warning}" for warning in warnings), *map(str, problems), *([] if problems else [about]))))
+    if problems:
+        print(f"{len(problems)} to mend", file=sys.stderr)
+        sys.exit(Exit.CONFIG)
+
+
+def _looked_at(context: Context, path: Path) -> tuple[Sequence[Problem], Sequence[Problem], str]:
+    """Return what is wrong with a file, what is worth a warning, and what to say where nothing is wrong."""
     try:
         loaded = load(path, context.environ)
     except ConfigError as error:
-        for problem in error.problems:
-            print(problem)
-        print(f"{len(error.problems)} to mend", file=sys.stderr)
-        sys.exit(Exit.CONFIG)
-    for warning in loaded.warnings:
-        print(f"warning: {warning}")
+        return error.problems, (), ""
     missing = (*missing_programs(loaded, context.environ, sys.executable), *missing_files(loaded))
-    for problem in missing:
-        print(problem)
-    if missing:
-        sys.exit(Exit.CONFIG)
-    print(f"ok: {len(loaded.limits.workers)} workers{f', {len(loaded.warnings)} warnings' if loaded.warnings else ''}")
+    warnings = f", {len(loaded.warnings)} warnings" if loaded.warnings else ""
+    return missing, loaded.warnings, f"ok: {len(loaded.limits.workers)} workers{warnings}"
 
 
 @click.group()

@@ -1,6 +1,7 @@
 """`warden logs`: the end of a log, and what comes after it."""
 
 import glob
+import json
 import os
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import BinaryIO, Final
 import click
 
 from supervisor.cli.complete import workers
-from supervisor.cli.context import Context, Exit
+from supervisor.cli.context import JSON, Context, Exit
 from supervisor.config import Folders
 from supervisor.errors import SupervisorError
 
@@ -23,29 +24,41 @@ _BLOCK: Final = 64 * 1024
 @click.argument("name", required=False, shell_complete=workers)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until Ctrl-C.")
 @click.option("-n", "--lines", default=50, show_default=True, metavar="N", help="How many lines of the past.")
+@JSON
 @click.pass_obj
-def logs(context: Context, name: str | None, *, follow: bool, lines: int) -> None:
-    """Show Warden's log, or what a worker printed (NAME: sam-0, or sam for all of its workers)."""
-    paths = _paths(context, name)
+def logs(context: Context, name: str | None, *, follow: bool, lines: int, as_json: bool) -> None:
+    """Show Warden's log, or what a worker printed (NAME: sam-0, or sam for all of its workers).
+
+    With --json one value a line: Warden's events with raw numbers, or {"worker": ..., "line": ...}.
+    """
+    paths = _paths(context, name, "watchdog.jsonl" if as_json else "watchdog.log")
     for path in paths:
-        if len(paths) > 1:
+        if len(paths) > 1 and not as_json:
             print(f"==> {path.stem} <==")
         with path.open("rb") as file:
             for line in last_lines(file, lines):
-                sys.stdout.write(line.decode(errors="replace"))
+                sys.stdout.write(_said(path, line, as_json=as_json))
     sys.stdout.flush()
     if follow:
         try:
-            _follow(paths)
+            _follow(paths, as_json=as_json)
         except KeyboardInterrupt:
             sys.exit(Exit.OK)
 
 
-def _paths(context: Context, name: str | None) -> list[Path]:
+def _said(path: Path, line: bytes, *, as_json: bool, prefix: str = "") -> str:
+    """Return a line of a log as it is printed. Warden's own log for programs is JSON already."""
+    text = line.decode(errors="replace")
+    if not as_json or path.suffix == ".jsonl":
+        return prefix + text
+    return json.dumps({"worker": path.stem, "line": text.rstrip("\n")}) + "\n"
+
+
+def _paths(context: Context, name: str | None, own: str) -> list[Path]:
     folders = context.folders
     log_dir = folders.log_dir
     if name is None:
-        wanted = [log_dir / "watchdog.log"]
+        wanted = [log_dir / own]
     else:
         name = Path(name).name  # a worker, not a way out of the folder
         wanted = [log_dir / "workers" / f"{one}.log" for one in _workers(folders, name)]
@@ -82,14 +95,14 @@ def last_lines(file: BinaryIO, count: int) -> list[bytes]:
     return data.splitlines(keepends=True)[-count:] if count > 0 else []
 
 
-def _follow(paths: list[Path]) -> None:
+def _follow(paths: list[Path], *, as_json: bool) -> None:
     """Print what is appended. A file that became shorter was rotated by copying: it is read from its start, so a line may repeat, none is missed."""
     offsets = {path: path.stat().st_size for path in paths}
     while True:
         for path in paths:
             for chunk in _appended(path, offsets):
                 prefix = f"{path.stem}: " if len(paths) > 1 else ""
-                sys.stdout.write("".join(f"{prefix}{line}" for line in chunk.decode(errors="replace").splitlines(keepends=True)))
+                sys.stdout.write("".join(_said(path, line, as_json=as_json, prefix=prefix) for line in chunk.splitlines(keepends=True)))
                 sys.stdout.flush()
         time.sleep(_LOOK_S)
 

@@ -130,7 +130,7 @@ def _workers_table(workers: list[WorkerView]) -> list[str]:
             worker.state,
             ago(worker.since_s),
             str(worker.pid) if worker.pid else "-",
-            size(worker.memory_bytes) if worker.pid else "-",
+            ("not read yet" if worker.memory_bytes is None else size(worker.memory_bytes)) if worker.pid else "-",
             ago(worker.silent_s),
             str(sum(worker.restarts.values())),
             _note(worker),

@@ -1,5 +1,6 @@
 """The screen of a watched job: one line with its clock for each phase that is over, one live line for the phase that runs."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from supervisor.cli.screen import ago, clock, size
 from supervisor.shapes import HandoverView, JobView
+from supervisor.units import format_count, say_attempt
 
 ENDED: Final = ("completed", "failed", "cancelled")
 _AT_WORK: Final = ("running", "pausing", "cancelling")
 _TEN_PERCENT: Final = 10
 _SAYS_WHY_AFTER_S: Final = 2.0
+_TIME: Final = re.compile(r"\b\d+(?:\.\d+)? (?:s|min|h|d)\b")
 
 
 class Show:
@@ -61,7 +64,7 @@ class Show:
         """Show one reading. handover is asked for the hand-over that was made for the job, where one was."""
         phase = _phase(job)
         last = self._last
-        if phase != self._phase:
+        if phase != self._phase or (last is not None and job.attempt != last.attempt):
             self._close(handover)
             self._phase, self._since_s, self._at = phase, time.monotonic(), time.strftime("%H:%M:%S")
         if last is not None:
@@ -80,7 +83,11 @@ class Show:
         if job.status == "queued" and last.status == "paused":
             self.say(f"{now} resumed")
         elif job.status == "queued" and last.status != "queued":
-            self.say(f"{now} back in the queue: {job.message or job.reason or 'it is tried again'}{_checkpoint(job)}")
+            self.say(f"{now} back in the queue: {job.last_end or job.message or job.reason or 'it is tried again'}{_goes_on(job)}")
+            self._say_phases(f"   of attempt {last.attempt}")
+        elif job.attempt > last.attempt and last.status in _AT_WORK:  # it was in the queue between two readings
+            self.say(f"{now} back at work: {job.last_end or f'attempt {last.attempt} ended'}{_goes_on(job)}")
+            self._say_phases(f"   of attempt {last.attempt}")
         elif job.status == "pausing" and last.status != "pausing":
             self.say(f"{now} asked to pause: it leaves right after its next checkpoint{_checkpoint(job)}")
         elif job.status == "running" and last.status == "pausing":
@@ -96,7 +103,7 @@ class Show:
             return
         note = _words(self._last)
         if self._phase == "vacating" and (done := handover()) is not None:
-            note = f"{', '.join(done.leaving) or 'nobody'} left in {done.exit_s or 0.0:.1f} s, "
+            note = f"{', '.join(done.leaving)} left in {done.exit_s or 0.0:.1f} s, " if done.leaving else "nobody had to leave, "
             note += f"{size(done.need_bytes)} proved free twice after {done.proof_s or 0.0:.1f} s"
         self.say(f"{self._at} {self._phase:<10} {ago(took_s):>7}   {note}".rstrip())
 
@@ -118,17 +125,30 @@ class Show:
         elif job.total and job.progress // _TEN_PERCENT != self._tens:
             self._tens = int(job.progress // _TEN_PERCENT)
             self.say(f"{time.strftime('%H:%M:%S')} {self._phase:<10} {job.progress:>5.0f} %   {note}".rstrip())
-        if job.status == "queued" and job.message != self._said_why and time.monotonic() - self._since_s > _SAYS_WHY_AFTER_S:
-            self._said_why = job.message
+        why = _TIME.sub("", job.message)  # a time that runs down is the same reason each second
+        if job.status == "queued" and why != self._said_why and time.monotonic() - self._since_s > _SAYS_WHY_AFTER_S:
+            self._said_why = why
             self.say(f"           waits: {job.message or job.reason or 'for its place'}; more: warden jobs why {job.id}")
+
+    def _say_phases(self, of: str) -> None:
+        """Say how long each phase of the work took, and begin to count anew."""
+        for phase, took_s in self._at_work.items():
+            self.say(f"         {phase:<10} {ago(took_s):>7}{of}")
+        self._at_work.clear()
 
     def _end(self, job: JobView) -> None:
         if self._live:
             self._bar.update(self._task, visible=False)
-        for phase, took_s in self._at_work.items():
-            self.say(f"         {phase:<10} {ago(took_s):>7}")
+        self._say_phases("")
         word = {"completed": "completed", "failed": f"failed: {job.reason}: {job.message}", "cancelled": f"cancelled {job.message}".rstrip()}[job.status]
         self.say(f"{clock(job.completed_at)} {job.id} {word}{_metrics(job)}")
+
+
+def _goes_on(job: JobView) -> str:
+    """Return where the next attempt begins, where this user can see it."""
+    if checkpoint := _checkpoint(job):
+        return f"; goes on from its {checkpoint.strip()}"
+    return "; it had saved no checkpoint, and starts over" if Path(job.dir).is_dir() else ""
 
 
 def _phase(job: JobView) -> str:
@@ -144,16 +164,16 @@ def _words(job: JobView) -> str:
     """Return what is known of a job that moves: how far, how long still, its metrics."""
     parts = []
     if job.total:
-        parts.append(f"{job.done:g}/{job.total:g}")
+        parts.append(f"{format_count(job.done)}/{format_count(job.total)}")
     if job.eta_s is not None and job.status == "running":
         parts.append(f"about {ago(job.eta_s)} left")
     if job.attempt > 1:
-        parts.append(f"attempt {job.attempt} of {job.max_attempts}")
+        parts.append(say_attempt(job.attempt, job.failures, job.max_attempts))
     return "  ".join(parts) + _metrics(job)
 
 
 def _far(job: JobView) -> str:
-    return f"{job.done:g} of {job.total:g} ({job.progress:.0f} %)" if job.total else "its start"
+    return f"{format_count(job.done)} of {format_count(job.total)} ({job.progress:.0f} %)" if job.total else "its start"
 
 
 def _checkpoint(job: JobView) -> str:

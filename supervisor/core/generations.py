@@ -5,7 +5,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from supervisor.core import handover
-from supervisor.core.actions import GatherEvidence, Kill, ProveGone, SendDrain, Spawn, Terminate
+from supervisor.core.actions import GatherEvidence, Kill, MeasureMemory, ProveGone, SendDrain, Spawn, Terminate
 from supervisor.core.endings import cause_of, set_aside_jobs, settle_jobs
 from supervisor.core.events import EvidenceGathered, ProgramSeen, SpawnFailed, TreeGone, TreeStuck, WorkerExited, WorkerSpawned
 from supervisor.core.health import SAY_READY, Verdict
@@ -61,6 +61,7 @@ def ready(turn: Turn, worker: Worker, note: str) -> None:
         worker = turn.put_worker(move(worker, Signal.JOB, turn.now_s))
     took = {} if process.adopted else {"took_s": turn.now_s - process.spawned_at_s}
     turn.announce("worker_ready", worker=worker.name, fields={**took, **({"note": note} if note else {})})
+    turn.act(MeasureMemory())  # what it uses is known from here on, not only after the next regular look
 
 
 def seen(turn: Turn, worker: Worker, event: ProgramSeen) -> None:

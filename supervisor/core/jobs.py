@@ -108,6 +108,7 @@ def returned(job: Job, reason: Reason, message: str, now_s: float, wall_s: float
         job,
         reason=Reason.NONE if pausing else reason,
         message=message,
+        last_end=message,
         worker=None,
         device=None,
         phase="",
@@ -156,8 +157,7 @@ def after_worker_end(job: Job, cause: Cause, failure: Failure, limits: JobLimits
     budget = BUDGET_OF_CAUSE[cause]
     tries = {**job.tries, budget: job.tries.get(budget, 0) + 1}
     job = replace(job, tries=tries)
-    # Failures count, not the attempt's number: a planned return begins an attempt as well, and costs nothing.
-    if tries[budget] <= limits.retries.for_cause(budget) and sum(tries.values()) < job.max_attempts:
+    if tries[budget] <= limits.retries.for_cause(budget) and job.failures < job.max_attempts:
         return _again(job, budget, f"attempt {job.attempt} ended: {failure.message}", now_s, wall_s)
     if cause is Cause.CRASH and job.sent_at_s is not None and tries[budget] >= POISON_AT:  # one that no worker ever had killed none
         failure = replace(failure, reason=Reason.POISON, message=f"it ended {tries[budget]} workers, the last time: {failure.message}")

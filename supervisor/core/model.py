@@ -131,6 +131,7 @@ class Job(Struct, frozen=True, kw_only=True):
     status: JobStatus = JobStatus.QUEUED
     reason: Reason = Reason.NONE
     message: str = ""
+    last_end: str = ""  # why the attempt before this one has no result
     priority: int = 10
     attempt: int = 0
     max_attempts: int = 1
@@ -139,8 +140,8 @@ class Job(Struct, frozen=True, kw_only=True):
     phase: str = ""
     done: float = 0.0
     total: float = 0.0
-    reached: float = 0.0  # percent: the most that this attempt showed, for a bar never goes back
-    paced_from: tuple[float, float] | None = None  # (instant, done) of this attempt's first progress
+    reached: float = 0.0  # percent: the most that was shown since this attempt's first progress, for a bar never goes back
+    paced_from: tuple[float, float] | None = None  # (instant, done) of the first progress of this attempt by this total
     metrics: Mapping[str, float] = field(default_factory=dict)
     phases: tuple[str, ...] = ()  # of the work so far, each once: epochs and validations take turns
     critical: str = ""
@@ -171,6 +172,11 @@ class Job(Struct, frozen=True, kw_only=True):
     def live(self) -> bool:
         """True until the job is in a state that never changes."""
         return self.status not in TERMINAL
+
+    @property
+    def failures(self) -> int:
+        """How many attempts failed: what max_attempts bounds. A planned return begins an attempt as well, and costs nothing."""
+        return sum(self.tries.values())
 
     @property
     def progress(self) -> float:

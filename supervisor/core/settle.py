@@ -174,10 +174,7 @@ def _assign_to(turn: Turn, job: Job, worker: Worker) -> Job:
         reason=Reason.NONE,
         message="",
         phase="loading",
-        done=0.0,
-        total=0.0,
-        reached=0.0,
-        paced_from=None,
+        paced_from=None,  # how far the attempt before it came stands until this one says where it is
     )
     return turn.put_job(job)
 

@@ -101,12 +101,13 @@ def beat(turn: Turn, worker: Worker, event: BeatHeard) -> None:
 def _progress(turn: Turn, worker: Worker, job: Job, progress: JobProgress, *, moved: bool) -> None:
     was = job
     new_phase = moved and progress.phase not in job.phases
+    same_pace = job.paced_from is not None and progress.total == job.total  # another total measures by another scale
     job = replace(
         job,
         phases=(*job.phases, progress.phase) if new_phase else job.phases,
         phase=progress.phase if job.status is not JobStatus.CANCELLING else job.phase,
-        reached=job.progress,
-        paced_from=job.paced_from or ((turn.now_s, progress.done) if moved else None),
+        reached=job.progress if job.paced_from is not None else 0.0,
+        paced_from=job.paced_from if same_pace else (turn.now_s, progress.done) if moved else None,
         done=progress.done,
         total=progress.total,
         metrics=progress.metrics,
@@ -131,8 +132,9 @@ def finished(turn: Turn, worker: Worker, event: JobFinished) -> None:
         return
     take_from_worker(turn, job)
     job = replace(advance(job, Step.FINISH, turn.wall_s), result=event.value, reason=Reason.NONE, message="", phase="", done=job.total or job.done)
-    took_s = turn.now_s - (job.begun_at_s or turn.now_s)
-    turn.save_job(job, stored, turn.announcement("job_completed", job=job.id, worker=worker.name, fields={"kind": job.kind, "took_s": took_s, **job.metrics}))
+    last_s, whole_s = turn.now_s - (job.begun_at_s or turn.now_s), turn.wall_s - (job.started_wall or turn.wall_s)
+    took = {"took_s": last_s} if job.attempt == 1 else {"took_s": max(last_s, whole_s), "attempt": job.attempt, "last_attempt_s": last_s}
+    turn.save_job(job, stored, turn.announcement("job_completed", job=job.id, worker=worker.name, fields={"kind": job.kind, **took, **job.metrics}))
 
 
 def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from supervisor.core.limits import Limits
 from supervisor.core.model import Device, Fleet, Handover, Job, JobId
 from supervisor.runtime.views import eta_s
-from supervisor.units import format_size, short_duration
+from supervisor.units import format_count, format_size, short_duration
 
 
 def moment(wall_s: float) -> str:
@@ -18,7 +18,7 @@ def how_far(job: Job, now_s: float) -> str:
     """Return where the work is: phase train, 12 of 50 (24 %), about 31 min left, mAP50 0.41."""
     parts = [f"phase {job.phase}"] if job.phase else []
     if job.total > 0:
-        parts.append(f"{job.done:g} of {job.total:g} ({job.progress:.0f} %)")
+        parts.append(f"{format_count(job.done)} of {format_count(job.total)} ({job.progress:.0f} %)")
     left_s = eta_s(job, now_s)
     if left_s is not None:
         parts.append(f"about {short_duration(left_s)} left")

@@ -75,6 +75,8 @@ def job_view(job: Job, *, position: int | None, now_s: float, folder: Path) -> J
         error=error_view(job.error) if job.error else None,
         cancel=CancelView(freed_bytes=job.receipt.freed_bytes, took_s=job.receipt.took_s) if job.receipt else None,
         retry_of=job.retry_of,
+        last_end=job.last_end,
+        failures=job.failures,
         run_at=instant(job.run_at_wall),
         schedule=job.schedule or None,
     )

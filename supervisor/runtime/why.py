@@ -11,7 +11,7 @@ from supervisor.runtime.phrases import handover_words, how_far, moment
 from supervisor.runtime.views import error_view
 from supervisor.runtime.waits import Scene, wait_remedies, wait_sentences, wait_view, waits_for
 from supervisor.shapes import WhyView
-from supervisor.units import format_size, short_duration
+from supervisor.units import format_count, format_size, say_attempt, short_duration
 
 _LOG_LINES: Final = 12
 
@@ -33,6 +33,10 @@ def why_view(job: Job, *, fleet: Fleet, limits: Limits, now_s: float, wall_s: fl
     )
 
 
+def _attempt(job: Job) -> str:
+    return say_attempt(job.attempt, job.failures, job.max_attempts)
+
+
 def _queued(job: Job, scene: Scene) -> list[str]:
     return wait_sentences(job, waits_for(job, scene), scene)
 
@@ -40,7 +44,7 @@ def _queued(job: Job, scene: Scene) -> list[str]:
 def _preparing(job: Job, scene: Scene) -> list[str]:
     """Return which step of its preparation the job is at: the device, the model, or the worker's first word about it."""
     worker = scene.fleet.workers.get(job.worker) if job.worker else None
-    head = f"{job.id} is being prepared on {job.worker or 'a worker'}, attempt {job.attempt} of {job.max_attempts}"
+    head = f"{job.id} is being prepared on {job.worker or 'a worker'}, {_attempt(job)}"
     lease = scene.fleet.lease_of(worker.name) if worker else None
     device = scene.fleet.devices.get(lease.device) if lease else None
     if worker is None:
@@ -61,7 +65,7 @@ def _running(job: Job, scene: Scene) -> list[str]:
     worker = scene.fleet.workers.get(job.worker) if job.worker else None
     where = f"{job.worker or 'its worker'}{f' ({job.device})' if job.device else ''}"
     since = f" since {short_duration(scene.now_s - job.begun_at_s)}" if job.begun_at_s is not None else ""
-    lines = [f"{job.id} runs on {where}{since}, attempt {job.attempt} of {job.max_attempts}.", f"progress: {how_far(job, scene.now_s)}"]
+    lines = [f"{job.id} runs on {where}{since}, {_attempt(job)}.", f"progress: {how_far(job, scene.now_s)}"]
     if job.critical:
         lines.append(f"critical: {job.critical}; until it is over nothing ends it but a lack of memory")
     return [*lines, *_clocks(job, worker, scene)] if worker else lines
@@ -73,7 +77,7 @@ def _pausing(job: Job, scene: Scene) -> list[str]:
 
 
 def _paused(job: Job, _scene: Scene) -> list[str]:
-    reached = f" at {job.done:g} of {job.total:g} ({job.progress:.0f} %)" if job.total > 0 else ""
+    reached = f" at {format_count(job.done)} of {format_count(job.total)} ({job.progress:.0f} %)" if job.total > 0 else ""
     when = f", {job.message}" if job.message else ""
     return [
         f"{job.id} is paused{reached}{when}: it holds no device and no worker.",
@@ -112,8 +116,8 @@ def _failed(job: Job, scene: Scene) -> list[str]:
     lines = [f"{job.id} ({job.kind}) has no result: {error.reason}: {error.message}"]
     if error.evidence and error.evidence not in error.message:
         lines.append(f"evidence: {error.evidence}")
-    reached = f"{job.done:g} of {job.total:g}" if job.total > 0 else "no progress reported"
-    lines.append(f"last: phase {error.phase or '?'}, {reached}, attempt {job.attempt} of {job.max_attempts} on {job.worker or 'no worker'}")
+    reached = f"{format_count(job.done)} of {format_count(job.total)}" if job.total > 0 else "no progress reported"
+    lines.append(f"last: phase {error.phase or '?'}, {reached}, {_attempt(job)} on {job.worker or 'no worker'}")
     tries = ", ".join(f"{cause} {count} (retried up to {scene.limits.jobs.retries.for_cause(cause)} times)" for cause, count in job.tries.items())
     lines += [f"failures: {tries}"] if tries else []
     lines += [f"time: it ended{_times(job).removeprefix(',')}"] if _times(job) else []

@@ -40,6 +40,7 @@ def warden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         (("jobs", "why", "j-", "--json"), WhyView),
         (("schedules", "--json"), list[ScheduleView]),
         (("health", "--json"), dict[str, Any]),
+        (("check", "--json"), dict[str, Any]),
         (("config", "show", "--json"), dict[str, Any]),
         (("jobs", "submit", "demo.count", "steps=1", "--json"), JobView),
         (("jobs", "submit", "demo.count", "steps=1", "--wait", "--json"), JobView),
@@ -76,6 +77,29 @@ def test_logs_show_the_end_of_warden_and_of_a_worker(warden: Live) -> None:
 
     assert own.returncode == workers.returncode == 0
     assert len(own.stdout.splitlines()) == 3
+
+
+def test_logs_for_programs_are_one_value_a_line(warden: Live) -> None:
+    with (warden.log_dir / "workers" / "sam-0.log").open("ab") as log:
+        log.write(b'says "\xff"\n')
+
+    own = [json.loads(line) for line in warden.cli("logs", "--json", "-n", "3").stdout.splitlines()]
+    workers = [json.loads(line) for line in warden.cli("logs", "sam", "--json", "-n", "3").stdout.splitlines()]
+
+    assert [set(event) >= {"timestamp", "level", "event"} for event in own] == [True] * 3
+    assert workers[-1] == {"worker": "sam-0", "line": 'says "\ufffd"'}
+
+
+def test_check_for_programs_has_each_problem_with_its_line(warden: Live) -> None:
+    broken = warden.folder / "broken.toml"
+    broken.write_text("schema_version = 1\n[watchdog]\nstall_after = 600\n")
+
+    done = warden.cli("check", "broken.toml", "--json")
+
+    found = json.loads(done.stdout)
+    assert done.returncode == 78
+    assert (found["file"], found["ok"], found["warnings"]) == (str(broken), False, [])
+    assert [(problem["where"], problem["line"]) for problem in found["problems"]] == [("broken.toml:3", 3)]
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(warden: Live) -> None:

@@ -31,6 +31,28 @@ def plain(text: str) -> list[str]:
     return [re.sub(r"\s*\d+\.\d s", " T", re.sub(r"^[ \d:]{8} ?", "", line)).strip() for line in text.splitlines()]
 
 
+def a_device(*, leaving: list[str], exit_s: float, proof_s: float) -> DeviceView:
+    """Return a device that was handed over to the job."""
+    last = HandoverView(
+        to="w-0", job="j-1", leaving=leaving, need_bytes=8 * 2**30, ago_s=1.0, exit_s=exit_s, gone_s=0.6, back_s=1.5, proof_s=proof_s, spawned_s=None, polls=3
+    )
+    return DeviceView(
+        id="host",
+        name="host",
+        backend="host",
+        state="ok",
+        proof="",
+        trouble="",
+        total_bytes=1,
+        used_bytes=0,
+        free_bytes=1,
+        holders=[],
+        waiters=[],
+        handover=None,
+        last_handover=last,
+    )
+
+
 def test_each_phase_has_its_line_and_its_clock(tmp_path: Path) -> None:
     readings = [
         a_job(position=1, message="yolo-0 holds host"),
@@ -58,24 +80,7 @@ def test_each_phase_has_its_line_and_its_clock(tmp_path: Path) -> None:
 
 
 def test_a_hand_over_is_told_with_its_proof(tmp_path: Path) -> None:
-    done_over = HandoverView(
-        to="w-0", job="j-1", leaving=["sam-0"], need_bytes=8 * 2**30, ago_s=1.0, exit_s=0.3, gone_s=0.6, back_s=1.5, proof_s=1.7, spawned_s=None, polls=3
-    )
-    device = DeviceView(
-        id="host",
-        name="host",
-        backend="host",
-        state="ok",
-        proof="",
-        trouble="",
-        total_bytes=1,
-        used_bytes=0,
-        free_bytes=1,
-        holders=[],
-        waiters=[],
-        handover=None,
-        last_handover=done_over,
-    )
+    device = a_device(leaving=["sam-0"], exit_s=0.3, proof_s=1.7)
     readings = [a_job(status="preparing", phase="vacating"), a_job(status="preparing", phase="loading"), END]
     answers = {"jobs.show": one_after_another(readings), "status": always(a_status(devices=[device]))}
     with Scripted(tmp_path, answers).answering() as warden:
@@ -120,17 +125,56 @@ def test_a_resume_that_came_before_the_pause_is_told(tmp_path: Path) -> None:
 def test_another_attempt_is_told_with_its_reason(tmp_path: Path) -> None:
     readings = [
         a_job(**RUNNING, phase="train", done=10.0),
-        a_job(message="attempt 1 ended: w-0 ended under it: exit code 3", reason="retry_backoff", position=1),
-        a_job(**{**RUNNING, "attempt": 2}, phase="train", done=20.0, progress=40.0),
+        a_job(
+            last_end="attempt 1 ended: w-0 ended under it: exit code 3", message="w-0 is in backoff", reason="waiting_for_worker", position=1, dir=str(tmp_path)
+        ),
+        a_job(**{**RUNNING, "attempt": 2}, failures=1, phase="train", done=20.0, progress=40.0),
         a_job(status="failed", reason="worker_crash", message="w-0 ended under it: exit code 3", completed_at="2026-11-25T03:05:00.000+00:00"),
     ]
 
     done = watched(tmp_path, readings)
 
     assert done.returncode == 1
-    assert done.stdout.count("back in the queue: attempt 1 ended: w-0 ended under it: exit code 3") == 1
+    lines = plain(done.stdout)
+    told = lines.index("back in the queue: attempt 1 ended: w-0 ended under it: exit code 3; it had saved no checkpoint, and starts over")
+    assert lines[told + 1] == "train T   of attempt 1"
+    assert lines[-2] == "train T", "of the attempt that ended it"
     assert "attempt 2 of 3" in done.stdout
     assert "j-1 failed: worker_crash: w-0 ended under it: exit code 3" in done.stdout
+
+
+def test_another_attempt_that_began_between_two_readings_is_told_as_well(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").touch()
+    why = "attempt 1 ended: w-0, taken over from another supervisor, is gone"
+    readings = [
+        a_job(**RUNNING, phase="train", done=10.0),
+        a_job(**{**RUNNING, "attempt": 2}, failures=1, last_end=why, phase="train", done=20.0, dir=str(tmp_path)),
+        END,
+    ]
+
+    done = watched(tmp_path, readings)
+
+    lines = [re.sub(r"checkpoint.*", "checkpoint", line) for line in plain(done.stdout)]
+    assert lines.count(f"back at work: {why}; goes on from its checkpoint") == 1
+    assert lines.count("train T   of attempt 1") == 1
+    assert lines[-2:] == ["train T", "j-1 completed"]
+
+
+def test_a_wait_whose_time_runs_down_is_said_once(tmp_path: Path) -> None:
+    waits = [a_job(position=1, message=f"sam-0 is in backoff, next try in {left} s: exit code 3; again in {left / 10} min") for left in range(31, 11, -1)]
+
+    done = watched(tmp_path, [*waits, END])
+
+    assert done.stdout.count("next try in") == 1
+
+
+def test_nobody_had_to_leave_is_said_without_a_time(tmp_path: Path) -> None:
+    device = a_device(leaving=[], exit_s=0.0, proof_s=0.2)
+    readings = [a_job(status="preparing", phase="vacating"), a_job(status="preparing", phase="loading"), END]
+    with Scripted(tmp_path, {"jobs.show": one_after_another(readings), "status": always(a_status(devices=[device]))}).answering() as warden:
+        done = warden.cli("jobs", "watch", "j-1")
+
+    assert "nobody had to leave, 8GiB proved free twice after 0.2 s" in done.stdout
 
 
 def test_a_long_wait_says_what_it_waits_for_and_where_to_read_more(tmp_path: Path) -> None:

@@ -95,6 +95,6 @@ def _train(stage: Stage, story: Story, training: JobView) -> None:
         epoch = int(job.metrics.get("epoch", 0))
         if epoch > told_epoch:
             told_epoch = epoch
-            bars.say(f"epoch {epoch:>3}  " + "  ".join(f"{name} {value:.3f}" for name, value in job.metrics.items() if name != "epoch"))
+            bars.say(f"epoch {epoch:>3}, validated at its end:  " + "  ".join(f"{name} {value:.3f}" for name, value in job.metrics.items() if name != "epoch"))
 
     story.training = stage.follow(training, look)

@@ -85,7 +85,7 @@ def summary(console: Console, story: Story) -> int:
         console.print(f"   {'[green]yes[/]' if true else '[bold red]NO [/]'}  {what} ({shown_by})")
     if story.propagation and story.training and story.click:
         console.print()
-        console.print(_table(story, story.propagation, story.training, story.click))
+        console.print(_table(story, story.propagation, story.training, story.click), soft_wrap=False)  # which would break words in cells
     failed = [what for what, true, _ in verdicts if not true]
     if failed:
         console.print(f"\n[bold red]The demo failed:[/] not true: {'; '.join(failed)}")
@@ -100,11 +100,15 @@ def _table(story: Story, propagation: JobView, training: JobView, click: JobView
     table.add_column(overflow="fold")
     untrained = [f"{job.kind}: {job.result['note']}" for job in (propagation, training) if not job.result.get("trained", True)]
     metrics = training.result["metrics"]
+    measured = f"mAP50 {metrics['mAP50']:.3f}, mAP50-95 {metrics['mAP50_95']:.3f}, precision {metrics['precision']:.3f}, recall {metrics['recall']:.3f}"
     rows = [
         ("jobs", f"{propagation.id} sam.propagate, {training.id} yolo.train, {click.id} sam.segment"),
-        ("propagation", f"{propagation.result['frames']} frames in {propagation.result['seconds']:.1f} s, {propagation.result['fps']:.1f} frames/s"),
+        (
+            "propagation",
+            f"{propagation.result['frames']} frames in {propagation.result['seconds']:.1f} s, {propagation.result['fps']:.1f} frames/s over both of its phases",
+        ),
         ("training", f"{training.result['epochs']} epochs in {training.result['seconds']:.1f} s on {training.result['images']} pictures"),
-        ("metrics", f"mAP50 {metrics['mAP50']:.3f}, mAP50-95 {metrics['mAP50_95']:.3f}, precision {metrics['precision']:.3f}, recall {metrics['recall']:.3f}"),
+        ("metrics", f"{measured}: the best epoch's network, validated once more at the end"),
         ("click", f"answered in {click.result['seconds']:.2f} s"),
         ("hand-over", handover_line(story.handover) if story.handover else "?"),
         ("memory", ", ".join(f"{worker} at most {size(used)}" for worker, used in sorted(story.peaks.items()))),

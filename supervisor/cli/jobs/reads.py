@@ -12,6 +12,7 @@ from supervisor.cli.context import JSON, Context, print_json
 from supervisor.cli.screen import ago, bar, clock, colour, size, table, tone_of, when
 from supervisor.control import JSONValue
 from supervisor.shapes import JobsPage, JobView, WhyView
+from supervisor.units import format_count, say_attempt
 
 _PAGE: Final = 500
 """Jobs that are asked for at once: the most that the supervisor gives."""
@@ -76,11 +77,12 @@ def _screen(job: JobView) -> list[str]:
     lines = [f"{job.id}  {job.kind}  {colour(job.status, tone_of(job.status))}" + (f"  {job.phase}" if job.phase else "")]
     if job.total:
         eta = f"  about {ago(job.eta_s)} left" if job.eta_s is not None else ""
-        lines.append(f"progress  {bar(job.progress / 100)} {job.progress:.0f} %  {job.done:g} of {job.total:g}{eta}")
+        lines.append(f"progress  {bar(job.progress / 100)} {job.progress:.0f} %  {format_count(job.done)} of {format_count(job.total)}{eta}")
     if job.metrics:
         lines.append("metrics   " + "  ".join(f"{name} {value:.4g}" for name, value in job.metrics.items()))
     lines.append(f"times     created {clock(job.created_at)}  started {clock(job.started_at)}  ended {clock(job.completed_at)}")
-    lines.append(f"where     worker {job.worker or '-'}  device {job.device or '-'}  priority {job.priority}  attempt {job.attempt} of {job.max_attempts}")
+    attempt = say_attempt(job.attempt, job.failures, job.max_attempts)
+    lines.append(f"where     worker {job.worker or '-'}  device {job.device or '-'}  priority {job.priority}  {attempt}")
     lines += _sources(job)
     lines.append(f"params    {json.dumps(job.params)}")
     lines.append(f"files     {job.dir}")

@@ -8,8 +8,7 @@ import click
 
 from supervisor.cli.complete import config_keys
 from supervisor.cli.context import JSON, Context, Exit, print_json
-from supervisor.config import find, load, missing_files, missing_programs, spelled
-from supervisor.errors import ConfigError
+from supervisor.config import find, in_order, inspect, missing, spelled
 
 
 @click.command()
@@ -19,19 +18,13 @@ def check(context: Context, file: str | None) -> None:
     """Say everything that is wrong with the configuration, each with its line; exit 78 if anything is."""
     path = find(file or context.config_path, context.environ, Path.cwd())
     print(path, file=sys.stderr)
-    try:
-        loaded = load(path, context.environ)
-    except ConfigError as error:
-        for problem in error.problems:
-            print(problem)
-        print(f"{len(error.problems)} to mend", file=sys.stderr)
-        sys.exit(Exit.CONFIG)
+    loaded, problems = inspect(path, context.environ)
     for warning in loaded.warnings:
         print(f"warning: {warning}")
-    missing = (*missing_programs(loaded, context.environ, sys.executable), *missing_files(loaded))
-    for problem in missing:
+    for problem in (found := in_order((*problems, *missing(loaded, context.environ, sys.executable)))):
         print(problem)
-    if missing:
+    if found:
+        print(f"{len(found)} to mend", file=sys.stderr)
         sys.exit(Exit.CONFIG)
     print(f"ok: {len(loaded.limits.workers)} workers{f', {len(loaded.warnings)} warnings' if loaded.warnings else ''}")
 

@@ -114,6 +114,8 @@ def _before(spec: WorkerSpec, limits: Limits) -> set[str]:
 
 _AT_LEAST_ONE: Final = ("log_keep", "quarantine_after", "max_running", "max_queued")
 _OOM_SCORE_MAX: Final = 1000
+_MANY: Final = 1000
+"""Processes of one model, or jobs (each a thread) of one process: more is a slip of the finger, and would take the machine down."""
 _MAY_BE_ZERO: Final = {"margin_bytes", "stop_grace_s", "backoff_first_s", "critical_max_s", "disk_floor_bytes"}
 
 
@@ -151,8 +153,8 @@ def _table_conflicts(table: str, values: Struct) -> Iterator[Conflict]:
 
 def _worker_conflicts(table: str, spec: WorkerSpec) -> Iterator[Conflict]:
     for name in ("replicas", "concurrency"):
-        if getattr(spec, name) < 1:
-            yield Conflict(table, name, "must be at least 1")
+        if not 1 <= getattr(spec, name) <= _MANY:
+            yield Conflict(table, name, f"must be at least 1 and at most {_MANY}")
     if not spec.command:
         yield Conflict(table, "command", "must name a program")
     for phase, limit_s in spec.phases.items():

@@ -55,6 +55,8 @@ class Context:
         """Return a connection. Raises Unreachable at once, with the reason, where no supervisor can be there."""
         endpoint = endpoint_of(self.state_dir)
         if problem := _nobody_at(endpoint.removeprefix("ipc://")):
+            if pid := _locked_by(self.state_dir / "supervisor.lock"):
+                raise Unreachable(f"a supervisor (pid {pid}) runs on {self.state_dir}, but {problem}: it is made within seconds, so ask again")
             raise Unreachable(f"no supervisor runs on {self.state_dir} ({problem}): start it with: warden run")
         return Client(lambda: endpoint)
 
@@ -80,6 +82,16 @@ def _nobody_at(path: str) -> str:
         except OSError as error:
             return f"{path}: {error.strerror}"
     return ""
+
+
+def _locked_by(lock: Path) -> str:
+    """Return the pid of the supervisor that holds the state folder; empty where none does. Looked up, not tried: to take the lock would refuse a start."""
+    try:
+        pid, inode = lock.read_text().strip(), lock.stat().st_ino
+        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return ""
+    return pid if any("FLOCK" in words and pid in words and any(word.endswith(f":{inode}") for word in words) for words in held) else ""
 
 
 def print_json(value: object) -> None:

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from supervisor.core.addresses import address_of, is_loopback
 from supervisor.core.limits import Limits, WorkerSpec
+from supervisor.units import format_duration
 
 
 class Conflict(Struct, frozen=True):
@@ -22,7 +23,7 @@ def conflicts(limits: Limits) -> Iterator[Conflict]:
     yield from _range_conflicts(limits)
     longest = max((spec.watchdog.stop_grace_s for spec in limits.workers.values()), default=limits.watchdog.stop_grace_s)
     if limits.supervisor.shutdown_grace_s < longest:
-        yield Conflict("supervisor", "shutdown_grace_s", f"must not be under the longest stop_grace, {longest:g} s")
+        yield Conflict("supervisor", "shutdown_grace_s", f"must not be under the longest stop_grace, {format_duration(longest)}")
     if limits.gpu.margin_bytes >= limits.gpu.host_budget_bytes:
         yield Conflict("gpu", "margin_bytes", "must be below gpu.host_budget")
     yield from _api_conflicts(limits)

@@ -116,9 +116,15 @@ class Operations:
             memory=MemoryView(available_bytes=fleet.available_bytes, disk_free_bytes=fleet.disk_free_bytes),
             jobs=views.counts(fleet, await self._store.counts()),
             interventions=about.interventions(),
-            unwell=[*views.unwell(fleet, limits, now_s), *([trouble] if (trouble := about.log_trouble()) else [])],
+            unwell=[*views.unwell(fleet, limits, now_s), *self._unwell_around()],
             held=fleet.held,
         )
+
+    def _unwell_around(self) -> list[str]:
+        """Return what is not as it should be around the fleet."""
+        about = self._about
+        refused = [f"the configuration that is in force is not the file's, which is refused: {error}"] if (error := about.settings.error) else []
+        return [*refused, *([trouble] if (trouble := about.log_trouble()) else [])]
 
     async def _schedules(self, _args: NoArgs) -> list[ScheduleView]:
         return self._about.schedules()

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from supervisor.adapters.journal import Ring
 from supervisor.adapters.listening import Listening
 from supervisor.adapters.processes import LocalProcesses
 from supervisor.adapters.program_progress import ProgramWatch
-from supervisor.adapters.sockets import Router
+from supervisor.adapters.sockets import Router, keep
 from supervisor.adapters.state_dir import StateDir
 from supervisor.adapters.wanted_file import WantedFile
 from supervisor.config import Loaded, fill
@@ -219,10 +219,9 @@ class _Service:
             self._programs.run(),
             self._service.attend(lambda: self._loop.fleet),
         ):
-            task = loop.create_task(helper)
-            task.add_done_callback(self._helper_ended)
-            stack.callback(task.cancel)
+            self._help(stack, helper)
         self._open_doors(stack)
+        self._help(stack, keep((self._control.file, self._channel.file, self._jobs.stream.file), lambda event, fields: self._say(event, **fields)))
         try:
             await self._loop.run()
         except Exception as error:  # noqa: BLE001  # a bug of ours: the journal of what led to it is kept
@@ -235,6 +234,11 @@ class _Service:
         await self._performer.finish()
         self._say("supervisor_stopped", reason="as asked")
         return 0
+
+    def _help(self, stack: AsyncExitStack, helper: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(helper)
+        task.add_done_callback(self._helper_ended)
+        stack.callback(task.cancel)
 
     def _learn(self, worker: WorkerName, params: Mapping[str, JSONValue]) -> None:
         """Take what a worker says of the parameters of its jobs, in the name of its model."""

@@ -53,7 +53,9 @@ class Settings:
             self._say(LEVELS["config_refused"], "config_refused", {"reason": self.error, "problems": len(wrong)})
             return [], wrong
         limits, changed = found
-        self.error = ""
+        mended, self.error = bool(self.error), ""
+        if mended and not changed:
+            self._say(LEVELS["config_reloaded"], "config_reloaded", {"generation": self.generation, "reason": "the file holds again, and is as it was before"})
         lines = tuple(str(change) for change in changed)
         if changed:
             self.generation += 1

@@ -248,11 +248,11 @@ BAD_FILES = {
     "priority below zero": (HEAD + WORKER + "priority = -1\n", "supervisor.toml:4: workers.sam.priority = -1 must be 0 or more; 0 is the most urgent"),
     "a rule between fields": (
         HEAD + '[supervisor]\nshutdown_grace = "10s"\n',
-        'supervisor.toml:3: supervisor.shutdown_grace = "10s" must not be under the longest stop_grace, 30 s',
+        'supervisor.toml:3: supervisor.shutdown_grace = "10s" must not be under the longest stop_grace, 30s',
     ),
     "a rule, the default breaks it": (
         HEAD + WORKER + 'stop_grace = "90s"\n[supervisor]\nlog_keep = 2\n',
-        'supervisor.toml:5: supervisor.shutdown_grace = "1m" (the default) must not be under the longest stop_grace, 90 s',
+        'supervisor.toml:5: supervisor.shutdown_grace = "1m" (the default) must not be under the longest stop_grace, 1m30s',
     ),
     "zero in a worker": (HEAD + WORKER + 'stall_after = "0s"\n', 'supervisor.toml:4: workers.sam.stall_after = "0s" must be above zero'),
     "zero for all workers is said once": (

@@ -13,29 +13,36 @@ WORDS = WorkerSpec(command=("words",))
 NIGHTLY = ScheduleSpec(cron="0 3 * * *", kind="words.count")
 OLD = Limits(workers={"words": WORDS})
 EDITS = [
-    ("a limit", replace(OLD, memory=MemoryLimits(look_every_s=5.0)), ['memory.look_every: "10s" -> "5s" (live)']),
-    ("a budget", replace(OLD, gpu=GpuLimits(host_budget_bytes=2**30)), ['gpu.host_budget: "16GiB" -> "1GiB" (live)']),
-    ("a folder", replace(OLD, supervisor=SupervisorLimits(log_dir="x")), ['supervisor.log_dir: "logs" -> "x" (restart)']),
-    ("a backend", replace(OLD, jobs=JobLimits(backend="memory")), ['jobs.backend: "sqlite" -> "memory" (restart)']),
+    ("a limit", replace(OLD, memory=MemoryLimits(look_every_s=5.0)), ['memory.look_every: "10s" -> "5s" (at once)']),
+    ("a budget", replace(OLD, gpu=GpuLimits(host_budget_bytes=2**30)), ['gpu.host_budget: "16GiB" -> "1GiB" (at once)']),
+    ("a folder", replace(OLD, supervisor=SupervisorLimits(log_dir="x")), ['supervisor.log_dir: "logs" -> "x" (after a restart of Warden)']),
+    ("a backend", replace(OLD, jobs=JobLimits(backend="memory")), ['jobs.backend: "sqlite" -> "memory" (after a restart of Warden)']),
     (
         "a worker's own clock",
         replace(OLD, workers={"words": replace(WORDS, watchdog=Watchdog(stall_after_s=60.0))}),
-        ['workers.words.stall_after: "10m" -> "1m" (live)'],
+        ['workers.words.stall_after: "10m" -> "1m" (at once)'],
     ),
     (
         "a phase",
         replace(OLD, workers={"words": replace(WORDS, phases={"validate": 1800.0, "check data set": 3600.0})}),
-        ['workers.words.phases: {} -> { validate = "30m", "check data set" = "1h" } (live)'],
+        ['workers.words.phases.validate: not set -> "30m" (at once)', 'workers.words.phases."check data set": not set -> "1h" (at once)'],
     ),
     (
         "what a process got at its start",
         replace(OLD, workers={"words": replace(WORDS, command=("words", "-v"), gpu_bytes=2**30)}),
-        ['workers.words.command: ["words"] -> ["words", "-v"] (worker)', 'workers.words.gpu: "0" -> "1GiB" (worker)'],
+        [
+            'workers.words.command: ["words"] -> ["words", "-v"] (with a fresh process, at the next boundary of its work)',
+            'workers.words.gpu: "0" -> "1GiB" (with a fresh process, at the next boundary of its work)',
+        ],
     ),
-    ("where HTTP is served", replace(OLD, api=ApiLimits(bind="off")), ['api.bind: "127.0.0.1:8650" -> "off" (restart)']),
-    ("what HTTP takes", replace(OLD, api=ApiLimits(max_upload_bytes=2**30)), ['api.max_upload: "2GiB" -> "1GiB" (worker)']),
-    ("how long jobs are kept", replace(OLD, jobs=JobLimits(keep_finished_s=7200.0)), ['jobs.keep_finished: "1h" -> "2h" (live)']),
-    ("a schedule that came", replace(OLD, schedules={"nightly": NIGHTLY}), ["schedules.nightly: - -> added (live)"]),
+    ("where HTTP is served", replace(OLD, api=ApiLimits(bind="off")), ['api.bind: "127.0.0.1:8650" -> "off" (after a restart of Warden)']),
+    (
+        "what HTTP takes",
+        replace(OLD, api=ApiLimits(max_upload_bytes=2**30)),
+        ['api.max_upload: "2GiB" -> "1GiB" (with a fresh process, at the next boundary of its work)'],
+    ),
+    ("how long jobs are kept", replace(OLD, jobs=JobLimits(keep_finished_s=7200.0)), ['jobs.keep_finished: "1h" -> "2h" (at once)']),
+    ("a schedule that came", replace(OLD, schedules={"nightly": NIGHTLY}), ["schedules.nightly: added (at once)"]),
     ("nothing", OLD, []),
 ]
 
@@ -48,7 +55,14 @@ def test_each_changed_key_is_told_with_what_it_takes(what: str, new: Limits, lin
 def test_a_worker_that_was_taken_out_or_added_is_one_change() -> None:
     new = replace(OLD, workers={"more": WorkerSpec(command=("more",))})
 
-    assert {(change.key, change.takes) for change in changes(OLD, new)} == {("workers.more", "worker"), ("workers.words", "worker")}
+    assert {(change.key, change.takes) for change in changes(OLD, new)} == {("workers.more", "live"), ("workers.words", "leaves")}
+
+
+def test_of_a_workers_options_only_those_are_told_that_change() -> None:
+    old = replace(OLD, workers={"words": replace(WORDS, options={"size": {"x": 1}, "kept": 1})})
+    new = replace(OLD, workers={"words": replace(WORDS, options={"size": {"x": 2}, "kept": 1})})
+
+    assert [str(change) for change in changes(old, new)] == ["workers.words.options.size.x: 1 -> 2 (with a fresh process, at the next boundary of its work)"]
 
 
 def test_the_keys_of_a_schedule_that_stays_are_told_one_by_one() -> None:
@@ -56,9 +70,9 @@ def test_the_keys_of_a_schedule_that_stays_are_told_one_by_one() -> None:
     new = replace(OLD, schedules={"nightly": replace(NIGHTLY, priority=3, cron="0 4 * * *")})
 
     assert [str(change) for change in changes(old, new)] == [
-        'schedules.nightly.cron: "0 3 * * *" -> "0 4 * * *" (live)',
-        "schedules.nightly.job.priority: - -> 3 (live)",
-        "schedules.weekly: there -> removed (live)",
+        'schedules.nightly.cron: "0 3 * * *" -> "0 4 * * *" (at once)',
+        "schedules.nightly.job.priority: not set -> 3 (at once)",
+        "schedules.weekly: removed (at once)",
     ]
 
 
@@ -66,7 +80,7 @@ def test_a_limit_that_workers_inherit_is_one_change() -> None:
     dog = Watchdog(stall_after_s=60.0)
     new = replace(OLD, watchdog=dog, workers={"words": replace(WORDS, watchdog=dog)})
 
-    assert [str(change) for change in changes(OLD, new)] == ['watchdog.stall_after: "10m" -> "1m" (live)']
+    assert [str(change) for change in changes(OLD, new)] == ['watchdog.stall_after: "10m" -> "1m" (at once)']
 
 
 def test_what_needs_a_restart_stays_as_it_is_until_then() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.config import LATER, Loaded, fill, find, load, missing_files, missing_programs, spelled
+from supervisor.config import LATER, Loaded, fill, find, inspect, load, missing, spelled
 from supervisor.config.source import key_lines
 from supervisor.core.limits import GIB, ApiLimits, Limits, Retries, ScheduleSpec
 from supervisor.errors import ConfigError
@@ -363,7 +363,7 @@ env = { PATH = "{config_dir}" }
 """)
 
     loaded = load(path, {"WARDEN_WORKERS__PATH__COMMAND": '["/none/{name}"]'})
-    found = [str(problem) for problem in missing_programs(loaded, {"PATH": "/usr/bin:/bin"}, python=sys.executable)]
+    found = [str(problem) for problem in missing(loaded, {"PATH": "/usr/bin:/bin"}, python=sys.executable)]
 
     assert found == [
         (
@@ -432,7 +432,62 @@ def test_a_token_file_without_a_token_is_named_with_its_line(tmp_path: Path, con
     if content is not None:
         (tmp_path / "token").write_text(content)
 
-    found = [str(problem) for problem in missing_files(load(path, {}))]
+    found = [str(problem) for problem in missing(load(path, {}), {}, python=sys.executable)]
 
     assert found == ([f'supervisor.toml:3: api.token_file names the file "{tmp_path}/token", which {says}'] if says else [])
-    assert missing_files(load(path, {"WARDEN_API__BIND": "off"})) == ()
+    assert missing(load(path, {"WARDEN_API__BIND": "off"}), {}, python=sys.executable) == ()
+
+
+def test_a_folder_and_a_user_that_are_not_there_are_named_with_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "plain.txt").touch()
+    path = tmp_path / "supervisor.toml"
+    path.write_text("""\
+schema_version = 1
+[workers.none]
+command = ["sh"]
+progress = "none"
+cwd = "nowhere/{name}"
+user = "no-such-user-here"
+[workers.file]
+command = ["sh"]
+progress = "none"
+cwd = "plain.txt"
+user = "0"
+[workers.good]
+command = ["sh"]
+progress = "none"
+user = "root"
+""")
+
+    found = [str(problem) for problem in missing(load(path, {}), {"PATH": "/usr/bin:/bin"}, python=sys.executable)]
+
+    assert found == [
+        f'supervisor.toml:5: workers.none.cwd names the folder "{tmp_path}/nowhere/none", which does not exist: make it, or correct the path',
+        'supervisor.toml:6: workers.none.user names the user "no-such-user-here", whom this machine does not know: add it, or correct the name',
+        f'supervisor.toml:10: workers.file.cwd names the folder "{tmp_path}/plain.txt", which is no folder: correct the path',
+    ]
+
+
+def test_what_is_wrong_with_one_worker_hides_nothing_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "supervisor.toml"
+    path.write_text("""\
+schema_version = 1
+[jobs]
+max_running = "two"
+[workers.a]
+command = 7
+[workers.b]
+command = []
+gpus = 1
+[workers.c]
+command = ["no-such-program-here"]
+concurrency = 1000000
+""")
+
+    loaded, problems = inspect(path, {})
+    absent = missing(loaded, {"PATH": "/usr/bin:/bin"}, python=sys.executable)
+
+    assert [problem.line for problem in problems] == [3, 5, 7, 8, 11]
+    assert str(problems[2]) == "supervisor.toml:7: workers.b.command: must name a program"
+    assert str(problems[4]) == "supervisor.toml:11: workers.c.concurrency = 1000000 must be at least 1 and at most 1000"
+    assert [problem.line for problem in absent] == [10]

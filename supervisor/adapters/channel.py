@@ -45,6 +45,7 @@ class WorkerChannel:
         self._limits = limits
         self._learn = learn
         self._router = bind(self._receive)
+        self.file = self._router.file
 
     def expect(self, worker: WorkerName, generation: int, token: str) -> None:
         """Believe messages with this token from now on, and those of no earlier generation."""

@@ -1,6 +1,7 @@
 """Whether the configuration file was edited: looked at by name, so that an editor's rename is an edit like any other."""
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -15,27 +16,30 @@ class Look(Struct, frozen=True):
 
 
 class ConfigWatch:
-    """Tells an edit from a touch, and waits until the file was left alone: between an editor's truncating and its writing there is nothing to read."""
+    """Tells an edit from a touch, and waits until the file was left alone: between an editor's truncating and its writing there is nothing to read.
+
+    A file that is gone, or cannot be read, for two looks is edited as well.
+    """
 
     def __init__(self, path: Path, digest: str) -> None:
         """Begin with the file as it was loaded (digest: SHA-256 of its bytes, hexadecimal)."""
         self.path = path
         self._digest = digest
         self._seen = self._look()
-        self._unsettled: Look | None = None
+        self._unsettled: tuple[Look | None] | None = None
 
     def edited(self) -> bool:
         """Return whether the file has other bytes than the last ones that were taken. Called each second; microseconds while nothing changes."""
         now = self._look()
         if now == self._seen:
+            self._unsettled = None
             return False
-        if now is None or now != self._unsettled:  # gone for a moment, or still being written: look again next time
-            self._unsettled = now
+        if (now,) != self._unsettled:  # gone for a moment, or still being written: look again next time
+            self._unsettled = (now,)
             return False
-        try:
+        digest = ""
+        with suppress(OSError):
             digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
-        except OSError:
-            return False
         self._seen, self._unsettled = now, None
         if digest == self._digest:
             return False

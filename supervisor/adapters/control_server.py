@@ -23,6 +23,7 @@ class ControlServer:
         self._handle = handle
         self._tasks: set[asyncio.Task[None]] = set()
         self._router = bind(self._receive)
+        self.file = self._router.file
 
     def close(self) -> None:
         """Stop listening; requests under way go unanswered."""

@@ -14,8 +14,9 @@ from typing import Final
 import msgspec
 import zmq
 
+from supervisor.adapters.sockets import SocketFile
 from supervisor.adapters.stored_shapes import encode_event
-from supervisor.errors import StateError, StoreError
+from supervisor.errors import StoreError
 from supervisor.runtime.event_views import event_view
 from supervisor.runtime.perform import Say
 from supervisor.runtime.ports import JobStore, StreamEvent
@@ -37,7 +38,6 @@ class PublishedEvents:
     ) -> None:
         """Bind to a socket file; one that an earlier supervisor left is replaced. Raises StateError."""
         self.lost = 0
-        self._path = path
         self._store = store
         self._say = say
         self._waiting_max = waiting_max
@@ -49,7 +49,8 @@ class PublishedEvents:
         self._idle = asyncio.Event()
         self._idle.set()
         self._failed = False
-        self._socket = _bound(context, path)
+        self._socket = _publisher(context)
+        self.file = SocketFile(self._socket, path)
         self._task = asyncio.get_running_loop().create_task(self._run())
         self._task.add_done_callback(_ended)
 
@@ -88,7 +89,7 @@ class PublishedEvents:
         with suppress(asyncio.CancelledError):
             await self._task
         self._socket.close()
-        self._path.unlink(missing_ok=True)
+        self.file.remove()
 
     async def _run(self) -> None:
         while True:
@@ -136,14 +137,8 @@ def _ended(task: "asyncio.Task[None]") -> None:
         task.get_loop().call_exception_handler({"message": "the event stream failed", "exception": error, "task": task})
 
 
-def _bound(context: "zmq.Context[zmq.Socket[bytes]]", path: Path) -> "zmq.Socket[bytes]":
+def _publisher(context: "zmq.Context[zmq.Socket[bytes]]") -> "zmq.Socket[bytes]":
     socket = context.socket(zmq.PUB)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
-    try:
-        path.unlink(missing_ok=True)
-        socket.bind(f"ipc://{path}")
-    except (OSError, zmq.ZMQError) as error:
-        socket.close()
-        raise StateError(f"{path}: {error.strerror}: a socket must be possible there; put supervisor.state_dir on another file system") from error
     return socket

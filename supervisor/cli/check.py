@@ -2,15 +2,13 @@
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from supervisor.cli.complete import config_keys
 from supervisor.cli.context import JSON, Context, Exit, print_json
-from supervisor.config import find, load, missing_files, missing_programs, spelled
-from supervisor.errors import ConfigError, Problem
+from supervisor.config import find, in_order, inspect, missing, spelled
 
 
 @click.command()
@@ -21,7 +19,9 @@ def check(context: Context, file: str | None, *, as_json: bool) -> None:
     """Say everything that is wrong with the configuration, each with its line; exit 78 if anything is."""
     path = find(file or context.config_path, context.environ, Path.cwd())
     print(path, file=sys.stderr)
-    problems, warnings, about = _looked_at(context, path)
+    loaded, wrong = inspect(path, context.environ)
+    problems, warnings = in_order((*wrong, *missing(loaded, context.environ, sys.executable))), loaded.warnings
+    about = f"ok: {len(loaded.limits.workers)} workers{f', {len(warnings)} warnings' if warnings else ''}"
     if as_json:
         print_json({"file": str(path), "ok": not problems, "problems": problems, "warnings": warnings})
     else:
@@ -29,17 +29,6 @@ def check(context: Context, file: str | None, *, as_json: bool) -> None:
     if problems:
         print(f"{len(problems)} to mend", file=sys.stderr)
         sys.exit(Exit.CONFIG)
-
-
-def _looked_at(context: Context, path: Path) -> tuple[Sequence[Problem], Sequence[Problem], str]:
-    """Return what is wrong with a file, what is worth a warning, and what to say where nothing is wrong."""
-    try:
-        loaded = load(path, context.environ)
-    except ConfigError as error:
-        return error.problems, (), ""
-    missing = (*missing_programs(loaded, context.environ, sys.executable), *missing_files(loaded))
-    warnings = f", {len(loaded.warnings)} warnings" if loaded.warnings else ""
-    return missing, loaded.warnings, f"ok: {len(loaded.limits.workers)} workers{warnings}"
 
 
 @click.group()

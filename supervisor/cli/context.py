@@ -123,6 +123,8 @@ def nobody_at(state_dir: Path) -> str:
         try:
             probe.connect(path)
         except FileNotFoundError:
+            if pid := _locked_by(state_dir / "supervisor.lock"):
+                return f"a supervisor (pid {pid}) runs on {state_dir}, but there is no socket: it is made within seconds, so ask again"
             return none_runs.format("there is no socket")
         except ConnectionRefusedError:
             return none_runs.format("nobody listens at the socket that one left")
@@ -136,6 +138,16 @@ def _owner(folder: Path) -> str:
         return f"{folder.owner()}, whose folder it is"
     except (OSError, KeyError):  # its own parent is closed as well, or the user was deleted
         return "the user that it belongs to"
+
+
+def _locked_by(lock: Path) -> str:
+    """Return the pid of the supervisor that holds the state folder; empty where none does. Looked up, not tried: to take the lock would refuse a start."""
+    try:
+        pid, inode = lock.read_text().strip(), lock.stat().st_ino
+        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return ""
+    return pid if any("FLOCK" in words and pid in words and any(word.endswith(f":{inode}") for word in words) for words in held) else ""
 
 
 def print_json(value: object) -> None:

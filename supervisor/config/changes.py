@@ -1,5 +1,6 @@
 """What an edit of the configuration changes, key by key, and what each change takes."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -12,15 +13,25 @@ from supervisor.core.reload import LAUNCH_FIELDS
 from supervisor.core.rules import conflicts
 
 _NEEDS_RESTART: Final = ("supervisor.state_dir", "supervisor.log_dir", "gpu.backend", "jobs.backend", "api.bind", "api.socket")
-_NAMED: Final = {"workers": "worker", "schedules": "live"}
+_COMES: Final = {"workers": "live", "schedules": "live"}
+_GOES: Final = {"workers": "leaves", "schedules": "live"}
 """The tables with a NAME, and what it takes that one comes or goes."""
 _LAUNCH_KEYS: Final = frozenset(field.removesuffix("_bytes") for field in LAUNCH_FIELDS)
+
+
+_WORDS: Final = {
+    "live": "at once",
+    "worker": "with a fresh process, at the next boundary of its work",
+    "restart": "after a restart of Warden",
+    "leaves": "at the next boundary of its work",
+}
+_UNSET: Final = "not set"
 
 
 class Change(Struct, frozen=True, kw_only=True):
     """One key.
 
-    takes: live (at once), worker (a fresh process of that worker, at a boundary; for [api] of api-0), restart (of Warden; until then the old value stands).
+    takes: live, worker (a fresh process of that worker, at a boundary; for [api] of api-0), restart (of Warden), leaves (as it may).
     """
 
     key: str
@@ -30,7 +41,8 @@ class Change(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         """Return the line that a person reads."""
-        return f"{self.key}: {self.old} -> {self.new} ({self.takes})"
+        what = f"{self.old} -> {self.new}" if self.old else self.new
+        return f"{self.key}: {what} ({_WORDS[self.takes]})"
 
 
 def changes(old: Limits, new: Limits) -> list[Change]:
@@ -38,8 +50,8 @@ def changes(old: Limits, new: Limits) -> list[Change]:
 
     A worker or schedule that came or went is one change, and so is a key that workers inherit.
     """
-    before, after = spelled(old), spelled(new)
-    came, went = _comings(old, new, "added", "-"), _comings(new, old, "removed", "there")
+    before, after = spelled(old, inside=True), spelled(new, inside=True)
+    came, went = _comings(old, new, "added", _COMES), _comings(new, old, "removed", _GOES)
     whole = {change.key for change in (*came, *went)}
     found = []
     for key in [*after, *(key for key in before if key not in after)]:
@@ -48,15 +60,15 @@ def changes(old: Limits, new: Limits) -> list[Change]:
         model = table.partition(".")[2] if table.startswith("workers.") else ""
         inherited = model and (was, is_now) == (before.get(f"watchdog.{name}"), after.get(f"watchdog.{name}"))
         if was != is_now and not inherited and ".".join(key.split(".")[:2]) not in whole:
-            found.append(Change(key=key, old=was or "-", new=is_now or "-", takes=_takes(key)))
+            found.append(Change(key=key, old=was or _UNSET, new=is_now or _UNSET, takes=_takes(key)))
     return [*found, *came, *went]
 
 
-def _comings(without: Limits, with_it: Limits, word: str, was: str) -> list[Change]:
+def _comings(without: Limits, with_it: Limits, word: str, named: Mapping[str, str]) -> list[Change]:
     """Return a change for each worker and schedule that the second has and the first has not."""
     return [
-        Change(key=f"{table}.{name}", old=was, new=word, takes=takes)
-        for table, takes in _NAMED.items()
+        Change(key=f"{table}.{name}", old="", new=word, takes=takes)
+        for table, takes in named.items()
         for name in getattr(with_it, table)
         if name not in getattr(without, table)
     ]

@@ -1,6 +1,6 @@
 """The effective limits: file, environment and flags checked key by key and built into the frozen values that the core reads."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -17,6 +17,8 @@ from supervisor.core.limits import ApiLimits, Limits, ScheduleSpec, Watchdog, Wo
 from supervisor.core.rules import Conflict, conflicts
 from supervisor.errors import ConfigError, Problem
 
+NO_COMMAND: Final = ("?",)
+"""Stands for a command that is missing or wrong."""
 _NO_FLAGS: Final[Mapping[str, str]] = MappingProxyType({})
 _StructT = TypeVar("_StructT", bound=Struct)
 
@@ -40,15 +42,27 @@ def load(path: Path, environ: Mapping[str, str], overrides: Mapping[str, str] = 
 
     Raises ConfigError with every problem at once, in the order of the file; only a file that is no TOML ends the search at its first mistake.
     """
+    loaded, problems = inspect(path, environ, overrides)
+    if problems:
+        raise ConfigError(problems)
+    return loaded
+
+
+def inspect(path: Path, environ: Mapping[str, str], overrides: Mapping[str, str] = _NO_FLAGS) -> tuple[Loaded, tuple[Problem, ...]]:
+    """Return the configuration as far as it holds, with what is wrong at its default, and everything that is wrong. Raises ConfigError for what is no TOML."""
     source = read(path)
     layers = collect(source, environ, overrides)
     draft = _Draft(source, layers)
     draft.check_values(environ)
     limits = draft.build()
     draft.check_rules(limits)
-    if draft.problems:
-        raise ConfigError(sorted(dict.fromkeys(draft.problems), key=lambda problem: (problem.line == 0, problem.line)))
-    return Loaded(limits, path.absolute(), source.digest, tuple(dict.fromkeys(draft.warnings)), draft.origins(limits))
+    loaded = Loaded(limits, path.absolute(), source.digest, tuple(dict.fromkeys(draft.warnings)), draft.origins(limits))
+    return loaded, in_order(draft.problems)
+
+
+def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Return each problem once, in the order of the file."""
+    return tuple(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line == 0, problem.line)))
 
 
 class _Draft:
@@ -61,7 +75,7 @@ class _Draft:
         self._settings = layers.settings
         self._set: dict[KeyPath, Setting] = {}
         self._values: dict[KeyPath, Any] = {}
-        self._wrong: set[str] = set()
+        self._wrong: set[KeyPath] = set()
 
     def check_values(self, environ: Mapping[str, str]) -> None:
         """Read each value in its form. The last one set wins; a wrong one is reported even where a later one hides it."""
@@ -74,7 +88,7 @@ class _Draft:
         try:
             value = setting.leaf.form.read(setting.value)
         except FormError as error:
-            self._wrong.add(setting.path[-1])
+            self._wrong.add(setting.path)
             self.problems.append(self._misfit(setting, error))
             return
         if setting.leaf.owner is None:
@@ -145,7 +159,7 @@ class _Draft:
         fields = self._fields(WorkerSpec, path, table)
         if "command" not in fields:
             self._need((*path, "command"), f'add what to run, such as command = ["{{python}}", "-P", "-m", "workers.{name}"]')
-            fields["command"] = ("?",)
+            fields["command"] = NO_COMMAND
         program = fields["command"][0] if fields["command"] else ""
         if "/" in program and not program.startswith(("/", "{")):
             fields["command"] = (str(folder / program), *fields["command"][1:])
@@ -169,7 +183,7 @@ class _Draft:
         if "kind" not in fields:
             self._need((*path, "job", "kind"), 'add what it runs, such as job = { kind = "yolo.train" }')
             fields["kind"] = "?"
-            self._wrong.add("kind")  # said once
+            self._wrong.add((*path, "job", "kind"))  # said once
         return ScheduleSpec(**fields)
 
     def _need(self, path: KeyPath, remedy: str) -> None:
@@ -184,13 +198,19 @@ class _Draft:
         for conflict in conflicts(limits):
             key = key_of(conflict.field)
             path = tuple(part for part in (*conflict.table.split("."), key) if part)
-            if key in self._wrong or any(word in self._wrong for word in conflict.sentence.replace(".", " ").replace(",", " ").split()):
-                continue
             inherited = path[0] == "workers" and path not in self._set and conflict.field in Watchdog.__struct_fields__
+            if self._follows(path, conflict.sentence) or (inherited and ("watchdog", key) in self._wrong):
+                continue
             if inherited and (conflict.field, conflict.sentence) in seen:
                 continue
             seen.add((conflict.field, conflict.sentence))
             self.problems.append(self._broken(conflict, path, limits))
+
+    def _follows(self, path: KeyPath, sentence: str) -> bool:
+        """Return whether a broken rule may come from a value that is wrong, and stands at its default meanwhile: of this key, or of one that the rule names."""
+        words = set(sentence.replace(".", " ").replace(",", " ").split())
+        near = [wrong for wrong in self._wrong if not (wrong[0] == path[0] == "workers" and wrong[:2] != path[:2])]  # a worker's rules are its own
+        return any(wrong == path or wrong[-1] in words for wrong in near)
 
     def _broken(self, conflict: Conflict, path: KeyPath, limits: Limits) -> Problem:
         setting = self._set.get(path)

@@ -85,10 +85,15 @@ def _spell(value: object) -> str:
         case list() | tuple():
             return f"[{', '.join(_spell(item) for item in value)}]"
         case Mapping():
-            pairs = [f"{key if _BARE_KEY.fullmatch(key) else _spell(key)} = {_spell(item)}" for key, item in value.items()]
+            pairs = [f"{spell_key(key)} = {_spell(item)}" for key, item in value.items()]
             return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
         case _:
             return str(value)
+
+
+def spell_key(key: str) -> str:
+    """Return the key as TOML writes it: in quotes where it must be."""
+    return key if _BARE_KEY.fullmatch(key) else _spell(key)
 
 
 def suggestion(found: str, known: list[str]) -> str:

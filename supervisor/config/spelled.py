@@ -21,26 +21,38 @@ def spell_field(field: str, value: object) -> str:
     return forms.spell(value, shown=1_000_000)
 
 
-def spelled(limits: Limits) -> dict[str, str]:
-    """Return every effective key and its value as TOML, in the order of the file: {"watchdog.stall_after": '"10m"', ...}."""
+def spelled(limits: Limits, *, inside: bool = False) -> dict[str, str]:
+    """Return every effective key and its value as TOML, in the order of the file: {"watchdog.stall_after": '"10m"', ...}.
+
+    inside: each key of an inline table by itself: {"workers.sam.options.image_size": "1024", ...}.
+    """
     keys: dict[str, str] = {}
     for table in limits.__struct_fields__:
         value = getattr(limits, table)
         if isinstance(value, Mapping):
             for name, spec in value.items():
-                keys |= _spelled(f"{table}.{name}", spec)
+                keys |= _spelled(f"{table}.{name}", spec, inside=inside)
         else:
-            keys |= _spelled(table, value)
+            keys |= _spelled(table, value, inside=inside)
     return keys
 
 
-def _spelled(prefix: str, values: Struct) -> Iterator[tuple[str, str]]:
+def _spelled(prefix: str, values: Struct, *, inside: bool) -> Iterator[tuple[str, str]]:
     """Yield the keys of one Struct; those of a worker's watchdog stand among its own."""
     for field in values.__struct_fields__:
         value = getattr(values, field)
         if isinstance(value, Struct):
-            yield from _spelled(prefix if field == "watchdog" else f"{prefix}.{field}", value)
-        else:
-            inside = "job." if isinstance(values, ScheduleSpec) and field in JOB_FIELDS else ""
-            if value is not None:  # a key that nobody set and that has no default
-                yield f"{prefix}.{inside}{key_of(field)}", spell_field(field, value)
+            yield from _spelled(prefix if field == "watchdog" else f"{prefix}.{field}", value, inside=inside)
+        elif value is not None:  # a key that nobody set and that has no default
+            job = "job." if isinstance(values, ScheduleSpec) and field in JOB_FIELDS else ""
+            key = f"{prefix}.{job}{key_of(field)}"
+            yield from _parts(key, field, value) if inside else [(key, spell_field(field, value))]
+
+
+def _parts(key: str, field: str, value: object) -> Iterator[tuple[str, str]]:
+    """Yield a value, or where it is a table each key of it."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _parts(f"{key}.{forms.spell_key(name)}", "limit_s" if field == "phases" else "", item)
+    else:
+        yield key, spell_field(field, value)

@@ -8,6 +8,8 @@ LEVELS: Final = {
     "supervisor_stopped": "info",
     "supervisor_frozen": "warning",
     "state_dir_closed": "warning",
+    "socket_restored": "warning",
+    "socket_lost": "error",
     "config_reloaded": "info",
     "config_refused": "error",
     "worker_spawned": "info",

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from supervisor.core.addresses import address_of, is_loopback
 from supervisor.core.limits import Limits, WorkerSpec
+from supervisor.units import format_duration
 
 
 class Conflict(Struct, frozen=True):
@@ -22,7 +23,7 @@ def conflicts(limits: Limits) -> Iterator[Conflict]:
     yield from _range_conflicts(limits)
     longest = max((spec.watchdog.stop_grace_s for spec in limits.workers.values()), default=limits.watchdog.stop_grace_s)
     if limits.supervisor.shutdown_grace_s < longest:
-        yield Conflict("supervisor", "shutdown_grace_s", f"must not be under the longest stop_grace, {longest:g} s")
+        yield Conflict("supervisor", "shutdown_grace_s", f"must not be under the longest stop_grace, {format_duration(longest)}")
     if limits.gpu.margin_bytes >= limits.gpu.host_budget_bytes:
         yield Conflict("gpu", "margin_bytes", "must be below gpu.host_budget")
     yield from _api_conflicts(limits)
@@ -114,6 +115,8 @@ def _before(spec: WorkerSpec, limits: Limits) -> set[str]:
 
 _AT_LEAST_ONE: Final = ("log_keep", "quarantine_after", "max_running", "max_queued")
 _OOM_SCORE_MAX: Final = 1000
+_MANY: Final = 1000
+"""Processes of one model, or jobs (each a thread) of one process: more is a slip of the finger, and would take the machine down."""
 _MAY_BE_ZERO: Final = {"margin_bytes", "stop_grace_s", "backoff_first_s", "critical_max_s", "disk_floor_bytes"}
 
 
@@ -151,8 +154,8 @@ def _table_conflicts(table: str, values: Struct) -> Iterator[Conflict]:
 
 def _worker_conflicts(table: str, spec: WorkerSpec) -> Iterator[Conflict]:
     for name in ("replicas", "concurrency"):
-        if getattr(spec, name) < 1:
-            yield Conflict(table, name, "must be at least 1")
+        if not 1 <= getattr(spec, name) <= _MANY:
+            yield Conflict(table, name, f"must be at least 1 and at most {_MANY}")
     if not spec.command:
         yield Conflict(table, "command", "must name a program")
     for phase, limit_s in spec.phases.items():

@@ -120,9 +120,16 @@ class Operations:
             ),
             jobs=views.counts(fleet, await self._store.counts()),
             interventions=about.interventions(),
-            unwell=[*_refused(about), *views.unwell(fleet, limits, now_s), *([trouble] if (trouble := about.log_trouble()) else [])],
+            unwell=[*self._unwell_around(), *views.unwell(fleet, limits, now_s)],
             held=fleet.held,
         )
+
+    def _unwell_around(self) -> list[str]:
+        """Return what is not as it should be around the fleet."""
+        about = self._about
+        error = about.settings.error
+        refused = [f"{about.config.name} is refused, and what was in force before stands: {error}"] if error else []
+        return [*refused, *([trouble] if (trouble := about.log_trouble()) else [])]
 
     async def _schedules(self, _args: NoArgs) -> list[ScheduleView]:
         return self._about.schedules()
@@ -175,11 +182,6 @@ class Operations:
     async def _stop(self, args: StopArgs) -> dict[str, int]:
         await self._ask(lambda request: ShutdownRequested(request=request, at_once=args.now))
         return {"pid": os.getpid()}
-
-
-def _refused(about: About) -> list[str]:
-    """Return a sentence where the file as it is now was refused."""
-    return [f"{about.config.name} is refused, and what was in force before stands: {about.settings.error}"] if about.settings.error else []
 
 
 def _unless_wrong(changed: list[str], wrong: list[str]) -> list[str]:

@@ -98,6 +98,36 @@ async def test_a_socket_that_cannot_be_made_is_a_sentence(context: "zmq.Context[
         Router(context, tmp_path / "nowhere" / "r.sock", lambda _sender, _data: None, max_message_bytes=1000)
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+async def test_a_socket_file_that_was_taken_away_is_made_again_and_nobody_loses_their_line(
+    context: "zmq.Context[zmq.Socket[bytes]]", tmp_path: Path, how: str
+) -> None:
+    path = tmp_path / "r.sock"
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    router = Router(context, path, lambda _sender, data: heard.put_nowait(data), max_message_bytes=1000)
+    old = dealer(context, path, b"old")
+    async with asyncio.timeout(WITHIN_S):
+        old.send(b"1")
+        assert await heard.get() == b"1"
+        untouched = router.file.restore()
+        path.unlink()
+        if how == "replaced":
+            path.write_text("somebody's")
+
+        restored = router.file.restore()
+
+        new = dealer(context, path, b"new")
+        new.send(b"2")
+        assert await heard.get() == b"2"
+        old.send(b"3")
+        assert await heard.get() == b"3"
+    assert (untouched, restored) == (False, True)
+    old.close()
+    new.close()
+    router.close()
+    assert not path.exists()
+
+
 class Line:
     """A channel, one worker's end of it, and what it made of the messages."""
 

@@ -1,6 +1,7 @@
 """What people get wrong at the command line: one sentence each, the right exit code, never a traceback."""
 
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,21 @@ def test_a_socket_that_a_killed_supervisor_left_is_exit_4_and_not_a_wait_for_eve
     assert done.returncode == 4
     assert sentences(done) == [f"no supervisor runs on {gone.state_dir} (nobody listens at the socket that one left): start it with: warden run"]
     gone.start()
+
+
+def test_a_socket_that_was_removed_is_made_again_and_meanwhile_that_is_said(live: MakeLive) -> None:
+    warden = live("")
+    warden.signal(signal.SIGSTOP)
+    (warden.state_dir / "control.sock").unlink()
+    done = warden.cli("status")
+    warden.signal(signal.SIGCONT)
+
+    warden.wait_for_event("socket_restored")
+
+    assert done.returncode == 4
+    said = f"a supervisor (pid {warden.pid}) runs on {warden.state_dir}, but there is no socket: it is made within seconds, so ask again"
+    assert sentences(done) == [said]
+    assert warden.cli("status").returncode == 0
 
 
 BROKEN = {

@@ -69,9 +69,9 @@ def test_a_schedule_is_set_key_by_key_and_only_the_whole_of_it_is_written(config
     urgent = set_key(config, "schedules.nightly.job.priority", "3", {})
     api = set_key(config, "api.bind", "off", {})
 
-    assert later.changed == ['schedules.nightly.cron: "0 3 * * *" -> "30 4 * * 1-5" (live)']
-    assert urgent.changed == ["schedules.nightly.job.priority: - -> 3 (live)"]
-    assert api.changed == ['api.bind: "127.0.0.1:8650" -> "off" (restart)']
+    assert later.changed == ['schedules.nightly.cron: "0 3 * * *" -> "30 4 * * 1-5" (at once)']
+    assert urgent.changed == ["schedules.nightly.job.priority: not set -> 3 (at once)"]
+    assert api.changed == ['api.bind: "127.0.0.1:8650" -> "off" (after a restart of Warden)']
     assert 'cron = "30 4 * * 1-5"  # at three' in config.read_text()
     with pytest.raises(ConfigError, match=r"schedules.nightly.cron = \"61 \* \* \* \*\" must be a cron line"):
         set_key(config, "schedules.nightly.cron", "61 * * * *", {})

@@ -64,7 +64,7 @@ def test_an_edited_limit_is_taken_and_no_worker_is_touched(live: MakeLive, edit:
     edit(config, config.read_text().replace('"10m"', '"1s"'))
 
     reloaded = warden.wait_for_event("config_reloaded")
-    assert reloaded["reason"] == 'watchdog.stall_after: "10m" -> "1s" (live)'
+    assert reloaded["reason"] == 'watchdog.stall_after: "10m" -> "1s" (at once)'
     assert settled(warden) == pids
     assert warden.wait_for_job(warden.submit(fault="stall")).reason == "stalled", "it counts from now on"
 
@@ -87,6 +87,30 @@ def test_a_half_written_and_a_broken_file_change_nothing_until_it_is_good_again(
 
     config.write_text(good.replace('"10m"', '"9m"'))
     warden.wait_for_event("config_reloaded", after=mark)
+    assert warden.status().supervisor.config_error == ""
+    assert settled(warden) == pids
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_file_that_is_gone_is_said_and_so_is_its_return(live: MakeLive, folder: bool) -> None:
+    warden = live(TWO)
+    pids = settled(warden)
+    config = config_of(warden)
+    good = config.read_text()
+
+    config.unlink()
+    if folder:
+        config.mkdir()
+    refused = warden.wait_for_event("config_refused")
+    error = warden.status().supervisor.config_error
+    if folder:
+        config.rmdir()
+    config.write_text(good)
+    again = warden.wait_for_event("config_reloaded")
+
+    assert ("is a folder, expected a file" if folder else "there is no such file") in refused["reason"]
+    assert error == refused["reason"]
+    assert again["reason"] == "the file holds again, and is as it was before"
     assert warden.status().supervisor.config_error == ""
     assert settled(warden) == pids
 
@@ -140,8 +164,8 @@ def test_sighup_and_the_command_take_the_file_at_once(live: MakeLive) -> None:
     mark = warden.mark()
     warden.signal(signal.SIGHUP)
 
-    assert (said.returncode, said.stdout) == (0, 'watchdog.stall_after: "10m" -> "9m" (live)\n')
-    assert (taken.returncode, taken.stdout) == (0, 'watchdog.stall_after: "10m" -> "9m" (live)\n')
+    assert (said.returncode, said.stdout) == (0, 'watchdog.stall_after: "10m" -> "9m" (at once)\n')
+    assert (taken.returncode, taken.stdout) == (0, 'watchdog.stall_after: "10m" -> "9m" (at once)\n')
     assert twice.stdout == "nothing changed\n"
     assert '"9m" -> "8m"' in warden.wait_for_event("config_reloaded", after=mark)["reason"]
 
@@ -160,7 +184,7 @@ def test_config_set_edits_the_file_in_place_and_the_supervisor_takes_it(live: Ma
 
     done = warden.cli("config", "set", "watchdog.stall_after", "7m")
 
-    assert (done.returncode, done.stdout) == (0, 'watchdog.stall_after: "10m" -> "7m" (live)\n'), done.stderr
+    assert (done.returncode, done.stdout) == (0, 'watchdog.stall_after: "10m" -> "7m" (at once)\n'), done.stderr
     assert config.read_text() == before.replace('"10m"', '"7m"')
     assert os.stat(config).st_mode & 0o777 == 0o640  # noqa: PTH116  # as stat tells it
     warden.wait_for_event("config_reloaded")

@@ -29,11 +29,12 @@ def train(job: Job, report: Report, network: Network, *, image_size: int, base: 
     params: TrainParams = job.params
     knobs = params.knobs()
     size = check_image_size(params.image_size or image_size, where="yolo.train")
-    watch = Watch(report, epochs=params.epochs, batch=params.batch, makes_data=isinstance(params.masks, Masks))
-    data = dataset.read(_data(job, watch, base=base), beat=watch.checked)
-    yaml = data.write(job.dir / "data")
     run = job.dir / "run"
     found = resume.prepare(job.resume_from, run, epochs=params.epochs)
+    done = found.epochs_done if found else 0
+    watch = Watch(report, epochs=params.epochs, batch=params.batch, makes_data=isinstance(params.masks, Masks), epochs_done=done)
+    data = dataset.read(_data(job, watch, base=base), beat=watch.checked)
+    yaml = data.write(job.dir / "data")
     note = "" if network.trained else f"UNTRAINED NETWORK: this training began with random weights ({network.source}); all it knows is from this data set"
     if note:
         print(note, flush=True)

@@ -22,12 +22,13 @@ METRICS: Final = {
 class Watch:
     """The callbacks of one training. The scale of its progress is batches, of training and of validation alike, over the whole job."""
 
-    def __init__(self, report: Report, *, epochs: int, batch: int, makes_data: bool = False) -> None:
-        """batch: pictures in one batch of the training; a validation takes twice as many at once."""
+    def __init__(self, report: Report, *, epochs: int, batch: int, makes_data: bool = False, epochs_done: int = 0) -> None:
+        """batch: pictures in one batch of the training; a validation takes twice as many at once.  epochs_done: by earlier attempts."""
         self.epochs = epochs
         self.epoch = -1  # 0-based; the one at hand, or the last one
         self._report = report
         self._batch = batch
+        self._epochs_done = epochs_done
         self._made = MADE if makes_data else 0.0
         self._batches = self._val_batches = 1
         self._done_batches = self._done_val = 0
@@ -50,15 +51,16 @@ class Watch:
 
     def made(self, done: int, total: int) -> None:
         """Report the making of the data set, which comes first: so many of its steps are done."""
-        self._report.progress(self._made * done / total, self._guess(total), phase="make data set")
+        self._tell_before(self._made * done / total, total, phase="make data set")
 
     def checked(self, done: int, total: int) -> None:
         """Report the look at the data set, which comes before the training: so many of its pictures are done."""
-        self._report.progress(self._made + CHECKED * done / total, self._guess(total), phase="check data set")
+        self._tell_before(self._made + CHECKED * done / total, total, phase="check data set")
 
-    def _guess(self, pictures: int) -> float:
-        """Return about how many batches the whole job has, before it is known."""
-        return self._before + self.epochs * max(pictures / self._batch, 2)
+    def _tell_before(self, done: float, pictures: int, *, phase: str) -> None:
+        """Report what comes before the training, with a guess at how many batches that has; what earlier attempts did is done."""
+        per_epoch = max(pictures / self._batch, 2)
+        self._report.progress(self._epochs_done * per_epoch + done, self._before + self.epochs * per_epoch, phase=phase)
 
     def only_validate(self, epochs_done: int) -> None:
         """Say that all epochs are done, and only the final validation is left."""
@@ -79,7 +81,8 @@ class Watch:
     def _train_start(self, trainer: Any) -> None:
         self._batches, self._val_batches = len(trainer.train_loader), len(trainer.test_loader)
         self._report.will_checkpoint()  # each epoch
-        self._report.check()
+        # The first batch may take a minute: it is the training that takes it, and not what came before.
+        self._report.progress(self._before + trainer.start_epoch * self._per_epoch, self._total, phase="train")
 
     def _epoch_start(self, trainer: Any) -> None:
         # An epoch may come twice: ultralytics begins the first anew with a smaller batch when the card is full, and a later one after a NaN.

@@ -6,9 +6,10 @@ from typing import Final
 from msgspec.structs import replace
 
 from supervisor.core import generations, handover
-from supervisor.core.actions import Leave, SendJob
+from supervisor.core.actions import SendJob
 from supervisor.core.gpu import Begin, Blocked, device_for, may_begin, startable, wants_back
 from supervisor.core.jobs import Step, advance, in_order, rests
+from supervisor.core.leaving import leave
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
 from supervisor.core.model import (
@@ -35,7 +36,7 @@ def settle(turn: Turn, *, whole: bool = False) -> None:
     A worker with a process that this turn did not change was settled when it was changed last, and is left out; whole: nobody is, for the limits are new.
     """
     if turn.fleet.stopping_since_s is not None:
-        _leave(turn)
+        leave(turn)
         return
     forget_retired(turn)
     _assign(turn)
@@ -291,19 +292,3 @@ def _send(turn: Turn, worker: Worker) -> None:
             job = replace(job, sent_at_s=turn.now_s, phase="starting", device=turn.device_of(worker))
             order = SendJob(worker=worker.name, generation=worker.generation, job=job.id, attempt=job.attempt, kind=job.kind, params=job.params)
             turn.save_job(job, order)
-
-
-def _leave(turn: Turn) -> None:
-    """The supervisor is stopping: everyone leaves, then it does."""
-    since_s = turn.fleet.stopping_since_s or turn.now_s
-    out_of_time = turn.fleet.stopping_now or turn.now_s >= since_s + turn.limits.supervisor.shutdown_grace_s
-    for name in tuple(turn.fleet.workers):
-        worker = turn.fleet.workers[name]
-        if worker.state in WITH_PROCESS and (worker.stop is None or worker.state is WorkerState.DRAINING):
-            generations.order_stop(turn, worker, Cause.SHUTDOWN, "the supervisor stops")
-            worker = turn.fleet.workers[name]
-        if out_of_time and worker.state is WorkerState.STOPPING and worker.stop is not None and worker.stop.killed_at_s is None:
-            generations.kill(turn, worker, worker.stop, "shutdown_grace is over" if not turn.fleet.stopping_now else "asked to stop now")
-    still = [worker for worker in turn.fleet.workers.values() if worker.state in WITH_PROCESS or worker.state is WorkerState.EXITED]
-    if not still:
-        turn.act(Leave())

@@ -60,6 +60,7 @@ QUEUES = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(QUEUES, st.sampled_from([500.0, 540.0, 559.9, 600.0, 1e6]))
 def test_order_and_place_are_those_of_the_rank_of_each_job(jobs: list[Job], now_s: float) -> None:
     queued = [one for one in jobs if one.status is JobStatus.QUEUED]

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "tests" / "bench").glob("[a-z]*.py"))
-LOADS_MODELS = {"overhead.py", "handover.py", "masks.py"}
+LOADS_MODELS = {"overhead.py", "handover.py", "masks.py", "sse.py"}
 RULE = re.compile(r"^-+(  -+)+$", re.MULTILINE)
 
 
@@ -32,7 +32,7 @@ def test_a_quick_run_prints_a_table(script: str) -> None:
 
 
 def test_there_is_a_script_for_each_promise() -> None:
-    work = ["decide.py", "handover.py", "idle.py", "masks.py", "overhead.py", "progress.py", "submit.py", "submit_peers.py"]
+    work = ["decide.py", "handover.py", "idle.py", "masks.py", "overhead.py", "progress.py", "sse.py", "submit.py", "submit_peers.py"]
     processes = ["beats.py", "logs_speed.py", "many.py", "restart.py", "stall.py"]
 
     assert sorted(work + processes) == SCRIPTS

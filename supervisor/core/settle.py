@@ -6,9 +6,10 @@ from typing import Final
 from msgspec.structs import replace
 
 from supervisor.core import generations, handover
-from supervisor.core.actions import Leave, SendJob
+from supervisor.core.actions import SendJob
 from supervisor.core.gpu import Begin, Blocked, device_for, may_begin, startable, wants_back
 from supervisor.core.jobs import Step, advance, in_order, rests
+from supervisor.core.leaving import leave
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
 from supervisor.core.model import (
@@ -35,7 +36,7 @@ def settle(turn: Turn, *, whole: bool = False) -> None:
     A worker with a process that this turn did not change was settled when it was changed last, and is left out; whole: nobody is, for the limits are new.
     """
     if turn.fleet.stopping_since_s is not None:
-        _leave(turn)
+        leave(turn)
         return
     forget_retired(turn)
     _assign(turn)
@@ -71,19 +72,28 @@ def _assign(turn: Turn) -> None:
     queued = [job for job in turn.fleet.jobs.values() if job.status is JobStatus.QUEUED]
     if not queued:
         return
-    running = sum(1 for job in turn.fleet.jobs.values() if job.status in AT_WORK)
+    others = [job for job in turn.fleet.jobs.values() if job.status is not JobStatus.QUEUED]
+    running = sum(1 for job in others if job.status in AT_WORK)
     limit = turn.limits.jobs.max_running
     model_of = {kind: name for name, spec in turn.limits.workers.items() for kind in spec.serves}
     device_wanted_by: Job | None = None  # a job that waits for a device another model holds: nobody behind it may prolong that hold
+    known: dict[str, _NoPlace] = {}  # by kind: what one job heard, the next of its kind hears too, until a worker or the device is taken
     told: dict[JobId, Job] = {}
-    for job in in_order(queued, turn.limits.jobs, turn.now_s) if running < limit else queued:
-        model = model_of.get(job.kind)
-        waits = _resting(turn, job) or _no_room(turn, model, job, running, device_wanted_by) or _place(turn, job, model or "")
+    now_s, wall_s, held = turn.now_s, turn.wall_s, _HELD_QUEUE if turn.fleet.held else None
+    for job in in_order(queued, turn.limits.jobs, now_s) if running < limit else queued:
+        rest = rests(job, now_s, wall_s) if job.held or job.retry_at_s > now_s or job.run_at_wall is not None else None
+        waits = _resting(job, rest) if rest else held or known.get(job.kind)
         if waits is None:
-            running += 1
-            continue
-        if waits.reason is Reason.WAITING_FOR_GPU:
-            device_wanted_by = device_wanted_by or job
+            model = model_of.get(job.kind)
+            waits = _no_room(turn, model, job, running, device_wanted_by) or _place(turn, job, model or "")
+            if waits is None:
+                running += 1
+                known.clear()
+                continue
+            known[job.kind] = waits
+            if waits.reason is Reason.WAITING_FOR_GPU and device_wanted_by is None:
+                device_wanted_by = job
+                known.clear()
         if job.message != waits.sentence or job.reason is not waits.reason:
             told[job.id] = replace(job, reason=waits.reason, message=waits.sentence)
     if told:
@@ -96,17 +106,18 @@ class _NoPlace(Blocked, frozen=True):
     reason: Reason = Reason.WAITING_FOR_WORKER
 
 
-def _resting(turn: Turn, job: Job) -> _NoPlace | None:
-    """Return why a job does not stand in the queue at all just now, or None. After a failure that is what went wrong, which it says already."""
-    match rests(job, turn.now_s, turn.wall_s):
+_HELD_QUEUE: Final = _NoPlace("the queue is held (warden jobs release)", Reason.HELD)
+
+
+def _resting(job: Job, reason: Reason) -> _NoPlace:
+    """Return why a job does not stand in the queue at all just now. After a failure that is what went wrong, which it says already."""
+    match reason:
         case Reason.HELD:
             return _NoPlace(f"held since it was submitted (warden jobs start {job.id})", Reason.HELD)
         case Reason.SCHEDULED:
             return _NoPlace("its time has not come", Reason.SCHEDULED)
-        case Reason.RETRY_BACKOFF:
-            return _NoPlace(job.message, Reason.RETRY_BACKOFF)
         case _:
-            return _NoPlace("the queue is held (warden jobs release)", Reason.HELD) if turn.fleet.held else None
+            return _NoPlace(job.message, Reason.RETRY_BACKOFF)
 
 
 def _no_room(turn: Turn, model: str | None, job: Job, running: int, device_wanted_by: Job | None) -> _NoPlace | None:
@@ -278,19 +289,3 @@ def _send(turn: Turn, worker: Worker) -> None:
             job = replace(job, sent_at_s=turn.now_s, phase="starting", device=turn.device_of(worker))
             order = SendJob(worker=worker.name, generation=worker.generation, job=job.id, attempt=job.attempt, kind=job.kind, params=job.params)
             turn.save_job(job, order)
-
-
-def _leave(turn: Turn) -> None:
-    """The supervisor is stopping: everyone leaves, then it does."""
-    since_s = turn.fleet.stopping_since_s or turn.now_s
-    out_of_time = turn.fleet.stopping_now or turn.now_s >= since_s + turn.limits.supervisor.shutdown_grace_s
-    for name in tuple(turn.fleet.workers):
-        worker = turn.fleet.workers[name]
-        if worker.state in WITH_PROCESS and (worker.stop is None or worker.state is WorkerState.DRAINING):
-            generations.order_stop(turn, worker, Cause.SHUTDOWN, "the supervisor stops")
-            worker = turn.fleet.workers[name]
-        if out_of_time and worker.state is WorkerState.STOPPING and worker.stop is not None and worker.stop.killed_at_s is None:
-            generations.kill(turn, worker, worker.stop, "shutdown_grace is over" if not turn.fleet.stopping_now else "asked to stop now")
-    still = [worker for worker in turn.fleet.workers.values() if worker.state in WITH_PROCESS or worker.state is WorkerState.EXITED]
-    if not still:
-        turn.act(Leave())

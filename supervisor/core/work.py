@@ -33,7 +33,7 @@ _REASONS: Final = {reason.value: reason for reason in (Reason.BAD_INPUT, Reason.
 
 def submitted(turn: Turn, event: JobSubmitted) -> None:
     """Take a job into the queue; whoever asked hears so once it is on disk."""
-    queued = sum(1 for job in turn.fleet.jobs.values() if job.status is JobStatus.QUEUED)
+    queued = len([job for job in turn.fleet.jobs.values() if job.status is JobStatus.QUEUED])
     free, floor = turn.fleet.disk_free_bytes, turn.limits.supervisor.disk_floor_bytes
     if turn.fleet.stopping_since_s is not None:
         turn.act(Reply(request=event.request, error="stopping", message="the supervisor is stopping: submit again when it runs"))

@@ -10,6 +10,7 @@ import msgspec
 import zmq
 
 from supervisor.control import MAX_MESSAGE_BYTES, Answer, JSONValue, Refused, Request, Unreachable, endpoint_of
+from supervisor.shapes import StatusView
 
 DEADLINE_S: Final = 10.0
 CONNECT_S: Final = 2.0
@@ -29,6 +30,8 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._waiting: dict[str, asyncio.Future[Answer]] = {}
+        self._status_now: asyncio.Task[StatusView] | None = None
+        self._status_next: asyncio.Task[StatusView] | None = None
         self._heard_s = self._loop.time()
         self._again: asyncio.Handle | None = None
         self._socket = self._connect()
@@ -65,6 +68,27 @@ class Supervisor:
     async def view(self, op: str, shape: type[Shape], args: Mapping[str, JSONValue] | None = None, *, by: str = "http", timeout_s: float = DEADLINE_S) -> Shape:
         """Return the answer as its shape. Raises as `ask` does."""
         return msgspec.convert(await self.ask(op, args, by=by, timeout_s=timeout_s), shape)
+
+    async def status(self) -> StatusView:
+        """Return the status, asked for once for all who want it meanwhile. Raises as `ask` does.
+
+        It is never older than the question: whoever comes while a request is under way is served by the next one, which begins when that one has ended. So a
+        caller sees what it did itself, and the supervisor has one status to make at a time, however many ask.
+        """
+        if self._status_next is None:
+            self._status_next = self._loop.create_task(self._status_after(self._status_now))
+            self._status_next.add_done_callback(_failed_unheard)
+        try:
+            async with asyncio.timeout(DEADLINE_S):  # for both, where there is one to wait for
+                return await asyncio.shield(self._status_next)  # who leaves early takes nobody with him
+        except TimeoutError:
+            raise Unreachable(f"no answer to status at {self._endpoint} within {DEADLINE_S:g} s") from None
+
+    async def _status_after(self, before: "asyncio.Task[StatusView] | None") -> StatusView:
+        if before is not None:
+            await asyncio.wait([before])
+        self._status_now, self._status_next = self._status_next, None  # who comes from here on comes too late for this one
+        return await self.view("status", StatusView)
 
     async def _send(self, data: bytes) -> float:
         """Return when it was sent. ZMQ_IMMEDIATE refuses while nobody is connected, so nothing is kept for a supervisor that comes much later."""
@@ -131,3 +155,9 @@ class Supervisor:
         future: asyncio.Future[Any] | None = self._waiting.get(answer.id)
         if future is not None and not future.done():
             future.set_result(answer)
+
+
+def _failed_unheard(task: "asyncio.Task[StatusView]") -> None:
+    """Take note of a failure that perhaps nobody waits for any more: it would be logged as a bug."""
+    if not task.cancelled():
+        task.exception()

@@ -16,7 +16,7 @@ from supervisor.front.options import Options
 from supervisor.front.problems import Refusal
 from supervisor.front.roots import Roots
 from supervisor.front.sessions import Sessions
-from supervisor.shapes import JobView
+from supervisor.shapes import JobView, StatusView
 
 _JOB: Final = re.compile(r"j-[0-9A-Za-z]{6,40}")
 """A whole id. The control socket takes the beginning of one too, which is for people: a program must not cancel what it did not name."""
@@ -50,6 +50,10 @@ class Caller:
     async def view(self, op: str, shape: Any, args: dict[str, Any] | None = None) -> Any:
         """Return the answer as its shape. Raises Refused, Unreachable."""
         return await self.front.supervisor.view(op, shape, args, by=self.by)
+
+    async def status(self) -> StatusView:
+        """Return the status, which is shared with whoever asks for it at the same time. Raises Refused, Unreachable."""
+        return await self.front.supervisor.status()
 
     async def job(self, op: str, args: dict[str, Any]) -> JobView:
         """Return the job that an operation answers with."""

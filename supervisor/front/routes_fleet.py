@@ -18,13 +18,13 @@ WorkerName = Annotated[str, Path(max_length=200, description="A worker such as s
 @router.get("/status", **describe(StatusView))
 async def status(caller: FromCaller) -> Response:
     """Return everything on one screen."""
-    return answer(await caller.view("status", StatusView))
+    return answer(await caller.status())
 
 
 @router.get("/workers", **describe(list[WorkerView]))
 async def workers(caller: FromCaller) -> Response:
     """Return the workers."""
-    found: StatusView = await caller.view("status", StatusView)
+    found = await caller.status()
     return answer(found.workers)
 
 
@@ -43,7 +43,7 @@ async def act(caller: FromCaller, name: WorkerName, action: Literal["start", "st
 @router.get("/gpu/status", **describe(list[DeviceView]))
 async def devices(caller: FromCaller) -> Response:
     """Return the devices with their holders and waiters."""
-    found: StatusView = await caller.view("status", StatusView)
+    found = await caller.status()
     return answer(found.devices)
 
 

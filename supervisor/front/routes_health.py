@@ -9,7 +9,7 @@ from supervisor.front.openapi import ALWAYS, describe
 from supervisor.front.parts import FromCaller
 from supervisor.front.problems import Refusal
 from supervisor.front.shapes_out import AliveView, DeviceHealth, HealthView, HeldView, ReadyView
-from supervisor.shapes import DeviceView, StatusView
+from supervisor.shapes import DeviceView
 
 router = APIRouter(tags=["health"])
 
@@ -23,7 +23,7 @@ async def healthz() -> Response:
 @router.get("/readyz", **describe(ReadyView, says="The supervisor takes work."))
 async def readyz(caller: FromCaller) -> Response:
     """Say whether the supervisor answers and takes work."""
-    status: StatusView = await caller.view("status", StatusView)
+    status = await caller.status()
     if status.supervisor.stopping:
         raise Refusal(503, "stopping", "the supervisor is stopping: it takes no more work")
     return answer(ReadyView())
@@ -32,7 +32,7 @@ async def readyz(caller: FromCaller) -> Response:
 @router.get("/health", **describe(HealthView, says="All is well."))
 async def health(caller: FromCaller) -> Response:
     """Say whether all is well, and who holds how much of which device. When something is not, 503; the member `health` holds the same."""
-    status: StatusView = await caller.view("status", StatusView)
+    status = await caller.status()
     view = HealthView(
         status="unwell" if status.unwell else "ok",
         unwell=status.unwell,

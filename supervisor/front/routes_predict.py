@@ -20,7 +20,7 @@ from supervisor.front.routes_sessions import FILE_PART
 from supervisor.front.shapes_in import PredictBody
 from supervisor.front.shapes_out import PredictView
 from supervisor.front.uploads import FILE, receive
-from supervisor.shapes import JobView, StatusView
+from supervisor.shapes import JobView
 
 router = APIRouter(tags=["sessions"])
 
@@ -84,7 +84,7 @@ async def _asked(request: Request, caller: Caller) -> AsyncIterator[PredictBody]
 
 async def _must_be_there(caller: Caller, model: str) -> None:
     """Refuse while no worker can take it soon. Raises Refusal."""
-    status: StatusView = await caller.view("status", StatusView)
+    status = await caller.status()
     workers = [worker for worker in status.workers if model in {worker.model, worker.name}]
     if not workers:
         raise Refusal(422, "invalid", f"no worker serves {KIND}: add one to supervisor.toml")
@@ -111,7 +111,7 @@ async def _outcome(caller: Caller, job: JobView, model: str) -> JobView:
         if view.status in ENDED:
             return view
         if view.status == "queued" and view.reason == "waiting_for_gpu":
-            status: StatusView = await caller.view("status", StatusView)
+            status = await caller.status()
             found = await in_the_way(caller, status, model)
             if found is not None and found.job is not None:  # an idle holder makes room in a moment; one at work does not
                 raise _away(str(found), found.until_s, evidence(found))

@@ -108,7 +108,7 @@ async def _handed_over(caller: Caller, job: JobView, prefer: str) -> Response:
     seen = hub.last
     while True:
         view = await caller.job("jobs.show", {"job": job.id})
-        status: StatusView = await caller.view("status", StatusView)
+        status = await caller.status()
         left_s = end_s - loop.time()
         undecided = view.status == "queued" and hand_over_of(status.devices, job.id) == "none"
         if settled(view, status) or left_s <= 0 or hub.closed or (undecided and loop.time() - began_s > _UNDECIDED_S):

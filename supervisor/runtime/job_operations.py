@@ -168,8 +168,8 @@ class JobOperations:
 
     def _view(self, job: Job) -> JobView:
         now_s = time.monotonic()
-        position = views.positions(self._fleet(), self._limits(), now_s).get(job.id) if job.status is JobStatus.QUEUED else None
-        return views.job_view(job, position=position, now_s=now_s, folder=self._files.folder(job.id))
+        place = views.position(job, self._fleet(), self._limits(), now_s)
+        return views.job_view(job, position=place, now_s=now_s, folder=self._files.folder(job.id))
 
     async def _show(self, args: JobArgs) -> JobView:
         return self._view(await self._find(args.job))

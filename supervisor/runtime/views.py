@@ -5,7 +5,7 @@ from pathlib import Path
 
 from supervisor.core.gpu import leases_on
 from supervisor.core.health import clocks
-from supervisor.core.jobs import aged_priority, in_order, standing
+from supervisor.core.jobs import aged_priority, in_order, place_of, standing
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import (
     AT_WORK,
@@ -44,6 +44,11 @@ def positions(fleet: Fleet, limits: Limits, now_s: float) -> dict[JobId, int]:
     """Return the place in the queue of each job that stands there, from 1."""
     queue = standing(fleet.jobs.values(), limits.jobs, now_s, now_s + fleet.wall_offset_s)
     return {job.id: place for place, job in enumerate(queue, 1)}
+
+
+def position(job: Job, fleet: Fleet, limits: Limits, now_s: float) -> int | None:
+    """Return the place of one job, as `positions` has it."""
+    return place_of(job, fleet.jobs.values(), limits.jobs, now_s, now_s + fleet.wall_offset_s) if job.id in fleet.jobs else None
 
 
 def job_view(job: Job, *, position: int | None, now_s: float, folder: Path) -> JobView:
@@ -232,7 +237,7 @@ def device_view(device: Device, *, fleet: Fleet, limits: Limits, now_s: float) -
 
 
 def _waiters(fleet: Fleet, limits: Limits, now_s: float) -> list[WaiterView]:
-    waiting = [job for job in in_order(fleet.jobs.values(), limits.jobs, now_s) if job.reason is Reason.WAITING_FOR_GPU]
+    waiting = in_order([job for job in fleet.jobs.values() if job.reason is Reason.WAITING_FOR_GPU], limits.jobs, now_s)
     return [
         WaiterView(
             owner=limits.model_for(job.kind) or "?",

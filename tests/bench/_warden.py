@@ -56,11 +56,11 @@ def scratch() -> Iterator[Path]:
 class Warden:
     """A running supervisor. folder: where its file, state and logs lie."""
 
-    def __init__(self, folder: Path, toml: str) -> None:
-        """Write the file and start; `wait` says when it answers."""
+    def __init__(self, folder: Path, toml: str, *, api: str = "off") -> None:
+        """Write the file and start; `wait` says when it answers. api: where HTTP is served, such as 127.0.0.1:0."""
         self.folder = folder
         file = folder / "supervisor.toml"
-        file.write_text(f'schema_version = 1\n[api]\nbind = "off"\n{toml}')
+        file.write_text(f'schema_version = 1\n[api]\nbind = "{api}"\n{toml}')
         with (folder / "run.out").open("wb") as out:
             command = [sys.executable, "-m", "supervisor", "--config", str(file), "run"]
             self.process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=out, stderr=subprocess.STDOUT)
@@ -137,10 +137,10 @@ class Warden:
 
 
 @contextmanager
-def supervised(toml: str) -> Iterator[Warden]:
+def supervised(toml: str, *, api: str = "off") -> Iterator[Warden]:
     """Yield a supervisor with this configuration in a fresh folder; it and the folder are gone afterwards."""
     with scratch() as folder:
-        warden = Warden(folder, toml)
+        warden = Warden(folder, toml, api=api)
         try:
             yield warden
         finally:

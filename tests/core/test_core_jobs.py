@@ -3,9 +3,22 @@
 import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from supervisor.core.jobs import BUDGET_OF_CAUSE, REASON_OF_CAUSE, after_worker_end, aged_priority, in_order, noun, returned
+from supervisor.core.jobs import (
+    BUDGET_OF_CAUSE,
+    REASON_OF_CAUSE,
+    after_worker_end,
+    aged_priority,
+    in_order,
+    noun,
+    place_of,
+    rank,
+    returned,
+    standing,
+)
 from supervisor.core.limits import JobLimits, Retries
 from supervisor.core.model import PLANNED, Cause, DeviceId, Failure, Job, JobId, JobStatus, Reason, WorkerName
 
@@ -32,6 +45,30 @@ def test_the_order_is_urgency_then_waiting_time_then_name() -> None:
 
     for order in itertools.permutations(jobs):
         assert [found.id for found in in_order(order, LIMITS, 10.0)] == ["c", "b", "a", "d"]
+
+
+QUEUES = st.lists(
+    st.builds(
+        replace,
+        st.builds(job, st.sampled_from("abcdefgh"), priority=st.integers(0, 4), queued_at_s=st.sampled_from([0.0, 59.9, 60.0, 60.1, 120.0, 500.0])),
+        status=st.sampled_from([JobStatus.QUEUED, JobStatus.QUEUED, JobStatus.RUNNING]),
+        held=st.booleans(),
+        retry_at_s=st.sampled_from([0.0, 0.0, 700.0]),
+        run_at_wall=st.sampled_from([None, None, 550.0, 650.0]),
+    ),
+    unique_by=lambda one: one.id,
+)
+
+
+@pytest.mark.slow
+@given(QUEUES, st.sampled_from([500.0, 540.0, 559.9, 600.0, 1e6]))
+def test_order_and_place_are_those_of_the_rank_of_each_job(jobs: list[Job], now_s: float) -> None:
+    queued = [one for one in jobs if one.status is JobStatus.QUEUED]
+
+    queue = standing(jobs, LIMITS, now_s, 600.0)
+
+    assert in_order(jobs, LIMITS, now_s) == sorted(queued, key=lambda one: rank(one, LIMITS, now_s))
+    assert [place_of(one, jobs, LIMITS, now_s, 600.0) for one in jobs] == [queue.index(one) + 1 if one in queue else None for one in jobs]
 
 
 def test_a_waiting_training_passes_every_newer_propagation_after_five_minutes() -> None:

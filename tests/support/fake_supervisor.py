@@ -48,6 +48,7 @@ class FakeSupervisor:
         self.silent = False
         self.mute = False  # events are written down but not published, as for a subscriber that was away
         self.held = False
+        self.on_status: Callable[[], None] = lambda: None  # between the making of a status and its sending, in the thread of the sockets
         self.unwell: list[str] = []
         self.workers = [worker("sam-0", "sam"), worker("yolo-0", "yolo", state="down"), worker("demo-0", "demo")]
         self.devices = [device()]
@@ -127,7 +128,10 @@ class FakeSupervisor:
             answer["data"] = self._handle(request["op"], request.get("args", {}))
         except No as no:
             answer |= {"ok": False, "error": {"code": no.code, "message": no.message}}
-        router.send_multipart([sender, json.dumps(answer).encode()])
+        data = json.dumps(answer).encode()
+        if request["op"] == "status":
+            self.on_status()
+        router.send_multipart([sender, data])
 
     # --- what a test does to it ---
 

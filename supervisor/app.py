@@ -192,6 +192,7 @@ class _Service:
             schedules=lambda: self._jobs.schedules.views(time.time()),
             api=self._listening.url,
             log_trouble=self._service.log_trouble,
+            store_trouble=lambda: self._performer.store_trouble,
         )
 
     async def _run(self, stack: AsyncExitStack) -> int:

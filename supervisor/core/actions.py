@@ -127,6 +127,12 @@ class SaveJob(Action, frozen=True, kw_only=True):
     refuse_to: str = ""  # a request that is refused when the write fails; without one the write is tried again until it succeeds
 
 
+class Admit(Action, frozen=True, kw_only=True):
+    """A new job is on disk. Comes back as JobStored."""
+
+    job: JobId
+
+
 class SaveMark(Action, frozen=True, kw_only=True):
     """Remember a small thing over restarts; then do what waits for that. A failure to write it is a refusal of the request."""
 
@@ -196,6 +202,7 @@ AnyAction = (
     | MeasureDevice
     | MeasureMemory
     | SaveJob
+    | Admit
     | SaveMark
     | SaveWanted
     | Reply

@@ -84,6 +84,7 @@ def _take_job(turn: Turn, job: Job) -> None:
                 job,
                 sent_at_s=now_s,
                 progress_at_s=None if job.progress_at_s is None else now_s,
+                paced_from=None,  # its pace is measured afresh: what it did meanwhile was not seen
                 cancel_at_s=None if job.cancel_at_s is None else now_s,
                 phase="" if job.status is JobStatus.CANCELLING else job.phase,  # its memory is measured afresh
             )

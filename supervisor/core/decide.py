@@ -20,6 +20,7 @@ from supervisor.core.events import (
     JobAccepted,
     JobEnded,
     JobFinished,
+    JobStored,
     JobSubmitted,
     LevelMeasured,
     MemoryMeasured,
@@ -181,6 +182,8 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
         case ConfigChanged():
             turn.announce("config_reloaded", reason="; ".join(event.changed) or "nothing that counts", fields={"generation": event.generation})
             reload.apply(turn, event)
+        case JobStored():
+            work.stored(turn, event)
         case SaveFailed():
             work.save_failed(turn, event)
         case _:

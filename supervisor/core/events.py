@@ -262,6 +262,12 @@ class ConfigChanged(Event, frozen=True, kw_only=True):
     changed: tuple[str, ...] = ()
 
 
+class JobStored(Event, frozen=True, kw_only=True):
+    """A new job is on disk."""
+
+    job: JobId
+
+
 class SaveFailed(Event, frozen=True, kw_only=True):
     """A job could not be written to the store. refuse_to: the request that hears so; empty when the write is tried again."""
 
@@ -303,6 +309,7 @@ FleetEvent = (
     | RecycleRequested
     | ShutdownRequested
     | ConfigChanged
+    | JobStored
     | SaveFailed
 )
 AnyEvent = WorkerEvent | FleetEvent

@@ -254,6 +254,7 @@ class Fleet(Struct, frozen=True, kw_only=True):
 
     workers: Mapping[WorkerName, Worker] = field(default_factory=dict)
     jobs: Mapping[JobId, Job] = field(default_factory=dict)
+    arriving: Mapping[JobId, Job] = field(default_factory=dict)  # submitted, and not on disk yet: nobody works on them
     leases: Mapping[LeaseId, Lease] = field(default_factory=dict)
     devices: Mapping[DeviceId, Device] = field(default_factory=dict)
     fence: int = 0  # the last one given out; they only rise

@@ -62,8 +62,11 @@ def start(turn: Turn, event: StartRequested) -> None:
     if job.held:
         job = replace(job, held=False, queued_at_s=turn.now_s, reason=Reason.NONE, message="")
         turn.save_job(job, reply, said(turn, job, "job_released"))
-    else:
+    elif job.status is JobStatus.QUEUED:
         turn.act(reply)
+    else:
+        hint = f"go on with it by: warden jobs resume {job.id}" if job.status in {JobStatus.PAUSED, JobStatus.PAUSING} else "it was started already"
+        _refuse(turn, event.request, job, f"only a job that is held can be started; {hint}")
 
 
 def hold(turn: Turn, event: HoldChanged) -> None:

@@ -5,7 +5,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from supervisor.core import generations, handover
-from supervisor.core.actions import AnyAction, MeasureRelease, Publish, Reply, SendCancel, SendResync, SendStored
+from supervisor.core.actions import Admit, AnyAction, MeasureRelease, Publish, Reply, SaveJob, SendCancel, SendResync, SendStored
 from supervisor.core.endings import said, said_back
 from supervisor.core.events import (
     BeatHeard,
@@ -14,6 +14,7 @@ from supervisor.core.events import (
     JobEnded,
     JobFinished,
     JobProgress,
+    JobStored,
     JobSubmitted,
     LevelMeasured,
     ReleaseMeasured,
@@ -33,7 +34,7 @@ _REASONS: Final = {reason.value: reason for reason in (Reason.BAD_INPUT, Reason.
 
 def submitted(turn: Turn, event: JobSubmitted) -> None:
     """Take a job into the queue; whoever asked hears so once it is on disk."""
-    queued = len([job for job in turn.fleet.jobs.values() if job.status is JobStatus.QUEUED])
+    queued = len([job for job in turn.fleet.jobs.values() if job.status is JobStatus.QUEUED]) + len(turn.fleet.arriving)
     free, floor = turn.fleet.disk_free_bytes, turn.limits.supervisor.disk_floor_bytes
     if turn.fleet.stopping_since_s is not None:
         turn.act(Reply(request=event.request, error="stopping", message="the supervisor is stopping: submit again when it runs"))
@@ -44,27 +45,29 @@ def submitted(turn: Turn, event: JobSubmitted) -> None:
         turn.act(Reply(request=event.request, error="busy", message=f"the queue is full, jobs.max_queued is {turn.limits.jobs.max_queued}: try later"))
     else:
         job = replace(event.job, queued_at_s=turn.now_s, created_wall=turn.wall_s)
-        accepted = Reply(request=event.request, job=job.id)
-        turn.save_job(job, accepted, said(turn, job, "job_queued"), refuse_to=event.request)
+        turn.fleet = replace(turn.fleet, arriving={**turn.fleet.arriving, job.id: job})
+        then = (Admit(job=job.id), Reply(request=event.request, job=job.id), said(turn, job, "job_queued"))
+        turn.act(SaveJob(job=job, then=then, refuse_to=event.request))
+
+
+def stored(turn: Turn, event: JobStored) -> None:
+    """Let a job into the queue that is on disk: before that nobody works on it, for it may still have to be refused."""
+    job = turn.fleet.arriving.get(event.job)
+    if job is not None:
+        _arrived(turn, event.job)
+        turn.put_job(job)
 
 
 def save_failed(turn: Turn, event: SaveFailed) -> None:
     """A write failed: a new job is refused, every other write is tried again by the runtime."""
     turn.announce("store_failed", job=event.job, reason=event.error)
-    job = turn.fleet.jobs.get(event.job)
     if event.refuse_to:
+        _arrived(turn, event.job)
         turn.act(Reply(request=event.refuse_to, error="failed", message=f"the job could not be written down, so it was not taken: {event.error}"))
-        if job is not None:
-            _refused(turn, job)
 
 
-def _refused(turn: Turn, job: Job) -> None:
-    """Take back a job that could not be written down. A worker may have been faster than the disk: it stops, as if the job had been cancelled."""
-    if job.sent_at_s is None:
-        take_from_worker(turn, job)
-        turn.forget_job(job.id)
-    elif job.status is not JobStatus.CANCELLING:
-        _ask_to_stop(turn, job, "refused, because it could not be written down")
+def _arrived(turn: Turn, name: JobId) -> None:
+    turn.fleet = replace(turn.fleet, arriving={other: job for other, job in turn.fleet.arriving.items() if other != name})
 
 
 def accepted(turn: Turn, worker: Worker, event: JobAccepted) -> None:
@@ -213,7 +216,13 @@ def cancel(turn: Turn, event: CancelRequested) -> None:
     else:
         take_from_worker(turn, job)
         nothing = Receipt(freed_bytes=0, took_s=0.0)
-        job = replace(advance(job, Step.CANCELLED, turn.wall_s), receipt=nothing, reason=Reason.NONE, message="before its work began", phase="")
+        job = replace(
+            advance(job, Step.CANCELLED, turn.wall_s),
+            receipt=nothing,
+            reason=Reason.NONE,
+            message="before its work began" if job.started_wall is None else "while it did not run",
+            phase="",
+        )
         turn.save_job(job, reply, said(turn, job, "job_cancelled", job.message))
 
 

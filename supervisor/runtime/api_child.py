@@ -12,6 +12,8 @@ API: Final = "api"
 _START_MAX_S: Final = 60.0
 _SILENT_MAX_S: Final = 30.0
 _GRACE_S: Final = 10.0
+_NEVER_S: Final = 1e9
+"""It has no work of its own that could stand still: a front that nobody asks is idle. Its loop beats as long as it turns, and silence is what ends it."""
 
 
 def is_served(limits: Limits) -> bool:
@@ -40,6 +42,7 @@ def with_api(limits: Limits) -> Limits:
             limits.watchdog,
             start_timeout_s=_START_MAX_S,
             silent_after_s=_SILENT_MAX_S,
+            stall_after_s=_NEVER_S,
             stop_grace_s=min(_GRACE_S, limits.watchdog.stop_grace_s),
         ),
     )

@@ -19,7 +19,7 @@ from supervisor.runtime.carried import cannot_carry
 from supervisor.runtime.event_views import event_view
 from supervisor.runtime.instants import instant, wall_of
 from supervisor.runtime.ports import JobFiles, JobStore
-from supervisor.runtime.requests import EventsArgs, JobArgs, ListArgs, NoArgs, Operation, PageArgs, Rejected, SubmitArgs, suggestion
+from supervisor.runtime.requests import EventsArgs, JobArgs, ListArgs, NoArgs, Operation, PageArgs, Rejected, RetryArgs, SubmitArgs, suggestion
 from supervisor.runtime.why import why_view
 from supervisor.shapes import EventsPage, HoldView, JobsPage, JobView, KindView, WhyView
 from supervisor.units import say_duration
@@ -69,7 +69,7 @@ class JobOperations:
             "jobs.pause": (JobArgs, self._pause),
             "jobs.resume": (JobArgs, self._resume),
             "jobs.start": (JobArgs, self._start),
-            "jobs.retry": (JobArgs, self._retry),
+            "jobs.retry": (RetryArgs, self._retry),
             "jobs.hold": (NoArgs, self._hold),
             "jobs.release": (NoArgs, self._release),
             "events.since": (EventsArgs, self._events),
@@ -79,18 +79,23 @@ class JobOperations:
     # --- a new job ---
 
     async def _submit(self, args: SubmitArgs) -> JobView:
-        if not args.idempotency_key:
-            return await self._take(self._new(args))
-        if len(args.idempotency_key) > _KEY_MAX:
-            raise Rejected("usage", f"the idempotency key has {len(args.idempotency_key)} characters; expected at most {_KEY_MAX}")
-        print_of_it = _fingerprint(args)
-        with self._alone(args.idempotency_key):
-            earlier = await self._store.by_key(args.idempotency_key)
+        asked = (args.kind, args.params, args.priority, args.max_attempts, args.run_at, args.hold)
+        return await self._once(args.idempotency_key, asked, lambda: self._new(args))
+
+    async def _once(self, key: str, asked: JSONValue, new: Callable[[], Job]) -> JobView:
+        """Return the job that was made under this key for what is asked, or make it; without a key a new one each time."""
+        if not key:
+            return await self._take(new())
+        if len(key) > _KEY_MAX:
+            raise Rejected("usage", f"the idempotency key has {len(key)} characters; expected at most {_KEY_MAX}")
+        print_of_it = hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
+        with self._alone(key):
+            earlier = await self._store.by_key(key)
             if earlier is None:
-                return await self._take(msgspec.structs.replace(self._new(args), idempotency_key=args.idempotency_key, fingerprint=print_of_it))
+                return await self._take(msgspec.structs.replace(new(), idempotency_key=key, fingerprint=print_of_it))
         name, fingerprint = earlier
         if fingerprint != print_of_it:
-            raise Rejected("invalid", f"the idempotency key {args.idempotency_key!r} was used for another request, which made {name}: take a new key")
+            raise Rejected("invalid", f"the idempotency key {key!r} was used for another request, which made {name}: take a new key")
         return self._view(await self._find(name))
 
     @contextmanager
@@ -141,12 +146,12 @@ class JobOperations:
         await self.take(job)
         return self._view(await self._find(job.id))
 
-    async def _retry(self, args: JobArgs) -> JobView:
+    async def _retry(self, args: RetryArgs) -> JobView:
         job = await self._find(args.job)
         if job.live:
             raise Rejected("conflict", f"job {job.id} is {job.status}: only what has ended can be tried again as a new job")
         again = SubmitArgs(kind=job.kind, params=job.params or {}, priority=job.priority, max_attempts=job.max_attempts)
-        return await self._take(msgspec.structs.replace(self._new(again), retry_of=job.id))
+        return await self._once(args.idempotency_key, ("retry", job.id), lambda: msgspec.structs.replace(self._new(again), retry_of=job.id))
 
     # --- found again ---
 
@@ -244,12 +249,6 @@ class JobOperations:
 def new_id() -> JobId:
     """Return an id that no other job has: 50 random bits, in letters that cannot be misread."""
     return JobId("j-" + "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH)))
-
-
-def _fingerprint(args: SubmitArgs) -> str:
-    """Return what tells one request from another that came under the same key."""
-    asked = (args.kind, args.params, args.priority, args.max_attempts, args.run_at, args.hold)
-    return hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
 
 
 def _known_statuses(statuses: list[str]) -> None:

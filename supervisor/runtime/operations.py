@@ -51,6 +51,7 @@ class About(Struct, frozen=True, kw_only=True):
     schedules: Callable[[], list[ScheduleView]]
     api: str
     log_trouble: Callable[[], str]  # why lines do not reach the logs; empty where they do
+    store_trouble: Callable[[], str]  # why jobs cannot be written down; empty where they can
 
 
 class Operations:
@@ -128,8 +129,9 @@ class Operations:
         """Return what is not as it should be around the fleet."""
         about = self._about
         error = about.settings.error
-        refused = [f"{about.config.name} is refused, and what was in force before stands: {error}"] if error else []
-        return [*refused, *([trouble] if (trouble := about.log_trouble()) else [])]
+        refused = f"{about.config.name} is refused, and what was in force before stands: {error}" if error else ""
+        store = f"no job is taken: the job store fails: {trouble}" if (trouble := about.store_trouble()) else ""
+        return [sentence for sentence in (refused, store, about.log_trouble()) if sentence]
 
     async def _schedules(self, _args: NoArgs) -> list[ScheduleView]:
         return self._about.schedules()

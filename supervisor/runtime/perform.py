@@ -17,6 +17,7 @@ from supervisor.core.announcements import LEVELS
 from supervisor.core.events import (
     AnyEvent,
     EvidenceGathered,
+    JobStored,
     NoteHeard,
     SpawnFailed,
     TreeStuck,
@@ -86,6 +87,11 @@ class Performer:
         self._saves = Saves(ports.store, ports.stream, start=self._start, post=post, follow=self._one, told=_told)
         self._measures = Measures(ports.processes, ports.device, available_bytes=ports.available_bytes, disk_free_bytes=ports.disk_free_bytes, post=post)
 
+    @property
+    def store_trouble(self) -> str:
+        """Return why the last write of a job failed; empty while writes succeed."""
+        return self._saves.trouble
+
     def perform(self, decision: act.Decision) -> None:
         """Start every action. Never waits."""
         self._saves.leases(decision.fleet.leases, decision.fleet.last_number)
@@ -118,6 +124,8 @@ class Performer:
                 ports.stream.post(_event("job_moved", action.job, worker=action.job.worker))
             case act.SaveJob():
                 self._saves.save(action)
+            case act.Admit():
+                self._post(JobStored(job=action.job))
             case act.SaveMark():
                 self._start(self._saves.mark(action))
             case act.SaveWanted():

@@ -65,6 +65,13 @@ class JobArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     job: str
 
 
+class RetryArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which job is tried again; the same key again gives the same new job."""
+
+    job: str
+    idempotency_key: str = ""
+
+
 class WorkersArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which workers: a name, or a model for all of its workers."""
 

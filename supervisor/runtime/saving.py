@@ -42,6 +42,7 @@ class Saves:
         self._start = start
         self._post = post
         self._follow = follow
+        self.trouble = ""  # what the last write failed of; empty while writes succeed
         self._under_way: dict[JobId, asyncio.Task[None]] = {}
         self._leases: Mapping[LeaseId, Lease] = {}
 
@@ -66,6 +67,7 @@ class Saves:
             try:
                 numbers = await self._store.save(action.job, events)
             except StoreError as error:
+                self.trouble = str(error)
                 if not said or action.refuse_to:
                     self._post(SaveFailed(job=action.job.id, error=str(error), refuse_to=action.refuse_to))
                     said = True
@@ -73,6 +75,7 @@ class Saves:
                     return
                 await asyncio.sleep(_SAVE_AGAIN_S)
             else:
+                self.trouble = ""
                 break
         if numbers:  # a write that came too late changes nothing, and nothing is told of it
             self._stream.publish(numbers, events)

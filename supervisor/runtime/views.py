@@ -282,6 +282,9 @@ def unwell(fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
         over = (clock for clock in clocks(worker, fleet.jobs, limits.workers[worker.model]) if clock.over_s(now_s) > 0)
         found += [f"{worker.name}: its {clock.cause} clock is over its limit of {clock.limit_s:g} s" for clock in over]
     found += [f"{device.id} is {device.state}" for device in fleet.devices.values() if device.state != "ok"]
+    if fleet.disk_low:
+        free, floor = format_size(fleet.disk_free_bytes or 0), format_size(limits.supervisor.disk_floor_bytes)
+        found.append(f"no job is taken: {free} free on the disk of state_dir, disk_floor is {floor}")
     if fleet.stopping_since_s is not None:
         found.append("the supervisor is stopping")
     return found

@@ -248,7 +248,7 @@ async def test_a_write_that_cannot_be_is_refused_alone_whoever_shares_its_commit
         *(store.save(job(f"j-{number}")) for number in range(20)), store.save(impossible), store.append_events(events), return_exceptions=True
     )
 
-    assert [type(outcome) for outcome in outcomes] == [*[type(None)] * 20, StoreError, list]
+    assert [type(outcome) for outcome in outcomes] == [*[tuple] * 20, StoreError, list]
     assert len(await store.live()) == 20
     assert await store.event_bounds() == (1, 1)
     await store.close()

@@ -159,6 +159,15 @@ def test_a_unix_socket_alone_serves_without_a_token(live: MakeLive, tmp_path: Pa
     warden.start()
 
 
+def test_a_front_that_nobody_asks_is_idle_and_not_stalled(live: MakeLive) -> None:
+    warden = live('[watchdog]\nstall_after = "1s"\n[workers.sam]\ncommand = ["{python}", "-P", "-m", "workers.fake"]\nserves = ["demo.count"]\n', api=ANY_PORT)
+    url_of(warden)
+
+    clocks = {clock.clock for clock in warden.worker("api-0").clocks if clock.limit_s < 1e6}
+
+    assert clocks == {"silent"}
+
+
 def test_a_port_that_is_taken_is_a_sentence_and_exit_78(live: MakeLive) -> None:
     first = live(api=ANY_PORT)
     port = url_of(first).rpartition(":")[2]

@@ -133,6 +133,31 @@ def test_a_retry_is_a_new_job_that_names_the_old_one(live: MakeLive) -> None:
     assert warden.job(old).status == "failed"
 
 
+def test_a_retry_under_a_key_is_one_job(live: MakeLive) -> None:
+    warden = live()
+    old = warden.submit(steps=1, fault="error")
+    warden.wait_for_job(old)
+
+    again = [warden.ask("jobs.retry", job=old, idempotency_key="once")["id"] for _ in range(2)]
+
+    assert again[0] == again[1]
+
+
+def test_a_paused_job_is_not_started_and_says_what_to_do(live: MakeLive) -> None:
+    warden = live(TRAINER)
+    name = warden.submit("demo.train", steps=60, step_s=0.1, checkpoint=True)
+    assert warden.holds(lambda: warden.job(name).done >= 1)
+    warden.ask("jobs.pause", job=name)
+    warden.wait_for_job(name, "paused")
+
+    with pytest.raises(Refused, match="warden jobs resume") as refused:
+        warden.ask("jobs.start", job=name)
+
+    assert refused.value.code == "conflict"
+    cancelled = warden.ask("jobs.cancel", job=name)
+    assert "before its work began" not in cancelled["message"]
+
+
 def test_parameters_that_can_never_work_are_refused_at_the_door(live: MakeLive) -> None:
     warden = live()
     warden.wait_for_job(warden.submit(steps=1))

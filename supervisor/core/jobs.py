@@ -112,14 +112,12 @@ def place_of(job: Job, jobs: Iterable[Job], limits: JobLimits, now_s: float, wal
     """Return a job's place in `standing`, from 1, without putting the others in order. None for one that does not stand there."""
     if job.status is not JobStatus.QUEUED or rests(job, now_s, wall_s):
         return None
-    age, mine = _AGE(job), rank(job, limits, now_s)
-    place = 1
-    for other in jobs:
-        if other.status is JobStatus.QUEUED:
-            first = _AGE(other) < age if other.priority == job.priority else rank(other, limits, now_s) < mine
-            if first and not rests(other, now_s, wall_s):
-                place += 1
-    return place
+    at_s, level, mine = job.queued_at_s, job.priority, rank(job, limits, now_s)
+    queued = [one for one in jobs if one.status is JobStatus.QUEUED]
+    before = [one for one in queued if one.priority == level and (one.queued_at_s < at_s or (one.queued_at_s == at_s and one.id < job.id))]
+    before += [one for one in queued if one.priority != level and rank(one, limits, now_s) < mine]
+    resting = [one for one in before if (one.held or one.retry_at_s > now_s or one.run_at_wall is not None) and rests(one, now_s, wall_s)]
+    return 1 + len(before) - len(resting)
 
 
 def returned(job: Job, reason: Reason, message: str, now_s: float, wall_s: float) -> Job:

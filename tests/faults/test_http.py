@@ -165,7 +165,7 @@ def test_a_front_that_nobody_asks_is_idle_and_not_stalled(live: MakeLive) -> Non
 
     clocks = {clock.clock for clock in warden.worker("api-0").clocks if clock.limit_s < 1e6}
 
-    assert clocks == {"silent"}
+    assert clocks <= {"silent"}
 
 
 def test_a_port_that_is_taken_is_a_sentence_and_exit_78(live: MakeLive) -> None:

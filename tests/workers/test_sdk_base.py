@@ -40,6 +40,7 @@ class Played:
             "WARDEN_STATE_DIR": str(folder),
             "WARDEN_OPTIONS": options,
         }
+        self.line = b""
         command = [sys.executable, "-c", script] if script else [sys.executable, "-P", "-m", "workers.fake"]
         with (folder / "log").open("wb") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
@@ -47,7 +48,8 @@ class Played:
     def wait_for(self, kind: type) -> Any:
         while True:
             assert self.socket.poll(1000 * WITHIN_S), self.log()
-            message = wire.decode_from_worker(self.socket.recv_multipart()[1])
+            self.line, data = self.socket.recv_multipart()
+            message = wire.decode_from_worker(data)
             if isinstance(message, wire.Accepted | wire.Result | wire.Failed):
                 what = {wire.Accepted: "accepted", wire.Result: "result", wire.Failed: "failed"}[type(message)]
                 self.say(wire.Stored(job=message.job, attempt=message.attempt, what=what))
@@ -55,7 +57,7 @@ class Played:
                 return message
 
     def say(self, message: wire.AnyToWorker) -> None:
-        self.socket.send_multipart((b"sam-0#1", wire.encode(message)))
+        self.socket.send_multipart((self.line, wire.encode(message)))
 
     def order(self, *, job: str = "j-1", kind: str = "demo.count", attempt: int = 1, resume_from: str | None = None, **params: Any) -> None:
         folder = str(self.folder / "jobs" / job)

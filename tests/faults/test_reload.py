@@ -156,18 +156,24 @@ def test_sighup_and_the_command_take_the_file_at_once(live: MakeLive) -> None:
     config = config_of(warden)
     settled(warden)
 
-    config.write_text(config.read_text().replace('"10m"', '"9m"'))
-    said = warden.cli("config", "diff")
-    taken = warden.cli("reload")
-    twice = warden.cli("reload")
-    config.write_text(config.read_text().replace('"9m"', '"8m"'))
-    mark = warden.mark()
-    warden.signal(signal.SIGHUP)
+    def edit(old: int, new: int) -> str:
+        config.write_text(config.read_text().replace(f'"{old}m"', f'"{new}m"'))
+        return f'watchdog.stall_after: "{old}m" -> "{new}m" (at once)'
 
-    assert (said.returncode, said.stdout) == (0, 'watchdog.stall_after: "10m" -> "9m" (at once)\n')
-    assert (taken.returncode, taken.stdout) == (0, 'watchdog.stall_after: "10m" -> "9m" (at once)\n')
-    assert twice.stdout == "nothing changed\n"
-    assert '"9m" -> "8m"' in warden.wait_for_event("config_reloaded", after=mark)["reason"]
+    told: dict[str, str] = {}
+    minutes = 10
+    for op in ("config.diff", "reload"):
+        while op not in told and minutes > 3:  # the look of each second may come first: then there is nothing left to tell
+            line = edit(minutes, minutes - 1)
+            minutes -= 1
+            if (answer := warden.ask(op)) == [line]:
+                told[op] = line
+        assert op in told, answer
+    assert warden.holds(lambda: warden.cli("reload").stdout == "nothing changed\n")
+    mark = warden.mark()
+    edit(minutes, 2)
+    warden.signal(signal.SIGHUP)
+    assert f'"{minutes}m" -> "2m"' in warden.wait_for_event("config_reloaded", after=mark)["reason"]
 
     config.write_text("no toml")
     for command in (("reload",), ("config", "diff")):

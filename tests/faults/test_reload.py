@@ -168,7 +168,7 @@ def test_sighup_and_the_command_take_the_file_at_once(live: MakeLive) -> None:
             minutes -= 1
             if (answer := warden.ask(op)) == [line]:
                 told[op] = line
-        assert op in told, answer
+        assert op in told, minutes
     assert warden.holds(lambda: warden.cli("reload").stdout == "nothing changed\n")
     mark = warden.mark()
     edit(minutes, 2)

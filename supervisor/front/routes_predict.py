@@ -16,6 +16,7 @@ from supervisor.front.follow import ENDED, wait_for_change
 from supervisor.front.openapi import describe, schema_of
 from supervisor.front.parts import Caller, FromCaller
 from supervisor.front.problems import Refusal
+from supervisor.front.room import check_upload
 from supervisor.front.routes_sessions import FILE_PART
 from supervisor.front.shapes_in import PredictBody
 from supervisor.front.shapes_out import PredictView
@@ -72,6 +73,7 @@ async def _asked(request: Request, caller: Caller) -> AsyncIterator[PredictBody]
         image = await caller.front.roots.file(body.image, what="image")
         yield msgspec.structs.replace(body, image=str(image))
         return
+    await check_upload(request, caller)
     sessions = caller.front.sessions
     name = sessions.new_id()
     try:

@@ -15,6 +15,7 @@ from supervisor.front.follow import ENDED
 from supervisor.front.openapi import describe, schema_of
 from supervisor.front.parts import Caller, FromCaller, IdempotencyKey, JobName
 from supervisor.front.problems import Refusal
+from supervisor.front.room import check_upload
 from supervisor.front.sessions import Session, with_job, with_prompts
 from supervisor.front.shapes_in import FrameMasksBody, PromptBody, PromptsBody, PropagateBody, SessionBody
 from supervisor.front.shapes_out import JobStatusView, RleView, SessionView, StartedView, started, status_view
@@ -44,6 +45,7 @@ async def create(request: Request, caller: FromCaller, key: IdempotencyKey = "")
         video = await caller.front.roots.file(body.path, what="video")
         made = await sessions.create(name, video=video, title=video.name, uploaded=False, key=key, fingerprint=f"path {video}")
     else:
+        await check_upload(request, caller)
         folder = sessions.upload_folder(name)
         upload = await receive(request, folder, stem="video", limit=caller.front.options.max_upload_bytes)
         try:

@@ -287,3 +287,19 @@ def test_a_full_disk_is_said_at_each_write_and_nothing_half_made_stays(tmp_path:
     assert kept["prompts"] == []
     assert left == []
     assert again.status_code == 201
+
+
+@pytest.mark.parametrize(("free", "status"), [(2**30 - 1, 507), (2**30 + 10, 507), (2**30 + 100_000, 201)])
+def test_an_upload_that_would_leave_less_room_than_the_floor_is_refused(make_front: MakeFront, free: int, status: int) -> None:
+    front = make_front()
+    front.warden.memory = {"available_bytes": None, "disk_free_bytes": free, "disk_floor_bytes": 2**30}
+
+    with front.client() as http:
+        answer = http.post("/sessions", files={"file": ("a.mp4", b"x" * 1000)})
+        predicted = http.post("/predict", files={"file": ("a.png", b"x" * 1000)}, data={"prompt": '{"boxes": [[0, 0, 1, 1]]}'})
+
+    assert answer.status_code == status, answer.text
+    assert predicted.status_code == (507 if status == 507 else 200)
+    if status == 507:
+        assert (answer.json()["reason"], answer.json()["retryable"], "disk_floor" in answer.json()["detail"]) == ("full", True, True)
+        assert uploads(front) == []

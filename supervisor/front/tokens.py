@@ -86,9 +86,7 @@ class TokenFile:
         self._seen = ()
         if why != self._trouble:
             self._trouble = why
-            _LOG.error(
-                "api.token_file %s cannot be used: %s; the %d tokens read before count until it is mended", self._path, why, len(self._known.known)
-            )
+            _LOG.error("api.token_file %s cannot be used: %s; the %d tokens read before count until it is mended", self._path, why, len(self._known.known))
 
 
 def read_tokens(path: Path) -> Tokens:

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,8 +26,9 @@ class HeadAsGet:
                 head.set_result(message)
 
         asked = asyncio.create_task(_ask(self._app, {**scope, "method": "GET"}, receive, take))
+        first: set[asyncio.Future[Any]] = {asked, head}
         try:
-            await asyncio.wait({asked, head}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         finally:
             asked.cancel()  # a file would be read to its end, a stream has none
             with suppress(asyncio.CancelledError):

@@ -103,6 +103,19 @@ def test_pause_resume_retry_and_why(front: FrontChild, http: httpx.Client) -> No
     assert http.get(f"/v1/jobs/{job}/why").json()["sentences"] == ["it waits"]
 
 
+def test_a_retry_under_the_same_key_makes_one_job(front: FrontChild, http: httpx.Client) -> None:
+    old, other = submit(http)["id"], submit(http)["id"]
+    for one in (old, other):
+        front.warden.change(one, "job_failed", status="failed")
+
+    first, again = (http.post(f"/v1/jobs/{old}/retry", headers={"Idempotency-Key": "retry-1"}) for _ in range(2))
+    elsewhere = http.post(f"/v1/jobs/{other}/retry", headers={"Idempotency-Key": "retry-1"})
+    free = http.post(f"/v1/jobs/{old}/retry")
+
+    assert first.json()["id"] == again.json()["id"] != free.json()["id"]
+    assert (elsewhere.status_code, elsewhere.json()["reason"]) == (422, "invalid")
+
+
 def test_pages_join_without_a_job_twice(http: httpx.Client) -> None:
     made = {submit(http)["id"] for _ in range(7)}
     seen: list[str] = []

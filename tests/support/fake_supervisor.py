@@ -263,10 +263,19 @@ class FakeSupervisor:
         return self.jobs[name]
 
     def _retry(self, args: dict[str, Any]) -> dict[str, Any]:
+        key = args.get("idempotency_key", "")
+        if key in self.keys:
+            job, before = self.keys[key]
+            if before != f"retry {args['job']}":
+                raise No("invalid", "this idempotency key was used for something else")
+            return self.jobs[job]
         old = self._find(args["job"])
         if old["status"] not in ENDED:
             raise No("conflict", f"job {old['id']} is {old['status']}: only one that ended can be retried")
-        return self._submit({"kind": old["kind"], "params": old["params"]}, retry_of=old["id"])
+        made = self._submit({"kind": old["kind"], "params": old["params"]}, retry_of=old["id"])
+        if key:
+            self.keys[key] = (made["id"], f"retry {old['id']}")
+        return made
 
     def _why(self, args: dict[str, Any]) -> dict[str, Any]:
         job = self._find(args["job"])

@@ -28,6 +28,7 @@ from supervisor.front import (
     routes_training,
 )
 from supervisor.front.gate import Gate
+from supervisor.front.head import HeadAsGet
 from supervisor.front.options import Options
 from supervisor.front.problems import MEDIA_TYPE, Refusal, of_supervisor, response
 
@@ -62,6 +63,7 @@ def build(options: Options, *, parts: Callable[[], Any]) -> FastAPI:
     app.add_middleware(GZipMiddleware, minimum_size=_BIG, compresslevel=5)
     app.add_middleware(PlainTextToProblem)
     app.add_middleware(Counted)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(Gate, options=options)
     return app
 
@@ -89,8 +91,10 @@ async def _of_http(request: Request, error: HTTPException) -> Response:
 
 def _methods_at(request: Request) -> list[str]:
     """Return every method that this path knows: each of its routes knows only its own."""
-    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})
+    every = [*request.app.routes, *(route for router in _ROUTERS for route in router.routes)]
+    routes = [route for route in every if route.matches(request.scope)[0] is not Match.NONE]
+    methods = {method for route in routes for method in getattr(route, "methods", None) or ()}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 async def _of_validation(_request: Request, error: RequestValidationError) -> Response:

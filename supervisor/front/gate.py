@@ -11,6 +11,7 @@ from supervisor.front.connection import LOCAL
 from supervisor.front.options import Options, host_of, is_loopback
 from supervisor.front.problems import Refusal, response
 from supervisor.front.tokens import Scope as Right
+from supervisor.front.tokens import TokenFile, Tokens
 
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN: Final = frozenset({"/healthz"})
@@ -24,6 +25,7 @@ class Gate:
         """Guard this application."""
         self._app = app
         self._options = options
+        self._tokens = TokenFile(options.token_file, options.tokens) if options.token_file else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of ASGI."""
@@ -46,20 +48,21 @@ class Gate:
             _check_host(headers)
         if scope["method"] not in READING:
             _check_origin(headers)
-        if not local and self._options.tokens and scope["path"] not in OPEN:
-            self._check_token(headers, needed(scope))
+        if not local and self._tokens is not None and scope["path"] not in OPEN:
+            _check_token(headers, self._tokens.now(), needed(scope))
 
-    def _check_token(self, headers: Headers, right: Right) -> None:
-        kind, _, token = headers.get("authorization", "").partition(" ")
-        ask = {"WWW-Authenticate": 'Bearer realm="warden"'}
-        if kind.lower() != "bearer" or not token.strip():
-            raise Refusal(401, "unauthorized", "no token was sent: send the header Authorization: Bearer TOKEN, with one of api.token_file", headers=ask)
-        found = self._options.tokens.scope_of(token.strip())
-        if found is None:
-            raise Refusal(401, "unauthorized", "this token is unknown: it must be one of api.token_file", headers=ask)
-        if found < right:
-            say = f"this token has the scope {found.name.lower()}, and this needs {right.name.lower()}: use another one of api.token_file"
-            raise Refusal(403, "forbidden", say)
+
+def _check_token(headers: Headers, tokens: Tokens, right: Right) -> None:
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    ask = {"WWW-Authenticate": 'Bearer realm="warden"'}
+    if kind.lower() != "bearer" or not token.strip():
+        raise Refusal(401, "unauthorized", "no token was sent: send the header Authorization: Bearer TOKEN, with one of api.token_file", headers=ask)
+    found = tokens.scope_of(token.strip())
+    if found is None:
+        raise Refusal(401, "unauthorized", "this token is unknown: it must be one of api.token_file", headers=ask)
+    if found < right:
+        say = f"this token has the scope {found.name.lower()}, and this needs {right.name.lower()}: use another one of api.token_file"
+        raise Refusal(403, "forbidden", say)
 
 
 def needed(scope: Scope) -> Right:

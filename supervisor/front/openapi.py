@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
 import supervisor
-from supervisor.front.problems import MEDIA_TYPE, ProblemView
+from supervisor.front.problems import MEDIA_TYPE, RETRY_AFTER_S, ProblemView
 
 _TEMPLATE: Final = "#/components/schemas/{name}"
 _COMPONENTS: Final[dict[str, Any]] = {}
@@ -39,6 +39,8 @@ _WHY: Final = {
     503: "Not now: the supervisor, a worker or the device is away. Retry-After says when to ask again.",
     507: "The disk is full.",
 }
+_RETRIED: Final = frozenset({*RETRY_AFTER_S, 404, 409})
+"""Some 404 (a frame that has no masks yet) and 409 (a key whose first request is not answered yet) pass by themselves."""
 _HEADERS: Final = {
     "Location": {"description": "Where the job is.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds after which it is worth asking again.", "schema": {"type": "integer"}},
@@ -85,7 +87,7 @@ def describe(
 
 
 def _problem(code: int) -> dict[str, Any]:
-    retry = {"Retry-After": _HEADERS["Retry-After"]} if code in {408, 429, 503} else {}
+    retry = {"Retry-After": _HEADERS["Retry-After"]} if code in _RETRIED else {}
     return {
         "description": _WHY.get(code, HTTPStatus(code).phrase),
         "headers": retry,

@@ -29,7 +29,7 @@ class Given(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """What the front was given. listen: the descriptors of listening sockets. loopback: whether only this machine can reach it."""
+    """What the front was given. listen: the descriptors of listening sockets. loopback: whether only this machine can reach it. tokens: at the start."""
 
     state_dir: Path
     bind: str
@@ -39,6 +39,7 @@ class Options(Struct, frozen=True, kw_only=True):
     allowed_roots: tuple[Path, ...]
     vacate_timeout_s: float
     listen: tuple[int, ...]
+    token_file: Path | None = None
 
 
 class BadOptions(Exception):
@@ -70,6 +71,7 @@ def read_options(environ: Mapping[str, str]) -> Options:
         allowed_roots=tuple(Path(root).expanduser().absolute() for root in given.allowed_roots),
         vacate_timeout_s=given.vacate_timeout_s,
         listen=_descriptors(environ.get("WARDEN_LISTEN", "")),
+        token_file=Path(given.token_file).absolute() if given.token_file else None,
     )
 
 

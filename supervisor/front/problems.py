@@ -27,14 +27,21 @@ CODES: Final = {
 }
 """The HTTP status of each code with which the supervisor refuses."""
 
-RETRY_AFTER_S: Final = {408: 1, 425: 1, 429: 5, 503: 2}
-"""After which statuses the same request may be sent again, and how soon. Any other needs something changed first."""
+RETRY_AFTER_S: Final = {408: 1, 425: 1, 429: 5, 503: 2, 507: 30}
+"""After which statuses the same request may be sent again, and how soon. Any other needs something changed first, or says itself when."""
+
+KEY_UNDER_WAY: Final = "is being taken just now"
+"""In the supervisor's sentence about a key whose first request is not answered yet: the one conflict that passes by itself."""
+_KEY_RETRY_S: Final = 1
 
 _TEXT_MAX: Final = 4000
 
 
 class ProblemView(Struct, frozen=True, kw_only=True):
-    """A problem. detail: the sentence for people, what was found, expected, and what to do; reason: one word for programs; evidence: the numbers."""
+    """A problem. detail: the sentence for people, what was found, expected, and what to do; reason: one word for programs; evidence: the numbers.
+
+    retryable: the same request may be sent again as it is, after the seconds of Retry-After, which is there exactly then.
+    """
 
     type: str
     title: str
@@ -74,7 +81,8 @@ def of_supervisor(error: Refused | Unreachable) -> Refusal:
     """Return the refusal that a supervisor's no, or its silence, means over HTTP."""
     if isinstance(error, Unreachable):
         return Refusal(503, "unreachable", f"the supervisor does not answer: {error}; it may be starting or restarting, so ask again")
-    return Refusal(CODES.get(error.code, 503), error.code, str(error))
+    passing = error.code == "conflict" and KEY_UNDER_WAY in str(error)
+    return Refusal(CODES.get(error.code, 503), error.code, str(error), retry_after_s=_KEY_RETRY_S if passing else None)
 
 
 def of_disk(error: OSError, what: str) -> Refusal:
@@ -93,7 +101,7 @@ def response(refusal: Refusal) -> Response:
         detail=bounded(refusal.detail),
         reason=refusal.reason,
         evidence=bounded(refusal.evidence),
-        retryable=refusal.status in RETRY_AFTER_S,
+        retryable=refusal.retry_after_s is not None,
     )
     headers = dict(refusal.headers)
     if refusal.retry_after_s is not None:

@@ -42,6 +42,16 @@ class Roots:
         """Refuse parameters that name a file outside of the roots. Raises Refusal."""
         await asyncio.to_thread(self._check_params, params)
 
+    def names_inside(self, params: Any, folder: Path) -> bool:
+        """Return whether parameters of a job name a folder, or something in it, by its own path or by a link."""
+        return any(self._lies_in(text, folder) for text in _texts(params, depth_max=None))
+
+    def _lies_in(self, text: str, folder: Path) -> bool:
+        try:
+            return (self._state_dir / Path(text).expanduser()).resolve().is_relative_to(folder.resolve())
+        except (OSError, RuntimeError, ValueError):  # no path
+            return False
+
     def _file(self, path: str, what: str) -> Path:
         found = self.allowed(path)
         try:
@@ -53,7 +63,7 @@ class Roots:
         return found
 
     def _check_params(self, params: dict[str, Any]) -> None:
-        for text in _texts(params, 0):
+        for text in _texts(params, depth_max=_DEPTH_MAX):
             if self._is_path(text):
                 self.allowed(text)
 
@@ -67,22 +77,23 @@ class Roots:
             return False
 
 
-def _texts(value: Any, depth: int) -> Iterator[str]:
-    """Yield each text in a JSON value, the keys too."""
-    if depth > _DEPTH_MAX:
-        raise Refusal(422, "invalid", f"the parameters are nested deeper than {_DEPTH_MAX}: make them flatter")
-    match value:
-        case str():
-            yield value
-        case dict():
-            for key, inner in value.items():
-                yield key
-                yield from _texts(inner, depth + 1)
-        case list():
-            for inner in value:
-                yield from _texts(inner, depth + 1)
-        case _:
-            return
+def _texts(value: Any, *, depth_max: int | None) -> Iterator[str]:
+    """Yield each text in a JSON value, the keys too. Raises Refusal (422) for what is nested deeper than depth_max."""
+    left = [(value, 0)]
+    while left:
+        one, depth = left.pop()
+        if depth_max is not None and depth > depth_max:
+            raise Refusal(422, "invalid", f"the parameters are nested deeper than {depth_max}: make them flatter")
+        match one:
+            case str():
+                yield one
+            case dict():
+                yield from one
+                left += [(inner, depth + 1) for inner in one.values()]
+            case list():
+                left += [(inner, depth + 1) for inner in one]
+            case _:
+                pass
 
 
 def open_inside(folder: Path, name: str) -> int:

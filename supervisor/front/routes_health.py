@@ -8,6 +8,7 @@ from supervisor.front.bodies import answer
 from supervisor.front.openapi import ALWAYS, describe
 from supervisor.front.parts import FromCaller
 from supervisor.front.problems import Refusal
+from supervisor.front.room import why_not_ready
 from supervisor.front.shapes_out import AliveView, DeviceHealth, HealthView, HeldView, ReadyView
 from supervisor.shapes import DeviceView
 
@@ -22,10 +23,10 @@ async def healthz() -> Response:
 
 @router.get("/readyz", **describe(ReadyView, says="The supervisor takes work."))
 async def readyz(caller: FromCaller) -> Response:
-    """Say whether the supervisor answers and takes work."""
-    status = await caller.status()
-    if status.supervisor.stopping:
-        raise Refusal(503, "stopping", "the supervisor is stopping: it takes no more work")
+    """Say whether the supervisor answers and takes work: it does not while it stops, while its store fails, or below disk_floor."""
+    refusal = why_not_ready(await caller.status())
+    if refusal is not None:
+        raise refusal
     return answer(ReadyView())
 
 

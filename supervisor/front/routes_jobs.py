@@ -109,13 +109,13 @@ async def start(caller: FromCaller, job: JobName) -> Response:
 
 
 @router.post("/{job}/retry", **describe(JobView, status=202, says="A new job, with `retry_of`.", also=(*_STATE, 429, 507), headers=_TAKEN))
-async def retry(caller: FromCaller, job: JobName) -> Response:
+async def retry(caller: FromCaller, job: JobName, key: IdempotencyKey = "") -> Response:
     """Make a new job of one that ended."""
-    return await _act(caller, "retry", job)
+    return await _act(caller, "retry", job, **({"idempotency_key": key} if key else {}))
 
 
-async def _act(caller: Caller, action: str, job: str) -> Response:
-    return accepted(await caller.job(f"jobs.{action}", {"job": job}))
+async def _act(caller: Caller, action: str, job: str, **more: str) -> Response:
+    return accepted(await caller.job(f"jobs.{action}", {"job": job, **more}))
 
 
 @router.get("/{job}/why", **describe(WhyView, also=(404, 410, 422)))

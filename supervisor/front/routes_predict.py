@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -14,8 +15,9 @@ from supervisor.front.bodies import answer, body_of, decoded, media_type
 from supervisor.front.device import evidence, in_the_way, model_of
 from supervisor.front.follow import ENDED, wait_for_change
 from supervisor.front.openapi import describe, schema_of
-from supervisor.front.parts import Caller, FromCaller
+from supervisor.front.parts import Caller, FromCaller, IdempotencyKey
 from supervisor.front.problems import Refusal
+from supervisor.front.room import check_upload
 from supervisor.front.routes_sessions import FILE_PART
 from supervisor.front.shapes_in import PredictBody
 from supervisor.front.shapes_out import PredictView
@@ -29,6 +31,10 @@ WAIT_S: Final = 60.0
 """An inference takes seconds; beyond this the caller is better told than kept."""
 _LOOK_S: Final = 1.0
 AWAY: Final = frozenset({"down", "draining", "stopping", "exited", "backoff", "quarantined", "unkillable"})
+_AGAIN_MAX: Final = 50
+"""How many cancelled jobs one key may have before it is of no more use."""
+_KEYS: Final[WeakValueDictionary[str, asyncio.Lock]] = WeakValueDictionary()
+"""The keys under which somebody predicts now."""
 _SOON_S: Final = 5
 _LATE_S: Final = 600
 
@@ -44,15 +50,15 @@ _BODY: Final = {
 
 
 @router.post("/predict", **describe(PredictView, request=_BODY, also=(404, 409, 410, 429, 507)))
-async def predict(request: Request, caller: FromCaller) -> Response:
+async def predict(request: Request, caller: FromCaller, key: IdempotencyKey = "") -> Response:
     """Return the masks of one image. While another worker has the device: 503 with who has it, since when, until when; Retry-After."""
-    async with _asked(request, caller) as body:
+    async with _asked(request, caller, key) as body:
         if not (body.points or body.boxes):
             raise Refusal(422, "invalid", "nothing is shown on the image: give points, or boxes")
         model = await model_of(caller, KIND)
         await _must_be_there(caller, model)
         params = {name: value for name, value in msgspec.to_builtins(body).items() if name != "priority"}
-        job = await caller.submit(KIND, params, priority=body.priority, max_attempts=1)
+        job = await _submitted(caller, params, body.priority, key)
         try:
             ended = await _outcome(caller, job, model)
         except BaseException:
@@ -64,22 +70,46 @@ async def predict(request: Request, caller: FromCaller) -> Response:
     raise _failed(ended)
 
 
+async def _submitted(caller: Caller, params: dict[str, Any], priority: int | None, key: str) -> JobView:
+    """Return the job of this key. One that was cancelled, because nobody could wait for its masks any more, makes room for another."""
+    number = 0
+    while True:
+        one = f"{key}#{number}" if number else key
+        job = await caller.submit(KIND, params, priority=priority, max_attempts=1, idempotency_key=one or None)
+        number += 1
+        if not key or job.status != "cancelled" or number == _AGAIN_MAX:
+            return job
+
+
 @asynccontextmanager
-async def _asked(request: Request, caller: Caller) -> AsyncIterator[PredictBody]:
-    """Yield what is asked; an uploaded image is there until the end of it."""
+async def _asked(request: Request, caller: Caller, key: str) -> AsyncIterator[PredictBody]:
+    """Yield what is asked; an uploaded image is there until the end of it. Whoever sends a key again meanwhile waits until the first is answered."""
     if media_type(request) != "multipart/form-data":
         body: PredictBody = await body_of(PredictBody)(request)
         image = await caller.front.roots.file(body.image, what="image")
-        yield msgspec.structs.replace(body, image=str(image))
+        async with _alone(key):
+            yield msgspec.structs.replace(body, image=str(image))
         return
+    await check_upload(request, caller)
     sessions = caller.front.sessions
     name = sessions.new_id()
     try:
         upload = await receive(request, sessions.upload_folder(name), stem="image", limit=caller.front.options.max_upload_bytes)
         body = decoded(upload.fields.get("prompt", "{}"), PredictBody, where='the part "prompt"')
-        yield msgspec.structs.replace(body, image=str(upload.path))
+        async with _alone(key), sessions.kept_as(name, f"{key} {upload.digest}" if key else "") as folder:
+            yield msgspec.structs.replace(body, image=str(folder / upload.path.name))
     finally:
         await sessions.discard(name)
+
+
+@asynccontextmanager
+async def _alone(key: str) -> AsyncIterator[None]:
+    """Let nobody else predict under this key meanwhile."""
+    if not key:
+        yield
+        return
+    async with _KEYS.setdefault(key, asyncio.Lock()):
+        yield
 
 
 async def _must_be_there(caller: Caller, model: str) -> None:

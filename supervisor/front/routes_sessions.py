@@ -1,6 +1,7 @@
 """Sessions: a video, what is shown on it, its propagation, the masks of a frame."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -15,15 +16,18 @@ from supervisor.front.follow import ENDED
 from supervisor.front.openapi import describe, schema_of
 from supervisor.front.parts import Caller, FromCaller, IdempotencyKey, JobName
 from supervisor.front.problems import Refusal
+from supervisor.front.room import check_upload
 from supervisor.front.sessions import Session, with_job, with_prompts
 from supervisor.front.shapes_in import FrameMasksBody, PromptBody, PromptsBody, PropagateBody, SessionBody
-from supervisor.front.shapes_out import JobStatusView, RleView, SessionView, StartedView, started, status_view
+from supervisor.front.shapes_out import PENDING_OF, JobStatusView, RleView, SessionView, StartedView, started, status_view
 from supervisor.front.uploads import FILE, receive
+from supervisor.shapes import JobsPage, JobView
 
 router = APIRouter(tags=["sessions"])
 
 SessionName = Annotated[str, InPath(max_length=100)]
 
+_PAGE: Final = 100
 FILE_PART: Final = {"type": "string", "contentMediaType": "application/octet-stream"}
 _UPLOAD: Final = {
     "required": True,
@@ -44,6 +48,7 @@ async def create(request: Request, caller: FromCaller, key: IdempotencyKey = "")
         video = await caller.front.roots.file(body.path, what="video")
         made = await sessions.create(name, video=video, title=video.name, uploaded=False, key=key, fingerprint=f"path {video}")
     else:
+        await check_upload(request, caller)
         folder = sessions.upload_folder(name)
         upload = await receive(request, folder, stem="video", limit=caller.front.options.max_upload_bytes)
         try:
@@ -65,19 +70,31 @@ async def show(caller: FromCaller, session: SessionName) -> Response:
 
 @router.delete("/sessions/{session}", **describe(None, status=204, says="It is gone, with its upload.", also=(404, 409, 422)))
 async def remove(caller: FromCaller, session: SessionName) -> Response:
-    """Forget a session. Its jobs stay; one that still runs is in the way."""
+    """Forget a session. Its jobs stay; one that has not ended, and is of this session or names a file of its upload, is in the way."""
     found = await caller.front.sessions.find(session)
-    if found.jobs:
-        try:
-            job = await caller.job("jobs.show", {"job": found.jobs[-1][0]})
-        except Refused as refused:
-            if refused.code not in {"unknown", "gone"}:
-                raise
-        else:
-            if job.status not in ENDED:
-                raise Refusal(409, "conflict", f"the propagation {job.id} of this session is {job.status}: cancel it first, with POST /v1/jobs/{job.id}/cancel")
+    job = await _using(caller, found)
+    if job is not None:
+        say = f"the job {job.id} ({job.kind}) needs this session and is {job.status}: cancel it first, with POST /v1/jobs/{job.id}/cancel"
+        raise Refusal(409, "conflict", say, extra={"job_id": job.id})
     await caller.front.sessions.remove(session)
     return Response(status_code=204)
+
+
+async def _using(caller: Caller, session: Session) -> JobView | None:
+    """Return a job that has not ended and needs the session."""
+    ours = {job for job, _folder in session.jobs}
+    upload = caller.front.sessions.upload_folder(session.id)
+    cursor = ""
+    while True:
+        page: JobsPage = await caller.view("jobs.page", JobsPage, {"statuses": sorted(set(PENDING_OF) - ENDED), "cursor": cursor, "limit": _PAGE})
+        for job in page.jobs:
+            if job.status in ENDED:  # meanwhile
+                continue
+            if job.id in ours or await asyncio.to_thread(caller.front.roots.names_inside, job.params, upload):
+                return job
+        if not page.next:
+            return None
+        cursor = page.next
 
 
 @router.post("/sessions/{session}/prompts", **describe(SessionView, takes=PromptsBody, also=(404, 507)))
@@ -127,20 +144,38 @@ async def frame_masks(caller: FromCaller, body: Annotated[FrameMasksBody, Depend
     session = await caller.front.sessions.find(body.session_id)
     if not session.jobs:
         raise Refusal(404, "unknown", f"session {session.id} was not propagated yet: start with POST /propagate")
-    job, folder = session.jobs[-1]
-    try:
-        data = await asyncio.to_thread((Path(folder) / "masks" / f"{body.frame_idx:06d}.json").read_bytes)
-        objects: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])["objects"]
-    except (FileNotFoundError, NotADirectoryError):
-        raise await _no_masks(caller, session, job, body.frame_idx) from None
+    data = await asyncio.to_thread(_newest_masks, session, body.frame_idx)
+    if data is None:
+        raise await _no_masks(caller, session, body.frame_idx)
+    objects: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])["objects"]
     return answer(msgspec.convert(objects, dict[str, RleView]))
 
 
-async def _no_masks(caller: Caller, session: Session, job: str, frame: int) -> Refusal:
-    """Return why there are none: not yet, never, or no longer."""
-    view = await caller.job("jobs.show", {"job": job})  # a job that expired answers for itself: 410
-    if view.status in ENDED:
-        say = f"frame {frame} of session {session.id} has no masks: the propagation {job} is {view.status}"
-        return Refusal(404, "unknown", f"{say}{f' ({view.message})' if view.message else ''}")
-    say = f"frame {frame} has no masks yet: the propagation {job} is {view.status}, {view.progress:g} % done"
-    return Refusal(404, "not_yet", say, retry_after_s=1, extra={"job_id": job, "progress": view.progress})
+def _newest_masks(session: Session, frame: int) -> bytes | None:
+    """Return the masks of a frame as the newest propagation that has come to it left them."""
+    for _job, folder in reversed(session.jobs):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return (Path(folder) / "masks" / f"{frame:06d}.json").read_bytes()
+    return None
+
+
+async def _no_masks(caller: Caller, session: Session, frame: int) -> Refusal:
+    """Return why there are none: not yet, as long as one of the propagations runs; never; or no longer."""
+    newest, *earlier = [job for job, _folder in reversed(session.jobs)]
+    last = await caller.job("jobs.show", {"job": newest})  # a job that expired answers for itself: 410
+    live = last if last.status not in ENDED else await _first_live(caller, earlier)
+    if live is None:
+        say = f"frame {frame} of session {session.id} has no masks: the propagation {newest} is {last.status}"
+        return Refusal(404, "unknown", f"{say}{f' ({last.message})' if last.message else ''}")
+    say = f"frame {frame} has no masks yet: the propagation {live.id} is {live.status}, {live.progress:g} % done"
+    return Refusal(404, "not_yet", say, retry_after_s=1, extra={"job_id": live.id, "progress": live.progress})
+
+
+async def _first_live(caller: Caller, jobs: list[str]) -> JobView | None:
+    """Return the first of these jobs that has not ended."""
+    for name in jobs:
+        with suppress(Refused):  # it expired
+            job = await caller.job("jobs.show", {"job": name})
+            if job.status not in ENDED:
+                return job
+    return None

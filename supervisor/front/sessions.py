@@ -6,7 +6,8 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -117,6 +118,20 @@ class Sessions:
             await self.find(name)
             for folder in (self._folder / name, self.upload_folder(name)):
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    @asynccontextmanager
+    async def kept_as(self, name: str, what: str) -> AsyncIterator[Path]:
+        """Yield the folder of an upload: under a name that the same `what` always gives, so that the same request names the same path. Empty: as it is."""
+        if not what:
+            yield self.upload_folder(name)
+            return
+        same = f"same-{sha256(what.encode()).hexdigest()[:24]}"
+        await self.discard(same)
+        await asyncio.to_thread(self.upload_folder(name).rename, self.upload_folder(same))
+        try:
+            yield self.upload_folder(same)
+        finally:
+            await self.discard(same)
 
     async def discard(self, name: str) -> None:
         """Remove an upload that became no session."""

@@ -1,11 +1,19 @@
 """Bearer tokens: who may read, operate and administer."""
 
 import hmac
+import logging
+import time
+from collections.abc import Callable
 from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
+
+LOOK_EVERY_S: Final = 1.0
+"""How often the file is looked at, at most: so long a token that was taken out of it may still be good."""
+_LOG: Final = logging.getLogger(__name__)
 
 
 class Scope(IntEnum):
@@ -33,6 +41,52 @@ class Tokens(Struct, frozen=True):
             if hmac.compare_digest(known, digest):
                 found = scope
         return found
+
+
+class TokenFile:
+    """The tokens of a file that may be edited at any time.
+
+    While it is missing or makes no sense, those that were read last count: a slip of the editor must neither open the door nor lock everybody out.
+    """
+
+    def __init__(self, path: Path, first: Tokens, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+        """Begin with what was read of it at the start."""
+        self._path = path
+        self._known = first
+        self._clock_s = clock_s
+        self._looked_at_s: float | None = None
+        self._seen: tuple[int, ...] = ()
+        self._trouble = ""
+
+    def now(self) -> Tokens:
+        """Return the tokens that count now."""
+        now_s = self._clock_s()
+        if self._looked_at_s is None or now_s - self._looked_at_s >= LOOK_EVERY_S:
+            self._looked_at_s = now_s
+            self._look()
+        return self._known
+
+    def _look(self) -> None:
+        try:
+            facts = self._path.stat()
+            seen = (facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino)
+            if seen == self._seen:
+                return
+            known = read_tokens(self._path)
+        except (OSError, ValueError) as error:
+            self._say_trouble(str(error))
+            return
+        self._seen, self._trouble = seen, ""
+        if known != self._known:
+            self._known = known
+            _LOG.info("api.token_file %s was read again: its %d tokens count from now on", self._path, len(known.known))
+
+    def _say_trouble(self, why: str) -> None:
+        """Say it once, not each second; the file is tried again each time, and so is one that was only half written when it was read."""
+        self._seen = ()
+        if why != self._trouble:
+            self._trouble = why
+            _LOG.error("api.token_file %s cannot be used: %s; the %d tokens read before count until it is mended", self._path, why, len(self._known.known))
 
 
 def read_tokens(path: Path) -> Tokens:

@@ -1,6 +1,7 @@
 """Trainings and single images: the answer waits for the hand-over, and whoever is in the way is named."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -209,3 +210,67 @@ def test_a_prediction_that_fails_is_a_problem_with_the_workers_words(make_front:
         answer = http.post("/predict", json={"image": image(front), **POINT})
 
     assert (answer.status_code, answer.json()["detail"]) == (422, "point 0 lies outside")
+
+
+@pytest.mark.parametrize("by", ["path", "upload"])
+def test_the_same_key_predicts_once(make_front: MakeFront, by: str) -> None:
+    front = make_front()
+    path = image(front)
+
+    def ask(http: httpx.Client, *, x: int = 1) -> httpx.Response:
+        headers, box = {"Idempotency-Key": "p"}, [[0, 0, x, 1]]
+        if by == "path":
+            return http.post("/predict", json={"image": path, "boxes": box}, headers=headers)
+        return http.post("/predict", files={"file": ("a.png", b"png")}, data={"prompt": f'{{"boxes": {box}}}'}, headers=headers)
+
+    with front.client() as http:
+        first, again, other = ask(http), ask(http), ask(http, x=2)
+
+    assert (first.status_code, again.status_code, other.status_code) == (200, 200, 422)
+    assert first.json() == again.json()
+    assert len(front.warden.jobs) == 1
+    assert list((front.state_dir / "uploads").glob("*")) == []
+
+
+@pytest.mark.parametrize("by", ["path", "upload"])
+def test_the_same_key_at_the_same_time_predicts_once(make_front: MakeFront, by: str) -> None:
+    front = make_front()
+    path = image(front)
+    going = threading.Event()
+    front.warden.on_submit["sam.segment"] = lambda _: going.set()
+
+    def ask() -> httpx.Response:
+        headers = {"Idempotency-Key": "p"}
+        with front.client() as http:
+            if by == "path":
+                return http.post("/predict", json={"image": path, **POINT}, headers=headers)
+            return http.post("/predict", files={"file": ("a.png", b"png")}, data={"prompt": '{"boxes": [[0, 0, 1, 1]]}'}, headers=headers)
+
+    threads, answers = zip(*(in_background(ask) for _ in range(3)), strict=True)
+    assert going.wait(20)
+    (job,) = front.warden.jobs
+    assert by == "path" or Path(front.warden.jobs[job]["params"]["image"]).exists()
+    front.warden.change(job, "job_completed", status="completed", result={"size": [2, 2], "masks": []})
+    for one in threads:
+        one.join(30)
+
+    assert [one[0].status_code for one in answers] == [200] * 3
+    assert list(front.warden.jobs) == [job]
+
+
+def test_a_key_whose_prediction_could_not_wait_predicts_when_it_is_sent_again(make_front: MakeFront) -> None:
+    front = make_front()
+    job = front.warden.submit("yolo.train", eta_s=10.0)
+    front.warden.workers[1].update(state="busy", jobs=[job])
+    front.warden.devices[:] = [device(holder("yolo-0"))]
+    predicts = front.warden.on_submit["sam.segment"]
+    front.warden.on_submit["sam.segment"] = lambda job: job.update(reason="waiting_for_gpu")
+    body, headers = {"image": image(front), **POINT}, {"Idempotency-Key": "p"}
+
+    with front.client() as http:
+        waits = http.post("/predict", json=body, headers=headers)
+        front.warden.devices[:] = [device()]
+        front.warden.on_submit["sam.segment"] = predicts
+        goes = http.post("/predict", json=body, headers=headers)
+
+    assert (waits.status_code, waits.json()["retryable"], goes.status_code) == (503, True, 200)

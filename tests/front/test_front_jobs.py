@@ -103,6 +103,19 @@ def test_pause_resume_retry_and_why(front: FrontChild, http: httpx.Client) -> No
     assert http.get(f"/v1/jobs/{job}/why").json()["sentences"] == ["it waits"]
 
 
+def test_a_retry_under_the_same_key_makes_one_job(front: FrontChild, http: httpx.Client) -> None:
+    old, other = submit(http)["id"], submit(http)["id"]
+    for one in (old, other):
+        front.warden.change(one, "job_failed", status="failed")
+
+    first, again = (http.post(f"/v1/jobs/{old}/retry", headers={"Idempotency-Key": "retry-1"}) for _ in range(2))
+    elsewhere = http.post(f"/v1/jobs/{other}/retry", headers={"Idempotency-Key": "retry-1"})
+    free = http.post(f"/v1/jobs/{old}/retry")
+
+    assert first.json()["id"] == again.json()["id"] != free.json()["id"]
+    assert (elsewhere.status_code, elsewhere.json()["reason"]) == (422, "invalid")
+
+
 def test_pages_join_without_a_job_twice(http: httpx.Client) -> None:
     made = {submit(http)["id"] for _ in range(7)}
     seen: list[str] = []
@@ -192,3 +205,39 @@ def test_workers_are_acted_on_and_the_queue_is_held(http: httpx.Client) -> None:
     assert http.post("/v1/workers/sam-0/dump").json()[0]["worker"] == "sam-0"
     assert http.post("/v1/hold").json() == {"held": True}
     assert http.post("/v1/release").json() == {"held": False}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("DELETE", "/v1/jobs", "GET, HEAD, POST"),
+        ("PUT", "/v1/jobs/j-0000000001", "GET, HEAD"),
+        ("GET", "/v1/jobs/j-0000000001/cancel", "POST"),
+        ("HEAD", "/v1/hold", "POST"),
+        ("PUT", "/sessions/s-aaaaaaaaaa", "DELETE, GET, HEAD"),
+        ("POST", "/healthz", "GET, HEAD"),
+    ],
+)
+def test_a_method_that_a_path_does_not_know_is_told_those_that_it_does(http: httpx.Client, method: str, path: str, allow: str) -> None:
+    answer = http.request(method, path)
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, allow)
+
+
+def test_head_answers_as_get_without_the_body(front: FrontChild, http: httpx.Client) -> None:
+    job = submit(http)["id"]
+    (front.state_dir / "jobs" / job / "big").write_bytes(b"x" * 5_000_000)
+
+    for path in ("/healthz", "/v1/status", "/v1/jobs", f"/v1/jobs/{job}", f"/v1/jobs/{job}/files/big", "/v1/jobs/j-0000009999", "/docs", "/metrics"):
+        get, head = http.get(path), http.head(path)
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        assert head.headers["content-type"] == get.headers["content-type"], path
+    assert http.head(f"/v1/jobs/{job}/files/big", headers={"Accept-Encoding": "identity"}).headers["content-length"] == "5000000"
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/jobs/{job}/events"])
+def test_head_of_a_stream_ends_with_its_head(http: httpx.Client, path: str) -> None:
+    answer = http.head(path.format(job=submit(http)["id"]))
+
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+    assert http.get("/healthz").status_code == 200

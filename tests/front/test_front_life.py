@@ -117,8 +117,34 @@ def test_health_names_what_is_wrong_and_who_holds_what(front: FrontChild, http: 
     assert (bad.status_code, bad.json()["reason"], bad.json()["health"]["unwell"]) == (503, "unwell", ["sam-0 is in quarantined: crash"])
 
 
-def test_a_supervisor_that_stops_is_not_ready(front: FrontChild, http: httpx.Client) -> None:
-    assert http.get("/readyz").json() == {"ready": True}
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ({"stopping": True}, "stopping"),
+        ({"memory": {"available_bytes": None, "disk_free_bytes": GIB - 1, "disk_floor_bytes": GIB}}, "full"),
+        ({"unwell": ["no job is taken: the store cannot write"]}, "unwell"),
+        ({"unwell": ["sam-0 is in quarantined: crash"]}, None),
+        ({"memory": {"available_bytes": None, "disk_free_bytes": GIB, "disk_floor_bytes": GIB}}, None),
+        ({"memory": {"available_bytes": None, "disk_free_bytes": None, "disk_floor_bytes": GIB}}, None),
+        ({}, None),
+    ],
+)
+def test_it_is_ready_exactly_while_jobs_are_taken(front: FrontChild, http: httpx.Client, state: dict[str, object], reason: str | None) -> None:
+    before = {name: getattr(front.warden, name) for name in state}
+    for name, value in state.items():
+        setattr(front.warden, name, value)
+    answer = http.get("/readyz")
+    for name, value in before.items():
+        setattr(front.warden, name, value)
+
+    if reason is None:
+        assert (answer.status_code, answer.json()) == (200, {"ready": True})
+    else:
+        assert (answer.status_code, answer.headers["content-type"], answer.json()["reason"]) == (503, "application/problem+json", reason)
+        assert answer.json()["detail"]
 
 
 def test_metrics_count_what_happened_and_show_what_is(make_front: MakeFront) -> None:

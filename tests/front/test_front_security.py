@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from supervisor.front.tokens import TokenFile, read_tokens
 from tests.front.conftest import MakeFront
 from tests.support.front import ROOT, WITHIN_S, FrontChild
 
@@ -156,3 +157,84 @@ def test_a_bare_token_may_do_everything(tmp_path: Path, make_front: MakeFront) -
 
     with front.client(headers={"Authorization": "bearer only-one"}) as http:
         assert http.post("/v1/workers/sam-0/stop").status_code == 202
+
+
+class Edited:
+    """A token file under the eyes of a front, and its clock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.now_s = 0.0
+        path.write_text("one admin\ntwo read\n")
+        self.tokens = TokenFile(path, read_tokens(path), clock_s=lambda: self.now_s)
+        self.good()
+
+    def good(self) -> set[str]:
+        """Return which of some tokens are good now."""
+        return {one for one in ("one", "two", "three") if self.tokens.now().scope_of(one) is not None}
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Edited:
+    return Edited(tmp_path / "tokens")
+
+
+def test_an_edited_token_file_counts_after_a_second(edited: Edited) -> None:
+    edited.path.write_text("two read\nthree admin\n")
+
+    edited.now_s = 0.9
+    before = edited.good()
+    edited.now_s = 1.0
+
+    assert (before, edited.good()) == ({"one", "two"}, {"two", "three"})
+
+
+def test_a_token_file_that_was_replaced_counts(edited: Edited) -> None:
+    new = edited.path.with_name("new")
+    new.write_text("six admin\ntwo read\n")  # as long as the one before
+    new.replace(edited.path)
+
+    edited.now_s = 1.0
+
+    assert edited.good() == {"two"}
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "broken", "a folder", "binary"])
+def test_a_token_file_that_breaks_neither_opens_the_door_nor_shuts_it_and_is_said_once(edited: Edited, caplog: pytest.LogCaptureFixture, how: str) -> None:
+    edited.path.unlink()
+    if how == "a folder":
+        edited.path.mkdir()
+    elif how != "missing":
+        edited.path.write_bytes({"empty": b"", "broken": b"one emperor\n", "binary": b"\xff\xfe\n"}[how])
+
+    good = []
+    for second in range(1, 4):
+        edited.now_s = float(second)
+        good.append(edited.good())
+    if how == "a folder":
+        edited.path.rmdir()
+    edited.path.write_text("three admin\n")
+    edited.now_s = 4.0
+
+    assert good == [{"one", "two"}] * 3
+    assert [record.levelname for record in caplog.records].count("ERROR") == 1
+    assert edited.good() == {"three"}
+
+
+def test_a_token_that_is_taken_out_of_the_file_is_good_no_longer(tmp_path: Path, make_front: MakeFront) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("old admin\n")
+    front = make_front(token_file=str(path))
+    with front.client() as http:
+
+        def status(token: str) -> int:
+            return http.get("/v1/status", headers={"Authorization": f"Bearer {token}"}).status_code
+
+        before = status("old"), status("new")
+        path.write_text("new admin\n")
+        while status("new") == 401:
+            pass
+        after = status("old"), status("new")
+
+    assert (before, after) == ((200, 401), (401, 200))
+    assert "was read again" in front.said()

@@ -287,3 +287,78 @@ def test_a_full_disk_is_said_at_each_write_and_nothing_half_made_stays(tmp_path:
     assert kept["prompts"] == []
     assert left == []
     assert again.status_code == 201
+
+
+@pytest.mark.parametrize(("free", "status"), [(2**30 - 1, 507), (2**30 + 10, 507), (2**30 + 100_000, 201)])
+def test_an_upload_that_would_leave_less_room_than_the_floor_is_refused(make_front: MakeFront, free: int, status: int) -> None:
+    front = make_front()
+    front.warden.memory = {"available_bytes": None, "disk_free_bytes": free, "disk_floor_bytes": 2**30}
+
+    with front.client() as http:
+        answer = http.post("/sessions", files={"file": ("a.mp4", b"x" * 1000)})
+        predicted = http.post("/predict", files={"file": ("a.png", b"x" * 1000)}, data={"prompt": '{"boxes": [[0, 0, 1, 1]]}'})
+
+    assert answer.status_code == status, answer.text
+    assert predicted.status_code == (507 if status == 507 else 200)
+    if status == 507:
+        assert (answer.json()["reason"], answer.json()["retryable"], "disk_floor" in answer.json()["detail"]) == ("full", True, True)
+        assert uploads(front) == []
+
+
+@pytest.mark.parametrize("named", ["video", "folder", "relative", "link"])
+def test_a_session_stays_while_a_job_that_lives_needs_its_upload(front: FrontChild, http: httpx.Client, tmp_path: Path, named: str) -> None:
+    made = http.post("/sessions", files={"file": ("a.mp4", b"abc")}).json()
+    session, video = made["session_id"], Path(made["video"])
+    link = tmp_path / "link.mp4"
+    link.symlink_to(video)
+    text = {"video": str(video), "folder": str(video.parent), "relative": f"uploads/{session}/video.mp4", "link": str(link)}[named]
+    for number in range(3):
+        front.warden.submit("demo.count", status="queued", params={"note": f"another {number}"})
+    job = front.warden.submit("yolo.train", status="running", params={"masks": {"video": text, "classes": {"1": "car"}}})
+    front.warden.submit("demo.count", status="completed", params={"video": str(video)})
+
+    kept = http.delete(f"/sessions/{session}")
+    front.warden.change(job, "job_completed", status="completed")
+    gone = http.delete(f"/sessions/{session}")
+
+    assert (kept.status_code, kept.json()["job_id"], job in kept.json()["detail"]) == (409, job, True)
+    assert gone.status_code == 204
+    assert not video.exists()
+
+
+def test_a_session_stays_while_any_of_its_propagations_lives(front: FrontChild, http: httpx.Client, film: str) -> None:
+    session = session_of(http, film)
+    http.post(f"/sessions/{session}/prompts", json={"prompts": [PROMPT]})
+    first, second = (http.post("/propagate", json={"session_id": session}).json()["job_id"] for _ in range(2))
+
+    front.warden.change(second, "job_failed", status="failed")
+
+    assert http.delete(f"/sessions/{session}").json()["job_id"] == first
+
+
+def test_a_frame_is_served_from_the_newest_propagation_that_has_come_to_it(front: FrontChild, http: httpx.Client, film: str) -> None:
+    session = session_of(http, film)
+    http.post(f"/sessions/{session}/prompts", json={"prompts": [PROMPT]})
+    jobs = [http.post("/propagate", json={"session_id": session}).json()["job_id"] for _ in range(2)]
+
+    def write(job: str, frame: int, counts: str) -> None:
+        masks = Path(front.warden.jobs[job]["dir"]) / "masks"
+        masks.mkdir(exist_ok=True)
+        objects = {"1": {"size": [2, 2], "counts": counts}}
+        (masks / f"{frame:06d}.json").write_text(json.dumps({"frame": frame, "size": [2, 2], "objects": objects}))
+
+    def asked(frame: int) -> httpx.Response:
+        return http.post("/frame-masks", json={"session_id": session, "frame_idx": frame})
+
+    write(jobs[0], 0, "old")
+    write(jobs[0], 1, "old")
+    write(jobs[1], 0, "new")
+    served = [asked(frame).json()["1"]["counts"] for frame in (0, 1)]
+    front.warden.change(jobs[1], "job_cancelled", status="cancelled")
+    not_yet = asked(2)
+    front.warden.change(jobs[0], "job_failed", status="failed")
+    never = asked(2)
+
+    assert served == ["new", "old"]
+    assert (not_yet.json()["reason"], not_yet.json()["job_id"]) == ("not_yet", jobs[0])
+    assert never.json()["reason"] == "unknown"

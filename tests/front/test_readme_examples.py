@@ -41,7 +41,9 @@ def names(front: FrontChild, line: str, data: Path) -> dict[str, str]:
     status = next((status for end, status in STATUS.items() if end in line), "queued")
     job = front.warden.submit("yolo.train", status=status)
     front.warden.change(job, "job_completed" if status == "completed" else "job_moved", status=status)
-    (front.state_dir / "jobs" / job / "results.csv").write_text("epoch\n")
+    results = front.state_dir / "jobs" / job / "run" / "results.csv"  # where workers.yolo leaves it
+    results.parent.mkdir()
+    results.write_text("epoch\n")
     with front.client() as http:
         session = http.post("/sessions", json={"path": str(data / "film.mp4")}).json()["session_id"]
         http.post(f"/sessions/{session}/prompts", json={"prompts": [{"box": [0, 0, 1, 1]}]})

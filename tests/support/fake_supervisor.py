@@ -50,6 +50,8 @@ class FakeSupervisor:
         self.held = False
         self.on_status: Callable[[], None] = lambda: None  # between the making of a status and its sending, in the thread of the sockets
         self.unwell: list[str] = []
+        self.stopping = False
+        self.memory: dict[str, Any] = {"available_bytes": 8 * 2**30}
         self.workers = [worker("sam-0", "sam"), worker("yolo-0", "yolo", state="down"), worker("demo-0", "demo")]
         self.devices = [device()]
         self.on_submit: dict[str, Callable[[dict[str, Any]], None]] = {"sam.segment": self._segment, "yolo.train": self._run}
@@ -200,11 +202,11 @@ class FakeSupervisor:
         return {
             "supervisor": {
                 "pid": 1, "version": "0", "uptime_s": 1.0, "config": "", "state_dir": str(self.state_dir), "log_dir": "", "loop_lag_ms": 0.5,
-                "pss_bytes": None, "dropped_messages": 0, "stopping": False, "config_generation": 1, "config_error": "",
+                "pss_bytes": None, "dropped_messages": 0, "stopping": self.stopping, "config_generation": 1, "config_error": "",
             },
             "workers": self.workers,
             "devices": self.devices,
-            "memory": {"available_bytes": 8 * 2**30},
+            "memory": self.memory,
             "jobs": counts,
             "interventions": [],
             "unwell": self.unwell,
@@ -261,10 +263,19 @@ class FakeSupervisor:
         return self.jobs[name]
 
     def _retry(self, args: dict[str, Any]) -> dict[str, Any]:
+        key = args.get("idempotency_key", "")
+        if key in self.keys:
+            job, before = self.keys[key]
+            if before != f"retry {args['job']}":
+                raise No("invalid", "this idempotency key was used for something else")
+            return self.jobs[job]
         old = self._find(args["job"])
         if old["status"] not in ENDED:
             raise No("conflict", f"job {old['id']} is {old['status']}: only one that ended can be retried")
-        return self._submit({"kind": old["kind"], "params": old["params"]}, retry_of=old["id"])
+        made = self._submit({"kind": old["kind"], "params": old["params"]}, retry_of=old["id"])
+        if key:
+            self.keys[key] = (made["id"], f"retry {old['id']}")
+        return made
 
     def _why(self, args: dict[str, Any]) -> dict[str, Any]:
         job = self._find(args["job"])

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
@@ -31,6 +31,7 @@ from supervisor.front.gate import Gate
 from supervisor.front.head import HeadAsGet
 from supervisor.front.options import Options
 from supervisor.front.problems import MEDIA_TYPE, Refusal, of_supervisor, response
+from supervisor.front.queries import check_query
 
 _BIG: Final = 2048
 _ROUTERS: Final = (
@@ -43,6 +44,8 @@ _ROUTERS: Final = (
     routes_predict.router,
     routes_training.router,
 )
+_LENIENT: Final = (routes_health.router,)
+"""Asked by probes and scrapers, which add parameters of their own."""
 
 
 def build(options: Options, *, parts: Callable[[], Any]) -> FastAPI:
@@ -56,7 +59,7 @@ def build(options: Options, *, parts: Callable[[], Any]) -> FastAPI:
 
     app = FastAPI(title="Warden", version=supervisor.__version__, lifespan=lifespan, redoc_url=None)
     for router in _ROUTERS:
-        app.include_router(router)
+        app.include_router(router, dependencies=[] if router in _LENIENT else [Depends(check_query)])
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)

@@ -16,8 +16,8 @@ _TEMPLATE: Final = "#/components/schemas/{name}"
 _COMPONENTS: Final[dict[str, Any]] = {}
 """Filled while the routes are declared, read when the document is made: a schema stands where its first user is."""
 
-ALWAYS: Final = (400, 401, 403, 421, 503)
-"""What the door, and a supervisor that is away, can answer to any request."""
+ALWAYS: Final = (400, 401, 403, 421, 422, 503)
+"""What the door, a query that is unknown, and a supervisor that is away, can answer to any request."""
 BODY: Final = (408, 413, 415, 422)
 """What a request with a body can get on top of it."""
 

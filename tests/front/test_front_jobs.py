@@ -241,3 +241,25 @@ def test_head_of_a_stream_ends_with_its_head(http: httpx.Client, path: str) -> N
 
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
     assert http.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/jobs?state=queued", 422),
+        ("GET", "/v1/jobs?status=queued&Limit=5", 422),
+        ("GET", "/v1/status?x", 422),
+        ("POST", "/v1/hold?force=1", 422),
+        ("GET", "/v1/events?before=1", 422),
+        ("GET", "/v1/jobs?status=queued&limit=5", 200),
+        ("GET", "/healthz?probe=1", 200),
+        ("GET", "/metrics?name=up", 200),
+    ],
+)
+def test_a_query_that_a_path_does_not_know_is_refused_by_name(http: httpx.Client, method: str, path: str, status: int) -> None:
+    answer = http.request(method, path)
+
+    assert answer.status_code == status, answer.text
+    if status == 422:
+        name = {"state", "Limit", "x", "force", "before"} & set(path.replace("?", " ").replace("=", " ").replace("&", " ").split())
+        assert f"{name.pop()!r} is unknown" in answer.json()["detail"]

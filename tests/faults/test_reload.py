@@ -166,7 +166,7 @@ def test_sighup_and_the_command_take_the_file_at_once(live: MakeLive) -> None:
         while op not in told and minutes > 3:  # the look of each second may come first: then there is nothing left to tell
             line = edit(minutes, minutes - 1)
             minutes -= 1
-            if (answer := warden.ask(op)) == [line]:
+            if warden.ask(op) == [line]:
                 told[op] = line
         assert op in told, minutes
     assert warden.holds(lambda: warden.cli("reload").stdout == "nothing changed\n")

@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-JOBS ?= 2
+JOBS ?= 3
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 PYTEST := $(RUN) -m pytest -n $(JOBS) --dist loadgroup

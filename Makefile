@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 JOBS ?= 3
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
-PYTEST := $(RUN) -m pytest -n $(JOBS) --dist loadgroup
+PYTEST := $(RUN) -m pytest -n $(JOBS)
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help

@@ -14,7 +14,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.models,
     pytest.mark.timeout(900),
-    pytest.mark.xdist_group("yolo"),  # the data set is made once
     pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="needs the extra models: make test installs it"),
 ]
 

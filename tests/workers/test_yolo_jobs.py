@@ -14,7 +14,6 @@ pytestmark = [
     pytest.mark.models,
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.xdist_group("yolo story"),  # told once, and asked by each test
     pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="needs the extra models"),
 ]
 

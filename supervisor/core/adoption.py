@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from supervisor.core import generations, work
-from supervisor.core.actions import SendCancel, SendJob, SendPause
+from supervisor.core.actions import SaveWanted, SendCancel, SendJob, SendPause
 from supervisor.core.endings import said, said_back
 from supervisor.core.events import Adopted, HelloHeard, SupervisorStarted
 from supervisor.core.gpu import leases_on
@@ -19,6 +19,8 @@ def take_over(turn: Turn, event: SupervisorStarted) -> None:
     turn.fleet = replace(turn.fleet, wall_offset_s=event.wall_s - turn.now_s)
     for worker in tuple(turn.fleet.workers.values()):
         turn.put_worker(replace(worker, since_s=turn.now_s, wanted=event.wanted.get(worker.name, worker.wanted)))
+    if taken_out := {name: None for name in event.wanted if name not in turn.fleet.workers}:  # meanwhile: that was a later word
+        turn.act(SaveWanted(words=taken_out))
     for found in event.adopted:
         _take_back(turn, turn.fleet.workers[found.worker], found, event)
     turn.fleet = replace(turn.fleet, held=event.held)

@@ -43,17 +43,13 @@ class Turn:
             self.fleet = replace(self.fleet, jobs={name: other for name, other in self.fleet.jobs.items() if name != job.id})
         return job
 
-    def save_job(self, job: Job, *then: AnyAction, refuse_to: str = "") -> Job:
+    def save_job(self, job: Job, *then: AnyAction) -> Job:
         """Keep the job and write it down; `then` waits until it is on disk."""
         self.put_job(job)
         if job.retry_at_s > self.now_s:
             self.act(WakeAt(at_s=job.retry_at_s))
-        self.act(SaveJob(job=job, then=then, refuse_to=refuse_to))
+        self.act(SaveJob(job=job, then=then))
         return job
-
-    def forget_job(self, job: JobId) -> None:
-        """Take a job out of the fleet."""
-        self.fleet = replace(self.fleet, jobs={name: other for name, other in self.fleet.jobs.items() if name != job})
 
     def put_jobs(self, jobs: Mapping[JobId, Job]) -> None:
         """Keep many live jobs as they now are, with one copy of the mapping."""

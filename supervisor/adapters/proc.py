@@ -153,7 +153,7 @@ def trees(wanted: Sequence[Tree]) -> list[list[Seen]]:
         if seen.state not in "ZX" and seen.pid != os.getpid():
             living.append(seen)
     sessions = {tree.leader: place for place, tree in enumerate(wanted) if tree.leader and ticks.get(tree.leader, tree.start_ticks) == tree.start_ticks}
-    tags = {tree.tag: place for place, tree in enumerate(wanted)}
+    tags = {tree.tag: place for place, tree in enumerate(wanted) if tree.tag}  # most of the machine was born with none
     known = {member: place for place, tree in enumerate(wanted) for member in tree.known.items()}
     oldest = min((tree.start_ticks for tree in wanted), default=0)
     found: list[list[Seen]] = [[] for _ in wanted]

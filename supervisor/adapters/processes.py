@@ -12,15 +12,16 @@ from typing import Final
 from supervisor.adapters import proc, spawning, survivors
 from supervisor.adapters.cgroups import Leaf, prefix_of
 from supervisor.adapters.evidence import gather, tail
-from supervisor.adapters.sweeps import Sweeps
+from supervisor.adapters.passes import Passes
 from supervisor.adapters.tree_memory import Readings, measure
-from supervisor.adapters.trees import Record, send_to_group
+from supervisor.adapters.trees import Record, go_on, look, send_to_group, sweep
 from supervisor.core.events import Adopted, TreeGone, TreeStuck, WorkerExited
 from supervisor.core.model import Evidence, WorkerName
 from supervisor.errors import StateError
 from supervisor.runtime.ports import Launch, SpawnError
 
 _SWEEP_PAUSE_S: Final = 0.02
+_LOOK_MAX_S: Final = 1.0
 _SHARED_S: Final = 0.1
 """A reading of all memory that began so short a time ago serves the next who asks: a look at the workers and one at the device come together."""
 
@@ -45,7 +46,8 @@ class LocalProcesses:
         self._readings = Readings()
         # Apart, so that many stalls at once, each three seconds of evidence, keep no proof and no meter waiting. A thread is made when it is first needed.
         self._proofs = ThreadPoolExecutor(8, "warden-proof")
-        self._sweeps = Sweeps(self._proofs)
+        self._sweeps = Passes(self._proofs, sweep)
+        self._looks = Passes(self._proofs, look)
         self._witnesses = ThreadPoolExecutor(16, "warden-evidence")
         self._meters = ThreadPoolExecutor(2, "warden-meter")
 
@@ -115,19 +117,23 @@ class LocalProcesses:
 
     def _exited(self, record: Record, pidfd: int) -> None:
         asyncio.get_running_loop().remove_reader(pidfd)
-        if not record.adopted:  # that one was reaped by its new parent: its group's number may be somebody else's, and the sweep proves each member
-            with suppress(ProcessLookupError):
-                os.killpg(record.pid, signal.SIGKILL)  # the leader is a zombie until it is reaped: its group cannot be anybody else's
         ended = spawning.reap(pidfd)
         os.close(pidfd)
         self._pidfds.pop((record.worker, record.generation), None)
         self._post(WorkerExited(worker=record.worker, generation=record.generation, exit=ended))
 
-    def terminate(self, worker: WorkerName, generation: int, name: str = "TERM") -> None:
-        """Send the signal of this name, then SIGCONT (a stopped process hears nothing else), to its group."""
+    async def terminate(self, worker: WorkerName, generation: int, name: str = "TERM") -> None:
+        """Send the signal of this name, then SIGCONT (a stopped process hears nothing else), to its group.
+
+        Without a cgroup there is a look at the tree before: who loses his parents by this signal, and has neither session nor tag of ours, is known by it.
+        """
         number = signal.Signals[f"SIG{name}"]
         if (worker, generation) in self._spawning:  # it would hear nothing yet
             self._spawning[worker, generation] = self._spawning[worker, generation] or number
+        record = self._records.get((worker, generation))
+        if record is not None and record.leaf is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._looks.over(record), _LOOK_MAX_S)
         self._signal_group(worker, generation, number)
         self._signal_group(worker, generation, signal.SIGCONT)
 
@@ -147,10 +153,9 @@ class LocalProcesses:
         """SIGKILL to its whole tree."""
         if (worker, generation) in self._spawning:
             self._spawning[worker, generation] = signal.SIGKILL
-        self._signal_group(worker, generation, signal.SIGKILL)
         record = self._records.get((worker, generation))
-        if record is not None:
-            await self._sweeps.sweep(record)
+        if record is not None:  # the whole of it at once: a group that dies first leaves children by whom nobody can tell whose they are
+            await self._sweeps.over(record)
 
     async def prove_gone(self, worker: WorkerName, generation: int, within_s: float) -> TreeGone | TreeStuck:
         """End what the leader left behind; return the proof that nothing is left, or who is."""
@@ -159,7 +164,7 @@ class LocalProcesses:
             return TreeGone(worker=worker, generation=generation)
         end_s = asyncio.get_running_loop().time() + within_s
         swept: set[int] = set()
-        while left := await self._sweeps.sweep(record):
+        while left := await self._sweeps.over(record):
             swept |= set(left)
             if asyncio.get_running_loop().time() >= end_s:
                 return TreeStuck(worker=worker, generation=generation, pids=tuple(left))
@@ -237,6 +242,7 @@ class LocalProcesses:
             record.pid, record.start_ticks, record.adopted = leader.pid, leader.start_ticks, True
             with suppress(OSError):  # a full disk: what was written before finds it as well
                 await asyncio.to_thread(record.write, self._run_dir)
+            await asyncio.to_thread(go_on, record)
             self._records[record.worker, record.generation] = record
             self._watch(record, pidfd)
             taken.append(Adopted(worker=record.worker, generation=record.generation, pid=leader.pid, age_s=proc.age_s(leader)))

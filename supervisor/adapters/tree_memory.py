@@ -10,7 +10,6 @@ from supervisor.adapters import proc
 from supervisor.adapters.trees import Record
 from supervisor.core.model import WorkerName
 
-_KNOWN_MAX: Final = 10_000
 _MOVED_BYTES: Final = 2**20
 """Less than any limit or margin is set by."""
 _STALE_S: Final = 60.0
@@ -53,6 +52,6 @@ def measure(records: Sequence[Record], readings: Readings) -> dict[WorkerName, i
         elif record.pid:
             scanned.append(record)
     for record, members in zip(scanned, proc.trees([record.tree for record in scanned]) if scanned else [], strict=True):
-        record.known = {member.pid: member.start_ticks for member in members[:_KNOWN_MAX]}
+        record.remember(members)
         used[record.worker] += readings.pss_bytes((member.pid for member in members), now_s)
     return used

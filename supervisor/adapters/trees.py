@@ -5,6 +5,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -12,6 +13,10 @@ from msgspec import Struct
 from supervisor.adapters import proc
 from supervisor.adapters.cgroups import Leaf
 from supervisor.core.model import WorkerName
+
+_LOOKS_MAX: Final = 5
+"""Who bears faster than we stop is killed as far as it was seen; whoever sweeps does so until nobody is left."""
+_KNOWN_MAX: Final = 10_000
 
 
 class Record(Struct, kw_only=True):
@@ -50,6 +55,10 @@ class Record(Struct, kw_only=True):
         inside = self.leaf.pids() if self.leaf else []
         return found + [seen for pid in inside if pid not in outside and (seen := proc.look(pid)) is not None and seen.state not in "ZX"]
 
+    def remember(self, members: Sequence[proc.Seen]) -> None:
+        """Keep who was there at this look: they are found again by it when they have lost session, tag and parents."""
+        self.known = {member.pid: member.start_ticks for member in members[:_KNOWN_MAX]}
+
     def write(self, run_dir: Path) -> None:
         """Write it whole or not at all. Raises OSError. Not fsynced: only our own death has to be survived, and a reboot ends the process as well."""
         path = run_dir / f"{self.worker}.json"
@@ -58,11 +67,21 @@ class Record(Struct, kw_only=True):
         partial.replace(path)
 
 
+def look(records: Sequence[Record]) -> list[list[int]]:
+    """Remember who there is of each tree, and return the pids. One pass for all."""
+    answers = []
+    for record, members in zip(records, proc.trees([record.tree for record in records]), strict=True):
+        record.remember(members)
+        answers.append([member.pid for member in members])
+    return answers
+
+
 def sweep(records: Sequence[Record]) -> list[list[int]]:
     """SIGKILL every member of these trees and return who there was of each. An empty answer is the proof that nobody of it is left.
 
     The cgroup is killed by one call of the kernel, those born meanwhile included. Its word alone is not the proof: a worker that runs as root, or as whoever
-    owns the cgroup, can write itself into another. Who is outside is looked for in one pass for all, and proved to be ours again between pidfd and signal.
+    owns the cgroup, can write itself into another. Who is outside is stopped before anybody is killed: nobody is born while parents stand still, and nobody
+    loses the parent by whom alone we know him.
     """
     insides = []
     for record in records:
@@ -71,11 +90,31 @@ def sweep(records: Sequence[Record]) -> list[list[int]]:
         if leaf is not None and (insides[-1] or not leaf.empty()):
             leaf.kill()
     answers = []
-    for record, inside, members in zip(records, insides, proc.trees([record.tree for record in records]), strict=True):
-        outside = _send_to([member for member in members if member.pid not in inside], signal.SIGKILL)
+    for record, inside, members in zip(records, insides, _stop_outside(records, insides), strict=True):
+        outside = _send_to(members, signal.SIGKILL)
         found = sorted({*inside, *outside})
         answers.append(found or ([record.pid] if record.leaf is not None and not record.leaf.empty() else []))
     return answers
+
+
+def _stop_outside(records: Sequence[Record], insides: Sequence[Sequence[int]]) -> list[list[proc.Seen]]:
+    """SIGSTOP who is not in the cgroup, of each tree, and look again until there is nobody new. One pass for all, and one alone where there is nobody."""
+    found: list[dict[int, proc.Seen]] = [{} for _ in records]
+    for _ in range(_LOOKS_MAX):
+        fresh: list[proc.Seen] = []
+        for seen, inside, members in zip(found, insides, proc.trees([record.tree for record in records]), strict=True):
+            new = [member for member in members if member.pid not in inside and member.pid not in seen]
+            seen.update((member.pid, member) for member in new)
+            fresh += new
+        if not fresh:
+            break
+        _send_to(fresh, signal.SIGSTOP)
+    return [list(seen.values()) for seen in found]
+
+
+def go_on(record: Record) -> None:
+    """SIGCONT who stands still: an earlier supervisor may have ended between stopping a tree and killing it."""
+    _send_to([member for member in record.members() if member.state == "T"], signal.SIGCONT)
 
 
 def send_to_group(record: Record, number: signal.Signals) -> None:

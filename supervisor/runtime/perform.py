@@ -145,7 +145,7 @@ class Performer:
                 ports.processes.expect(action.worker, action.generation)
                 self._start(self._spawn(action))
             case act.Terminate():
-                ports.processes.terminate(action.worker, action.generation, action.signal)
+                self._start(ports.processes.terminate(action.worker, action.generation, action.signal))
             case act.Kill():
                 self._start(ports.processes.kill(action.worker, action.generation))
             case act.ProveGone():

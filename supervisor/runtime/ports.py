@@ -54,7 +54,7 @@ class Processes(Protocol):
         """Start it and return the pid, once its own program runs. Raises SpawnError. Its exit comes as a WorkerExited event."""
         ...
 
-    def terminate(self, worker: WorkerName, generation: int, name: str = "TERM") -> None:
+    async def terminate(self, worker: WorkerName, generation: int, name: str = "TERM") -> None:
         """Send the signal of this name, then SIGCONT, to its group."""
         ...
 

@@ -32,7 +32,9 @@ def test_births_are_counted() -> None:
 
 def test_only_those_are_looked_at_who_were_born_since_the_leader(child: tuple[int, int]) -> None:
     pid, before = child
-    tree = proc.Tree(pid, 0, "", {}, before)
+    seen = proc.look(pid)
+    assert seen is not None
+    tree = proc.Tree(pid, seen.start_ticks, "", {}, before)
 
     looked_at = set(proc._since(proc._pids(), [tree]))
 

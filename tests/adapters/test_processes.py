@@ -109,7 +109,7 @@ async def test_terminate_wakes_a_stopped_process_and_asks_its_group(kept: Kept) 
     pid = await kept.spawn("sleep", "60")
     os.kill(pid, signal.SIGSTOP)
 
-    kept.processes.terminate(NAME, 1)
+    await kept.processes.terminate(NAME, 1)
 
     assert await kept.exit() == Exit("signal", 15, "SIGTERM")
 
@@ -117,7 +117,7 @@ async def test_terminate_wakes_a_stopped_process_and_asks_its_group(kept: Kept) 
 async def test_a_signal_that_is_ordered_during_the_spawn_is_not_lost(kept: Kept) -> None:
     spawning = asyncio.ensure_future(kept.spawn("sleep", "60"))
     await asyncio.to_thread(os.sched_yield)
-    kept.processes.terminate(NAME, 1)
+    await kept.processes.terminate(NAME, 1)
 
     await spawning
 
@@ -125,9 +125,10 @@ async def test_a_signal_that_is_ordered_during_the_spawn_is_not_lost(kept: Kept)
 
 
 async def test_a_tree_is_gone_with_those_that_made_sessions_of_their_own(kept: Kept) -> None:
+    log = kept.folder / "tool.log"
     pid = await kept.spawn("sh", "-c", "sleep 60 & setsid sleep 60 & setsid sh -c 'sleep 60 & wait' & echo up; wait")
     async with asyncio.timeout(WITHIN_S):
-        while len(members := await asyncio.to_thread(kept.processes._records[NAME, 1].members)) < 5:
+        while len(members := await asyncio.to_thread(kept.processes._records[NAME, 1].members)) < 5 or "up" not in log.read_text():
             pass
     os.kill(pid, signal.SIGKILL)
     await kept.exit()
@@ -145,8 +146,8 @@ async def test_signals_to_what_is_gone_or_never_was_go_nowhere(kept: Kept) -> No
     await kept.spawn("true")
     await kept.exit()
 
-    kept.processes.terminate(NAME, 1)
-    kept.processes.terminate(WorkerName("nobody-0"), 5)
+    await kept.processes.terminate(NAME, 1)
+    await kept.processes.terminate(WorkerName("nobody-0"), 5)
     await kept.processes.kill(WorkerName("nobody-0"), 5)
 
     assert await kept.processes.prove_gone(WorkerName("nobody-0"), 5, 1.0) == TreeGone(worker=WorkerName("nobody-0"), generation=5)
@@ -254,5 +255,6 @@ async def test_a_record_of_another_boot_or_of_a_pid_given_out_anew_ends_nobody(k
     stranger.wait()
 
 
-async def test_a_record_without_a_pid_never_means_the_kernel() -> None:
-    assert proc.members(0, 0, "a tag that nobody has") == []
+@pytest.mark.parametrize("tag", ["", "a tag that nobody has"])
+async def test_a_record_without_a_pid_never_means_the_kernel_or_everybody_who_has_no_tag(tag: str) -> None:
+    assert proc.members(0, 0, tag) == []

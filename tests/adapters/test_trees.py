@@ -46,13 +46,18 @@ async def family(kept: Kept) -> tuple[int, dict[str, int]]:
     return pid, {kind: int((folder / kind).read_text()) for kind in KINDS}
 
 
+def parent_of(pid: int) -> int:
+    seen = proc.look(pid)
+    assert seen is not None
+    return seen.ppid
+
+
 @pytest.mark.parametrize("end", ["asked to stop", "killed by us", "crashed"])
 async def test_nobody_of_a_family_outlives_its_leader_and_a_namesake_of_somebody_else_is_not_touched(kept: Kept, bystander: int, end: str) -> None:
     pid, members = await family(kept)
-    await kept.processes.memory()  # as every look_every: without a cgroup this is where those without session, tag and parents were seen last
 
     if end == "asked to stop":
-        kept.processes.terminate(NAME, 1)
+        await kept.processes.terminate(NAME, 1)
     elif end == "killed by us":
         await kept.processes.kill(NAME, 1)
     else:
@@ -65,12 +70,14 @@ async def test_nobody_of_a_family_outlives_its_leader_and_a_namesake_of_somebody
     assert alive(bystander)
 
 
-async def test_a_renamed_process_without_tag_and_parent_is_found_by_its_cgroup_alone(kept: Kept, bystander: int) -> None:
+async def test_who_lost_tag_and_parent_before_the_end_is_found_by_its_cgroup_or_by_an_earlier_look(kept: Kept, bystander: int) -> None:
+    _, members = await family(kept)
     if kept.leaves_in is None:
-        pytest.skip("this is what the cgroup is for")
-    pid, members = await family(kept)
+        await kept.processes.memory()  # as every look_every
+    parent = parent_of(members["renamed"])
+    os.kill(parent, signal.SIGKILL)
+    await kept.until(lambda: parent_of(members["renamed"]) != parent)
 
-    os.kill(pid, signal.SIGKILL)
     await kept.exit()
     await kept.processes.prove_gone(NAME, 1, WITHIN_S)
 
@@ -150,7 +157,7 @@ async def test_the_stop_signal_is_the_one_that_was_named(kept: Kept, name: str) 
     await kept.spawn(sys.executable, "-S", "-c", code)
     await kept.until(lambda: "up" in (kept.folder / "tool.log").read_text())
 
-    kept.processes.terminate(NAME, 1, name)
+    await kept.processes.terminate(NAME, 1, name)
 
     assert await kept.exit() == Exit("code", 42)
 
@@ -217,7 +224,6 @@ async def test_the_shim_changes_nothing_of_the_programs_environment(kept: Kept) 
 
 async def test_evidence_tells_the_children_and_who_of_them_is_stopped(kept: Kept) -> None:
     pid, members = await family(kept)
-    await kept.processes.memory()  # a look at the tree, or without a cgroup its renamed child outlives this test
 
     seen = await kept.processes.evidence(NAME, 1)
 
@@ -259,9 +265,21 @@ async def test_a_process_that_was_spawned_but_not_written_down_is_taken_back(kep
 
     assert (taken.worker, taken.generation, taken.pid) == (NAME, 3, pid)
     assert msgspec.json.decode(path.read_bytes(), type=Record).pid == pid
-    later.terminate(NAME, 3)
+    await later.terminate(NAME, 3)
     assert {await kept.exit(), await kept.exit()} == {Exit("signal", 15, "SIGTERM"), Exit("unknown")}, "each of the two supervisors sees its end in its own way"
     assert isinstance(await later.prove_gone(NAME, 3, WITHIN_S), TreeGone)
+
+
+async def test_a_tree_that_stands_still_goes_on_when_it_is_taken_back(kept: Kept) -> None:
+    await kept.spawn("sh", "-c", "sleep 60 & wait")
+    members = kept.processes._records[NAME, 1].members
+    await kept.until(lambda: len(members()) == 2)
+    for member in members():
+        os.kill(member.pid, signal.SIGSTOP)  # as a supervisor that ended in the middle of a kill
+
+    await kept.later().adopt({NAME})
+
+    await kept.until(lambda: {member.state for member in members()} == {"S"})
 
 
 async def test_an_adopted_group_hears_the_stop_signal_as_a_whole(kept: Kept) -> None:
@@ -271,7 +289,7 @@ async def test_an_adopted_group_hears_the_stop_signal_as_a_whole(kept: Kept) -> 
     later = kept.later()
     await later.adopt({NAME})
 
-    later.terminate(NAME, 1)
+    await later.terminate(NAME, 1)
 
     await kept.until(lambda: "heard" in log.read_text())
 

@@ -168,9 +168,12 @@ class Run:
         self.checks.look()
         self.checks.at_the_end(views)
         self.outcomes = Counter(view["status"] if view["status"] != "failed" else f"failed: {view['reason']}" for view in views)
-        for left in processes.ours(self.scene.state_dir):
+        for left in (named := processes.ours(self.scene.state_dir)):
             self.checks.wrong("orphans", f"pid {left.pid} of {left.worker}#{left.generation} lives on after the stop")
             processes.Handle(left.pid).signal(signal.SIGKILL)
+        for pid in set(processes.inside(self.scene.folder)) - {left.pid for left in named}:
+            self.checks.wrong("orphans", f"pid {pid} lives on after the stop, and nothing but its folder tells whose it is")
+            processes.Handle(pid).signal(signal.SIGKILL)
         for path in [*self.scene.state_dir.glob("*.sock"), *(self.scene.state_dir / "run").glob("*.json")]:
             self.checks.wrong("left over", f"{path.name} was left after the stop")
         if "Traceback" in self.scene.said():
@@ -231,8 +234,8 @@ def main() -> int:
         run.go()
     finally:
         run.scene.close()
-        for left in processes.ours(run.scene.state_dir):
-            processes.Handle(left.pid).signal(signal.SIGKILL)
+        for pid in {left.pid for left in processes.ours(run.scene.state_dir)} | set(processes.inside(run.scene.folder)):
+            processes.Handle(pid).signal(signal.SIGKILL)
     code = report(run, seed)
     if not code:
         shutil.rmtree(folder, ignore_errors=True)

@@ -71,7 +71,7 @@ retries = {{ crash = 4, lost = 6, memory = 1, stall = 0, user_error = 0 }}
 {WORKER}
 serves = ["chaos.alpha"]
 gpu = "10GiB"
-options = {{ children = 2 }}
+options = {{ children = 3 }}
 env = {{ MARK = "{knobs.mark}" }}
 
 [workers.beta]
@@ -92,7 +92,7 @@ serves = ["chaos.pool"]
 concurrency = {knobs.pool}
 
 [workers.tool]
-command = ["sh", "-c", "sleep 3600 & setsid sleep 3600 & (sleep 3600 & sleep 3600) & wait"]
+command = ["sh", "-c", "sleep 3600 & setsid sleep 3600 & (sleep 3600 & sleep 3600) & (env -i setsid sleep 3600 & wait) & wait"]
 progress = "none"
 """
 

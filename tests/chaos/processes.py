@@ -45,6 +45,16 @@ def ours(state_dir: Path) -> list[Seen]:
     return sorted(found, key=lambda seen: seen.pid)
 
 
+def inside(folder: Path) -> list[int]:
+    """Return the living processes that work in this folder: those as well that threw their environment away."""
+    found = []
+    for path in _PROC.glob("[0-9]*"):
+        with suppress(OSError):
+            if (path / "cwd").readlink().is_relative_to(folder):  # a zombie has none
+                found.append(int(path.name))
+    return found
+
+
 def leaders(state_dir: Path) -> list[Seen]:
     """Return the workers' own processes; a child in a session of its own is not one, its parent is of the same generation."""
     everyone = {seen.pid: seen for seen in ours(state_dir)}

@@ -19,9 +19,15 @@ HEART_S: Final = 0.4
 STEP_STAMPED_S: Final = 0.1
 KINDS: Final = ("chaos.alpha", "chaos.beta", "chaos.gamma", "chaos.plain", "chaos.pool")
 
+CHILDREN: Final = (
+    ("sleep", "3600"),
+    ("setsid", "sleep", "3600"),
+    ("sh", "-c", "env -i setsid sleep 3600 & wait"),  # neither session nor tag tells whose that is, and its parent hears the SIGTERM
+)
+
 
 class Options(Struct, frozen=True, kw_only=True):
-    """How the process behaves as a whole. children: how many `sleep` processes it starts, the second in a session of its own."""
+    """How the process behaves as a whole. children: how many of CHILDREN it starts."""
 
     children: int = 0
     load_s: float = 0.0
@@ -40,7 +46,7 @@ class Chaotic(Worker):
         """Start the children."""
         options: Options = self.options
         _pause(options.load_s)
-        self.children = [subprocess.Popen(["sleep", "3600"], start_new_session=number == 1) for number in range(options.children)]
+        self.children = [subprocess.Popen(command) for command in CHILDREN[: options.children]]
 
     def run(self, job: Job, report: Report) -> dict[str, Any]:
         """Do what workers.fake does for these parameters, as the only one who does this job. The result names the attempt and the process."""

@@ -39,8 +39,6 @@ def test_a_family_that_is_hard_to_get_rid_of_is_gone_before_the_next_generation(
     members = family(warden)
     pid = warden.worker("sam-0").pid
     assert pid is not None
-    measured = warden.worker("sam-0").memory_bytes
-    assert warden.holds(lambda: warden.worker("sam-0").memory_bytes != measured), "where there is no cgroup, one look at the memory sees them all"
 
     if end == "stop":
         warden.ask("workers.restart", name="sam-0")

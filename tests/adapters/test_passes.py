@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from supervisor.adapters.sweeps import Sweeps
+from supervisor.adapters.passes import Passes
 from supervisor.adapters.trees import Record
 from supervisor.core.model import WorkerName
 
@@ -19,7 +19,7 @@ def record(number: int) -> Record:
     return Record(worker=WorkerName(f"w-{number}"), generation=number, token="", tag="", log="", boot_id="")
 
 
-class Passes:
+class Slow:
     """Each pass waits until it is let go, and answers with the generation of each record."""
 
     def __init__(self) -> None:
@@ -37,29 +37,29 @@ class Passes:
 
 
 async def test_who_asks_during_a_pass_shares_the_next_one() -> None:
-    passes = Passes()
+    slow = Slow()
     with ThreadPoolExecutor(4) as executor:
-        sweeps = Sweeps(executor, sweep=passes)
-        first = [asyncio.ensure_future(sweeps.sweep(record(number))) for number in (1, 2)]
-        await asyncio.to_thread(passes.begun.acquire)
-        second = [asyncio.ensure_future(sweeps.sweep(record(number))) for number in (3, 4, 5)]
+        passes = Passes(executor, slow)
+        first = [asyncio.ensure_future(passes.over(record(number))) for number in (1, 2)]
+        await asyncio.to_thread(slow.begun.acquire)
+        second = [asyncio.ensure_future(passes.over(record(number))) for number in (3, 4, 5)]
         await asyncio.to_thread(os.sched_yield)  # they have asked
         second[1].cancel()
 
-        passes.let_go.release(2)
+        slow.let_go.release(2)
 
         assert list(await asyncio.gather(*first)) == [[1], [2]]
         assert list(await asyncio.gather(second[0], second[2])) == [[3], [5]]
-    assert passes.made == [[1, 2], [3, 4, 5]]
+    assert slow.made == [[1, 2], [3, 4, 5]]
 
 
 async def test_a_bug_in_a_pass_is_told_to_everybody_and_the_next_one_comes_all_the_same() -> None:
-    passes = Passes()
-    passes.let_go.release(2)
+    slow = Slow()
+    slow.let_go.release(2)
     with ThreadPoolExecutor(4) as executor:
-        sweeps = Sweeps(executor, sweep=passes)
+        passes = Passes(executor, slow)
 
         with pytest.raises(RuntimeError, match="a bug"):
-            await sweeps.sweep(record(13))
+            await passes.over(record(13))
 
-        assert await sweeps.sweep(record(1)) == [1]
+        assert await passes.over(record(1)) == [1]

@@ -1,27 +1,27 @@
-"""Proofs that trees are gone, put together: whoever asks while a pass through /proc is under way shares the next one."""
+"""Passes through /proc, put together: whoever asks while one is under way shares the next one."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
-from supervisor.adapters.trees import Record, sweep
+from supervisor.adapters.trees import Record
 
-Sweep = Callable[[Sequence[Record]], list[list[int]]]
+Pass = Callable[[Sequence[Record]], list[list[int]]]
 _Asked = tuple[Record, "asyncio.Future[list[int]]"]
 
 
-class Sweeps:
-    """Sweeps trees in an executor, one pass at a time. A pass that began before somebody asked proves nothing to him, so he gets the next."""
+class Passes:
+    """Passes over trees in an executor, one at a time. What began before somebody asked proves nothing to him, so he gets the next."""
 
-    def __init__(self, executor: Executor, *, sweep: Sweep = sweep) -> None:
-        """Sweep in threads of this executor."""
+    def __init__(self, executor: Executor, one: Pass) -> None:
+        """Run it in threads of this executor. one: takes the records and returns pids for each."""
         self._executor = executor
-        self._sweep = sweep
+        self._one = one
         self._asked: list[_Asked] = []
         self._busy = False
 
-    async def sweep(self, record: Record) -> list[int]:
-        """SIGKILL every member of the tree; return who there was, nobody being the proof that it is gone."""
+    async def over(self, record: Record) -> list[int]:
+        """Return what the next pass answers for this tree."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[int]] = loop.create_future()
         self._asked.append((record, future))
@@ -32,7 +32,7 @@ class Sweeps:
 
     def _begin(self) -> None:
         asked, self._asked = self._asked, []
-        done = asyncio.get_running_loop().run_in_executor(self._executor, self._sweep, [record for record, _ in asked])
+        done = asyncio.get_running_loop().run_in_executor(self._executor, self._one, [record for record, _ in asked])
         done.add_done_callback(lambda done: self._done(asked, done))
 
     def _done(self, asked: list[_Asked], done: "asyncio.Future[list[list[int]]]") -> None:

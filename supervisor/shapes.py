@@ -224,6 +224,14 @@ class JobsPage(Struct, frozen=True, kw_only=True):
     next: str = ""
 
 
+class LiveView(Struct, frozen=True, kw_only=True):
+    """How many jobs of one kind are in one status before their end."""
+
+    kind: str
+    status: str
+    count: int
+
+
 class WaitView(Struct, frozen=True, kw_only=True):
     """What a job waits for, in numbers; what is unknown is None."""
 

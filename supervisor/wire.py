@@ -85,7 +85,10 @@ class Result(FromWorker, frozen=True, kw_only=True, tag="result"):
 
 
 class Failed(FromWorker, frozen=True, kw_only=True, tag="failed"):
-    """A job's work ended without a result. reason: bad_input, user_error, gpu_oom, gpu_error, memory_emergency, cancelled, paused or shutdown."""
+    """A job's work ended without a result.
+
+    reason: bad_input, user_error, gpu_oom, gpu_error, memory_emergency, worker_crash (by the machine, as by a full disk), cancelled, paused, shutdown.
+    """
 
     job: str
     attempt: int

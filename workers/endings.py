@@ -1,11 +1,15 @@
 """Why a job's work ended without a result: each exception stands for one reason of the protocol."""
 
+import errno
 import sys
 import traceback
+from typing import Final
 
 from msgspec import Struct
 
 from workers.report import BadInput, EmergencyBrake, JobCancelled, WorkerLeaves, WorkPauses
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Ended(Struct, frozen=True):
@@ -41,7 +45,18 @@ def _broken(error: BaseException, stack: str) -> Ended:
         return Ended("gpu_oom", sentence(error), stack)
     if isinstance(error, RuntimeError) and "CUDA error" in str(error):
         return Ended("gpu_error", sentence(error), stack)
+    if full := _full_disk(error):
+        return Ended("worker_crash", f"{sentence(full)}; make room there", stack)  # the machine's fault: tried again as after a crash
     return Ended("user_error", sentence(error), stack)
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """Return the error of a full disk that the work ended by; None where there was none. A library may have raised its own because of it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def sentence(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Jobs in memory: for tests, and for whoever wants nothing kept. Passes the same contract suite as the SQLite store."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -24,7 +24,7 @@ class MemoryJobs:
     """A store that forgets when the process ends."""
 
     def __init__(self, *, events_kept: int = EVENTS_KEPT) -> None:
-        """Begin with nothing. events_kept: of those that belong to no live job."""
+        """Begin with nothing. events_kept: of each live job, and of all others together."""
         self._events_kept = events_kept
         self._jobs: dict[JobId, Job] = {}
         self._listed: dict[JobId, Job] = {}  # without their large results
@@ -32,6 +32,7 @@ class MemoryJobs:
         self._tombstones: dict[JobId, Tombstone] = {}
         self._events: dict[int, tuple[str | None, bytes]] = {}  # as bytes: what the poster does to its event later must not be seen
         self._last_event = 0
+        self._trimmed = 0  # up to there some may be missing
         self._marks: dict[str, str] = {}
         self._fence = 0
         self._leases: tuple[Lease, ...] = ()
@@ -92,20 +93,24 @@ class MemoryJobs:
         for job in ended:
             self._tombstones[job.id] = Tombstone(job=job.id, kind=job.kind, status=job.status.value, completed_wall=ended_wall(job))
             del self._jobs[job.id], self._listed[job.id]
-        names = {job.id for job in ended}
-        self._events = {number: event for number, event in self._events.items() if event[0] not in names}
         self._tombstones = {name: stone for name, stone in self._tombstones.items() if stone.completed_wall >= gone_before}
         self._keys = {key: kept for key, kept in self._keys.items() if kept[2] >= keys_before}
-        spare = list(self._of_no_live_job())
-        for number in spare[: max(0, len(spare) - self._events_kept)]:
-            del self._events[number]
+        gone = set(self._spare_events({job.id for job in ended}))
+        self._events = {number: event for number, event in self._events.items() if number not in gone}
+        self._trimmed = max(self._trimmed, *gone, 0)
         return [job.id for job in ended]
 
-    def _of_no_live_job(self) -> Iterator[int]:
+    def _spare_events(self, ended: Collection[str]) -> Iterator[int]:
+        """Yield the numbers of the events of these jobs, and of each live job, and of all others together, whatever is older than the newest so many."""
+        of: dict[str | None, list[int]] = {}
         for number, (name, _) in self._events.items():
-            job = self._jobs.get(JobId(name)) if name else None
-            if job is None or not job.live:
+            if name in ended:
                 yield number
+                continue
+            job = self._jobs.get(JobId(name)) if name else None
+            of.setdefault(name if job is not None and job.live else None, []).append(number)
+        for numbers in of.values():
+            yield from numbers[: max(0, len(numbers) - self._events_kept)]
 
     async def append_events(self, events: Sequence[StreamEvent]) -> Sequence[int]:
         """Return the numbers that the events got. Raises StoreError; then none of them is kept."""
@@ -120,8 +125,8 @@ class MemoryJobs:
         return [(number, msgspec.json.decode(doc, type=StreamEvent)) for number, doc in found[:limit]]
 
     async def event_bounds(self) -> tuple[int, int]:
-        """Return the number of the oldest event that is kept, and the last number ever given."""
-        return next(iter(self._events), self._last_event), self._last_event
+        """Return the number from which on every event is kept, and the last number ever given."""
+        return min(self._trimmed + 1, self._last_event), self._last_event
 
     async def save_mark(self, name: str, value: str) -> None:
         """Remember this; an empty value forgets it."""

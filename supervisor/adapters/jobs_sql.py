@@ -29,6 +29,8 @@ MIGRATIONS: Final = (
     CREATE INDEX keys_by_created ON keys (created);
     CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT, doc BLOB NOT NULL) STRICT;
     CREATE INDEX events_by_job ON events (job, seq) WHERE job IS NOT NULL;
+    CREATE TABLE trimmed (seq INTEGER NOT NULL) STRICT;
+    INSERT INTO trimmed (seq) VALUES (0);
     CREATE TABLE marks (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     """,
 )
@@ -77,6 +79,7 @@ ENDED: Final = """
 """
 BURY: Final = (
     "INSERT OR REPLACE INTO tombstones (job, kind, status, completed) SELECT id, kind, status, coalesce(completed, created) FROM jobs WHERE id = ?",
+    "UPDATE trimmed SET seq = max(seq, coalesce((SELECT max(seq) FROM events WHERE job = ?), 0))",
     "DELETE FROM events WHERE job = ?",
     "DELETE FROM attempts WHERE job = ?",
     "DELETE FROM jobs WHERE id = ?",
@@ -84,21 +87,28 @@ BURY: Final = (
 FORGET_TOMBSTONES: Final = "DELETE FROM tombstones WHERE completed < ?"
 FORGET_KEYS: Final = "DELETE FROM keys WHERE created < ?"
 
-_OF_NO_LIVE_JOB: Final = "(job IS NULL OR job NOT IN (SELECT id FROM jobs WHERE status NOT IN ('completed', 'failed', 'cancelled')))"
-TRIM_EVENTS: Final = f"""
+_LIVE_JOBS: Final = "SELECT id FROM jobs WHERE status NOT IN ('completed', 'failed', 'cancelled')"
+_OF_NO_LIVE_JOB: Final = f"(job IS NULL OR job NOT IN ({_LIVE_JOBS}))"  # made of constants
+TALKATIVE: Final = f"SELECT job FROM events WHERE job IN ({_LIVE_JOBS}) GROUP BY job HAVING count(*) > :kept"  # noqa: S608  # made of constants
+TRIM_EVENTS: Final = tuple(
+    f"""
     DELETE FROM events WHERE seq IN (
         SELECT seq FROM events
-        WHERE {_OF_NO_LIVE_JOB} AND seq <= (SELECT seq FROM events WHERE {_OF_NO_LIVE_JOB} ORDER BY seq DESC LIMIT 1 OFFSET :kept)
+        WHERE {which} AND seq <= (SELECT seq FROM events WHERE {which} ORDER BY seq DESC LIMIT 1 OFFSET :kept)
         ORDER BY seq LIMIT :at_once
-    )
-"""  # noqa: S608  # made of constants
-"""Takes away what is older than the newest so many. At most so many at once, so that no other write waits long."""
+    ) RETURNING seq
+    """  # noqa: S608  # made of constants
+    for which in (_OF_NO_LIVE_JOB, "job = :job")
+)
+"""Takes away what is older than the newest so many: of all that belongs to no live job, or of one job. At most so many at once: no other write waits long."""
+TRIMMED: Final = "UPDATE trimmed SET seq = max(seq, ?)"
+"""Up to there something may be missing: whoever has seen less is told so."""
 
 APPEND_EVENT: Final = "INSERT INTO events (job, doc) VALUES (?, ?) RETURNING seq"
 EVENTS_SINCE: Final = "SELECT seq, doc FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
 EVENTS_OF_JOB: Final = "SELECT seq, doc FROM events WHERE seq > ? AND job = ? ORDER BY seq LIMIT ?"
 EVENT_BOUNDS: Final = """
-    SELECT coalesce((SELECT min(seq) FROM events), last), last
+    SELECT min((SELECT seq FROM trimmed) + 1, last), last
     FROM (SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) AS last)
 """
 """AUTOINCREMENT keeps the last number apart from the rows, so none is given twice when rows go."""

@@ -33,7 +33,7 @@ class SqliteJobs:
     """The store. Made by `open_store`."""
 
     def __init__(self, path: Path, *, events_kept: int = EVENTS_KEPT) -> None:
-        """Open the file, in its thread. events_kept: of those that belong to no live job."""
+        """Open the file, in its thread. events_kept: of each live job, and of all others together."""
         self._events_kept = events_kept
         self._results = ResultFiles(path.parent)
         self._file = SqliteThread(path, sql.MIGRATIONS, prepare=self._sweep)
@@ -127,12 +127,21 @@ class SqliteJobs:
                 connection.executemany(statement, [(name,) for name, _ in ended])
             connection.execute(sql.FORGET_TOMBSTONES, (gone_before,))
             connection.execute(sql.FORGET_KEYS, (keys_before,))
-            connection.execute(sql.TRIM_EVENTS, {"kept": self._events_kept, "at_once": _TRIM_AT_ONCE})
+            self._trim_events(connection)
             return ended
 
         ended = await self._file.do(write, writes=True)
         await asyncio.to_thread(self._results.remove, [file for _, file in ended if file])  # after the commit: a row never lacks its file
         return [JobId(name) for name, _ in ended]
+
+    def _trim_events(self, connection: sqlite3.Connection) -> None:
+        of_others, of_one = sql.TRIM_EVENTS
+        values = {"kept": self._events_kept, "at_once": _TRIM_AT_ONCE}
+        gone = connection.execute(of_others, values).fetchall()
+        for (name,) in connection.execute(sql.TALKATIVE, values).fetchall():
+            gone += connection.execute(of_one, {**values, "job": name}).fetchall()
+        if gone:
+            connection.execute(sql.TRIMMED, max(gone))
 
     async def append_events(self, events: Sequence[StreamEvent]) -> Sequence[int]:
         """Return the numbers that the events got, once they are on disk. Raises StoreError; then none of them is."""
@@ -152,7 +161,7 @@ class SqliteJobs:
         return found
 
     async def event_bounds(self) -> tuple[int, int]:
-        """Return the number of the oldest event that is kept, and the last number ever given."""
+        """Return the number from which on every event is kept, and the last number ever given."""
         first, last = (await self._rows(sql.EVENT_BOUNDS))[0]
         return first, last
 

@@ -29,7 +29,8 @@ from supervisor.core.turn import Turn
 from supervisor.units import format_size
 
 _TEN_PERCENT: Final = 10
-_REASONS: Final = {reason.value: reason for reason in (Reason.BAD_INPUT, Reason.USER_ERROR, Reason.GPU_OOM, Reason.GPU_ERROR, Reason.MEMORY_EMERGENCY)}
+_OWN_ENDS: Final = (Reason.BAD_INPUT, Reason.USER_ERROR, Reason.GPU_OOM, Reason.GPU_ERROR, Reason.MEMORY_EMERGENCY, Reason.WORKER_CRASH)
+_REASONS: Final = {reason.value: reason for reason in _OWN_ENDS}
 
 
 def submitted(turn: Turn, event: JobSubmitted) -> None:

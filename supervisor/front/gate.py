@@ -4,7 +4,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from supervisor.front.body_limits import Body
 from supervisor.front.connection import LOCAL
@@ -39,17 +39,41 @@ class Gate:
         except Refusal as refusal:
             await response(refusal)(scope, body.receive, body.send)
             return
-        await self._app(scope, body.receive, body.send)
+        await self._app(scope, body.receive, self._while_allowed(scope, body.send))
+
+    def _while_allowed(self, scope: Scope, send: Send) -> Send:
+        """Return a `send` that ends a stream, at its next piece, once its token is good no longer. The server then tells the application to end."""
+        if self._tokens is None or _is_local(scope):
+            return send
+        tokens, admitted, ended = self._tokens, self._tokens.now(), False
+
+        async def watched(message: Message) -> None:
+            nonlocal admitted, ended
+            if ended:
+                return
+            if message["type"] == "http.response.body" and message.get("more_body") and (now := tokens.now()) is not admitted:
+                admitted = now
+                try:
+                    self._check(scope)
+                except Refusal:
+                    ended, message = True, {"type": "http.response.body", "body": b"", "more_body": False}
+            await send(message)
+
+        return watched
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        local = bool(scope.get("state", {}).get(LOCAL))
+        local = _is_local(scope)
         if not local and self._options.loopback:
             _check_host(headers)
         if scope["method"] not in READING:
             _check_origin(headers)
         if not local and self._tokens is not None and scope["path"] not in OPEN:
             _check_token(headers, self._tokens.now(), needed(scope))
+
+
+def _is_local(scope: Scope) -> bool:
+    return bool(scope.get("state", {}).get(LOCAL))
 
 
 def _check_token(headers: Headers, tokens: Tokens, right: Right) -> None:

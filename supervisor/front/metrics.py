@@ -11,10 +11,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 import supervisor
 from supervisor.control import Refused, Unreachable
 from supervisor.front.client import Supervisor
-from supervisor.shapes import DeviceView, EventView, JobsPage, JobView, StatusView
+from supervisor.shapes import DeviceView, EventView, JobView, LiveView, StatusView
 
 SCRAPE_S: Final = 3.0
-LIVE: Final = ("queued", "preparing", "running", "pausing", "paused", "cancelling")
 _ENDS: Final = {"job_completed": "completed", "job_failed": "failed", "job_cancelled": "cancelled"}
 _SECONDS: Final = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 10_800, 43_200)
 _SOON: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -98,8 +97,8 @@ class Metrics:
         """Return everything in Prometheus' text form. Without a supervisor: warden_up 0, and what the front knows itself."""
         try:
             status = await asked.view("status", StatusView, by="metrics", timeout_s=SCRAPE_S)
-            page = await asked.view("jobs.page", JobsPage, {"statuses": list(LIVE), "limit": 500}, by="metrics", timeout_s=SCRAPE_S)
-            families = [GaugeMetricFamily("warden_up", "Whether the supervisor answers.", value=1), *gauges(status, page.jobs)]
+            live = await asked.view("jobs.live", list[LiveView], by="metrics", timeout_s=SCRAPE_S)
+            families = [GaugeMetricFamily("warden_up", "Whether the supervisor answers.", value=1), *gauges(status, live)]
         except (Refused, Unreachable):
             families = [GaugeMetricFamily("warden_up", "Whether the supervisor answers.", value=0)]
         return generate_latest(self.registry) + generate_latest(_Fixed(families))
@@ -116,7 +115,7 @@ class _Fixed(CollectorRegistry):
         return self._families
 
 
-def gauges(status: StatusView, live: list[JobView]) -> Iterator[Metric]:
+def gauges(status: StatusView, live: list[LiveView]) -> Iterator[Metric]:
     """Yield what the supervisor knows now."""
     yield GaugeMetricFamily("warden_loop_lag_seconds", "How late the supervisor's loop is.", value=status.supervisor.loop_lag_ms / 1000)
     good = float(not status.supervisor.config_error)
@@ -130,13 +129,10 @@ def gauges(status: StatusView, live: list[JobView]) -> Iterator[Metric]:
     yield from _devices(status.devices)
 
 
-def _jobs(live: list[JobView]) -> Metric:
-    counted: dict[tuple[str, str], int] = {}
-    for job in live:
-        counted[job.kind, job.status] = counted.get((job.kind, job.status), 0) + 1
-    family = GaugeMetricFamily("warden_jobs", "Jobs that wait or are at work, the 500 newest; what ended is in warden_jobs_total.", labels=["kind", "status"])
-    for labels, number in sorted(counted.items()):
-        family.add_metric(list(labels), number)
+def _jobs(live: list[LiveView]) -> Metric:
+    family = GaugeMetricFamily("warden_jobs", "Jobs that wait or are at work; what ended is in warden_jobs_total.", labels=["kind", "status"])
+    for one in live:
+        family.add_metric([one.kind, one.status], one.count)
     return family
 
 

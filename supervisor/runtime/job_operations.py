@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol
@@ -21,7 +22,7 @@ from supervisor.runtime.instants import instant, wall_of
 from supervisor.runtime.ports import JobFiles, JobStore
 from supervisor.runtime.requests import EventsArgs, JobArgs, ListArgs, NoArgs, Operation, PageArgs, Rejected, RetryArgs, SubmitArgs, suggestion
 from supervisor.runtime.why import why_view
-from supervisor.shapes import EventsPage, HoldView, JobsPage, JobView, KindView, WhyView
+from supervisor.shapes import EventsPage, HoldView, JobsPage, JobView, KindView, LiveView, WhyView
 from supervisor.units import say_duration
 
 _VIEWS_A_TURN: Final = 200
@@ -73,6 +74,7 @@ class JobOperations:
             "jobs.hold": (NoArgs, self._hold),
             "jobs.release": (NoArgs, self._release),
             "events.since": (EventsArgs, self._events),
+            "jobs.live": (NoArgs, self._live),
             "kinds": (NoArgs, self._known_kinds),
         }
 
@@ -211,6 +213,10 @@ class JobOperations:
         found = await self._store.events_since(args.after, job=args.job, limit=max(1, min(args.limit, _EVENTS_MAX)))
         first, last = await self._store.event_bounds()
         return EventsPage(events=[event_view(seq, event) for seq, event in found], first=first, last=last)
+
+    async def _live(self, _args: NoArgs) -> list[LiveView]:
+        counted = Counter((job.kind, job.status.value) for job in self._fleet().jobs.values() if job.live)
+        return [LiveView(kind=kind, status=status, count=count) for (kind, status), count in sorted(counted.items())]
 
     async def _known_kinds(self, _args: NoArgs) -> list[KindView]:
         limits = self._limits()

@@ -258,6 +258,20 @@ async def test_of_events_that_belong_to_no_live_job_only_the_newest_are_kept(sto
 
     kept = [number for number, _ in await store.events_since(0, job="", limit=1000)]
     assert kept == [1, 4, *range(5, 4 + EVENTS_KEPT)]
+    assert await store.event_bounds() == (4, 3 + EVENTS_KEPT), "who has seen less than 3 is told that some are missing, whoever's old ones are kept"
+
+
+async def test_of_a_live_jobs_events_the_newest_are_kept(store: JobStore) -> None:
+    await store.save(job("j-long"))
+    await store.save(job("j-short"))
+    await store.append_events([event(of="j-short"), event(of="j-long"), event()])
+    await store.append_events([event(of="j-long")] * (EVENTS_KEPT + 1))
+
+    await store.expire(ended_before=NEVER, gone_before=NEVER, keys_before=NEVER)
+
+    kept = [number for number, _ in await store.events_since(0, job="", limit=1000)]
+    assert kept == [1, 3, *range(5, 5 + EVENTS_KEPT)]
+    assert await store.event_bounds() == (5, 4 + EVENTS_KEPT)
 
 
 async def test_an_event_that_json_cannot_hold_is_refused_with_all_that_came_with_it(store: JobStore) -> None:

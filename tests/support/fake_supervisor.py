@@ -5,6 +5,7 @@ It runs in a thread of its own; a test changes it through its methods, each done
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -178,6 +179,7 @@ class FakeSupervisor:
             "schedules": lambda _: [],
             "jobs.submit": self._submit,
             "jobs.page": self._page,
+            "jobs.live": lambda _: self._live(),
             "jobs.show": lambda args: self._find(args["job"]),
             "jobs.why": self._why,
             "jobs.cancel": lambda args: self._end(args["job"]),
@@ -194,6 +196,10 @@ class FakeSupervisor:
         if op not in table:
             raise No("usage", f"operation {op!r} is unknown")
         return table[op](args)
+
+    def _live(self) -> list[dict[str, Any]]:
+        live = Counter((job["kind"], job["status"]) for job in self.jobs.values() if job["status"] not in ("completed", "failed", "cancelled"))
+        return [{"kind": kind, "status": status, "count": count} for (kind, status), count in live.items()]
 
     def _status(self) -> dict[str, Any]:
         counts: dict[str, int] = {}

@@ -1,0 +1,104 @@
+"""Fake cards: the library of fake_nvml.c, built once, and the folder that drives it."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.live import processes_with
+
+SOURCE: Final = Path(__file__).with_name("fake_nvml.c")
+GIB: Final = 2**30
+T4: Final = 15 * GIB
+NEVER: Final = -1.0
+
+
+class FakeCards:
+    """One folder of fake cards, and where their driver is."""
+
+    def __init__(self, folder: Path, library: Path | None) -> None:
+        """Begin without any card. library: the folder of libnvidia-ml.so.1, None for a machine without a driver."""
+        self.folder = folder
+        self.library = library
+        folder.mkdir(parents=True)
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """Return what a process needs in its environment to find them."""
+        found = {"FAKE_NVML": str(self.folder)}
+        return {**found, "LD_LIBRARY_PATH": str(self.library)} if self.library else found
+
+    def add(self, name: str = "Fake T4", *, total_bytes: int = T4, reserved_bytes: int = 0) -> str:
+        """Add a card, and return its UUID."""
+        place = sum(1 for path in self.folder.iterdir() if path.is_dir())
+        uuid = f"GPU-00000000-fake-4000-8000-{place:012d}"
+        (self.folder / str(place) / "claims").mkdir(parents=True)
+        for key, value in (("name", name), ("total", total_bytes), ("reserved", reserved_bytes), ("uuid", uuid)):
+            self.put(f"{place}/{key}", value)
+        return uuid
+
+    def put(self, path: str, value: object = "") -> None:
+        """Write one of its files, whole or not at all: error-FUNCTION, hang-FUNCTION, init, 0/error ..."""
+        partial = self.folder / f".{path.replace('/', '-')}.partial"
+        partial.write_text(str(value))
+        partial.replace(self.folder / path)
+
+    def take(self, path: str) -> None:
+        """Remove one of its files: what hung comes back, what failed works again."""
+        (self.folder / path).unlink()
+
+    def claim(
+        self,
+        pid: int,
+        used_bytes: int,
+        *,
+        name: str = "",
+        card: int = 0,
+        release_s: float = 0.0,
+        listed: bool = True,
+        shown: bool = True,
+        graphics: bool = False,
+    ) -> None:
+        """Let a process hold memory, for release_s after its end."""
+        self.put(f"{card}/claims/{name or pid}", f"{pid} {used_bytes} {release_s} {listed:d} {shown:d} {graphics:d}")
+
+    def was_over(self) -> bool:
+        """Return whether more was ever claimed of a card than it has."""
+        return any(self.folder.glob("*/over"))
+
+
+def build(folder: Path, *flags: str) -> Path:
+    """Build the library, and return the folder that it is in. Skips the test where there is no compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler, cc, to build the fake libnvidia-ml.so.1 with: install gcc (Debian and Ubuntu: apt-get install gcc libc6-dev)")
+    folder.mkdir(parents=True)
+    built = subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", *flags, "-o", folder / "libnvidia-ml.so.1", SOURCE],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the fake driver's library."""
+    return build(tmp_path_factory.mktemp("nvml") / "lib")
+
+
+@pytest.fixture
+def cards(tmp_path: Path, library: Path) -> Iterator[FakeCards]:
+    """A machine with a fake driver and, at first, no card; no process that was born with it is left at the end."""
+    made = FakeCards(tmp_path / "cards", library)
+    yield made
+    left = processes_with(f"FAKE_NVML={made.folder}")
+    for pid in left:
+        os.kill(pid, 9)
+    assert not left, f"processes left: {left}"

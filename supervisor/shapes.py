@@ -81,6 +81,14 @@ class HandoverView(Struct, frozen=True, kw_only=True):
     polls: int
 
 
+class StrangerView(Struct, frozen=True, kw_only=True):
+    """A process on a device that is none of our workers'. name: empty, and used_bytes: None, where they cannot be read."""
+
+    pid: int
+    name: str
+    used_bytes: int | None
+
+
 class DeviceView(Struct, frozen=True, kw_only=True):
     """One device."""
 
@@ -94,6 +102,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     used_bytes: int | None
     free_bytes: int | None
     holders: list[HolderView]
+    strangers: list[StrangerView]
     waiters: list[WaiterView]
     handover: HandoverView | None
     last_handover: HandoverView | None

@@ -31,5 +31,5 @@ class HostDevice:
             raise DeviceError(f"there is no device {device}, only {HOST}")
         used: Mapping[WorkerName, int] = await self._processes.memory()
         holdings = tuple(Holding(name, self._pid_of(name), size) for name, size in used.items() if self._holds(name) and size)
-        total = sum(holding.used_bytes for holding in holdings)
+        total = sum(holding.used_bytes or 0 for holding in holdings)
         return DeviceSample(used_bytes=total, free_bytes=max(0, self._budget_bytes() - total), holdings=holdings)

@@ -26,6 +26,8 @@ NEEDS_A_PERSON: Final = frozenset(
         "store_failed",
         "log_stuck",
         "device_lost",
+        "device_unverifiable",
+        "device_unresponsive",
         "config_refused",
     }
 )

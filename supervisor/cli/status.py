@@ -170,7 +170,8 @@ def _device_line(device: DeviceView) -> str:
     next_ = ""
     if device.handover is not None:
         next_ = f"  -> {device.handover.to}: {_handover_words(device.handover)}"
-    return f"{device.id:<6} {used}  {held}{next_}  {'' if device.state == 'ok' else colour(device.state, 'bad')}".rstrip()
+    wrong = "" if device.state == "ok" else colour(device.state, "bad")
+    return f"{device.id:<6} {used}  {held}{next_}  {wrong}".rstrip()
 
 
 def _handover_words(handover: HandoverView) -> str:
@@ -186,6 +187,12 @@ def _device_screen(device: DeviceView) -> list[str]:
         for holder in device.holders
     ]
     lines += table(("HOLDER", "LEASE", "FENCE", "HELD", "NEED", "SEEN", "STATE"), rows) if rows else ["nobody holds it"]
+    lines += [
+        f"NOT OURS      pid {one.pid} {one.name or '(no name)'}  {'an unknown size' if one.used_bytes is None else size(one.used_bytes)}"
+        for one in device.strangers
+    ]
+    if device.trouble:
+        lines.append(colour(f"TROUBLE       {device.trouble}", "bad"))
     if device.waiters:
         waiting = [
             (waiter.owner, waiter.job or "-", f"{waiter.priority} ({waiter.aged_priority})", size(waiter.need_bytes), ago(waiter.waited_s), waiter.waits_for)

@@ -5,7 +5,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from supervisor.core import adoption, generations, handover, reload, rests, wishes, work
+from supervisor.core import adoption, generations, handover, reload, rests, sight, wishes, work
 from supervisor.core.actions import Decision, MeasureDevice, MeasureMemory, Reply, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
@@ -13,6 +13,7 @@ from supervisor.core.events import (
     CancelRequested,
     ConfigChanged,
     DeviceMeasured,
+    DevicesFound,
     EvidenceGathered,
     FleetEvent,
     HelloHeard,
@@ -155,6 +156,8 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             adoption.take_over(turn, event)
         case DeviceMeasured():
             handover.measured(turn, event)
+        case DevicesFound():
+            sight.found(turn, event)
         case MemoryMeasured():
             _memory(turn, event)
             return False

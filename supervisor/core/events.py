@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import DeviceId, DeviceSample, Evidence, Exit, Job, JobId, Lease, Wanted, WorkerName
+from supervisor.core.model import Device, DeviceId, DeviceSample, DeviceState, Evidence, Exit, Job, JobId, Lease, Wanted, WorkerName
 
 
 class Event(Struct, frozen=True, kw_only=True, tag=True):
@@ -177,11 +177,22 @@ class ReleaseMeasured(OfWorker, frozen=True, kw_only=True):
 
 
 class DeviceMeasured(Event, frozen=True, kw_only=True):
-    """A device was read, or could not be (sample is None, error says why)."""
+    """A device was read, or could not be (sample is None, error says why).
+
+    state: what the failure says of the device; None for one that may be over with the next reading.
+    """
 
     device: DeviceId
     sample: DeviceSample | None
     error: str = ""
+    state: DeviceState | None = None
+
+
+class DevicesFound(Event, frozen=True, kw_only=True):
+    """Devices answer that did not before. instead_of: what stood for them meanwhile."""
+
+    devices: tuple[Device, ...]
+    instead_of: DeviceId
 
 
 class MemoryMeasured(Event, frozen=True, kw_only=True):
@@ -298,6 +309,7 @@ FleetEvent = (
     Tick
     | SupervisorStarted
     | DeviceMeasured
+    | DevicesFound
     | MemoryMeasured
     | JobSubmitted
     | CancelRequested

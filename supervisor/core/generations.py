@@ -9,7 +9,7 @@ from supervisor.core.actions import GatherEvidence, Kill, MeasureMemory, ProveGo
 from supervisor.core.endings import cause_of, set_aside_jobs, settle_jobs
 from supervisor.core.events import EvidenceGathered, ProgramSeen, SpawnFailed, TreeGone, TreeStuck, WorkerExited, WorkerSpawned
 from supervisor.core.health import SAY_READY, Verdict
-from supervisor.core.lifecycle import Signal, may
+from supervisor.core.lifecycle import Sight, Signal, advance_device, may
 from supervisor.core.lifecycle import advance as move
 from supervisor.core.model import PLANNED, Cause, DeviceState, Exit, Process, Stop, Wanted, Worker, WorkerState
 from supervisor.core.restarts import after_failure
@@ -218,8 +218,8 @@ def stuck(turn: Turn, worker: Worker, pids: tuple[int, ...]) -> None:
     set_aside_jobs(turn, worker, reason)
     worker = turn.put_worker(replace(worker, jobs=(), last_reason=reason))
     lease = turn.fleet.lease_of(worker.name)
-    if lease is not None:
-        turn.put_device(replace(turn.fleet.devices[lease.device], state=DeviceState.QUARANTINED))
+    if lease is not None and (device := turn.fleet.devices[lease.device]).state is not DeviceState.QUARANTINED:
+        turn.put_device(advance_device(device, Sight.SET_ASIDE))
 
 
 def stuck_reported(turn: Turn, worker: Worker, event: TreeStuck) -> None:

@@ -1,9 +1,11 @@
 """Who gets a device next, and who must leave for it. Pure: it may be asked any number of times."""
 
+from typing import Final
+
 from msgspec import Struct
 
-from supervisor.core.limits import Limits
-from supervisor.core.model import Device, DeviceState, Fleet, Handover, Lease, LeaseState, Wanted, Worker, WorkerState
+from supervisor.core.limits import MIB, Limits
+from supervisor.core.model import Device, DeviceSample, DeviceState, Fleet, Handover, Holding, Lease, LeaseState, Wanted, Worker, WorkerState
 from supervisor.units import format_size
 
 
@@ -18,6 +20,9 @@ class Blocked(Struct, frozen=True):
 
     sentence: str
 
+
+_UNLISTED_BYTES: Final = 256 * MIB
+"""What a driver keeps for itself is less, as a rule."""
 
 _ON_ITS_WAY_OUT = frozenset({WorkerState.DRAINING, WorkerState.STOPPING, WorkerState.EXITED, WorkerState.DOWN, WorkerState.BACKOFF, WorkerState.QUARANTINED})
 
@@ -35,7 +40,8 @@ def may_begin(fleet: Fleet, device: Device, *, weak: bool) -> Begin | Blocked:
     holders = leases_on(fleet, device)
     stuck = [lease.worker for lease in holders if fleet.workers[lease.worker].state is WorkerState.UNKILLABLE]
     if device.state is not DeviceState.OK or stuck:
-        return Blocked(f"{device.id} is {device.state}" + (f": {', '.join(stuck)} cannot be killed" if stuck else ""))
+        why = f"{', '.join(stuck)} cannot be killed" if stuck else device.trouble
+        return Blocked(f"{device.id} is {device.state}{f': {why}' if why else ''}")
     if device.handover is not None:
         return Blocked(f"{device.id} is being handed to {device.handover.worker}")
     for lease in holders:
@@ -68,9 +74,15 @@ def startable(worker: Worker, now_s: float) -> bool:
 
 
 def device_for(fleet: Fleet, need_bytes: int, margin_bytes: int) -> Device | None:
-    """Return the device with the best fit: the smallest total that can ever hold the need."""
+    """Return the device with the best fit: the smallest total that can ever hold the need, and one that works before one that does not."""
     fitting = [device for device in fleet.devices.values() if device.total_bytes >= need_bytes + margin_bytes]
-    return min(fitting, key=lambda device: (device.total_bytes, device.id), default=None)
+    return min(fitting, key=lambda device: (device.state is not DeviceState.OK, device.total_bytes, device.id), default=None)
+
+
+def no_device(fleet: Fleet) -> str:
+    """Return why `device_for` found none: each device that does not answer has its trouble, and may yet turn out to be large enough."""
+    unknown = [f"{device.id} is {device.state}: {device.trouble or 'not read yet'}" for device in fleet.devices.values() if not device.total_bytes]
+    return "; ".join(unknown) or "no device is large enough"
 
 
 def refusal(fleet: Fleet, device: Device, handover: Handover, margin_bytes: int, now_s: float) -> str:
@@ -83,18 +95,37 @@ def refusal(fleet: Fleet, device: Device, handover: Handover, margin_bytes: int,
 def free_words(device: Device) -> str:
     """Return how much of the device is free, by the last reading."""
     if device.sample is None:
-        return f"free memory unknown ({device.trouble or device.proof or 'not read yet'})"
+        return f"free memory unknown ({device.trouble or 'not read yet'})"
     return f"{format_size(device.sample.free_bytes)} of {format_size(device.total_bytes)} free"
 
 
 def held_by(fleet: Fleet, device: Device, now_s: float) -> list[str]:
-    """Return who holds how much of the device, in which state, since when; those that are not ours come last."""
-    holdings = device.sample.holdings if device.sample else ()
-    used = {holding.worker: holding.used_bytes for holding in holdings}
+    """Return who holds how much of the device, in which state, since when; those that are not ours come after, and what nobody answers for is last."""
+    sample = device.sample
+    holdings = {holding.worker: holding for holding in sample.holdings if holding.worker is not None} if sample else {}
     parts = []
     for lease in leases_on(fleet, device):
-        holder = fleet.workers[lease.worker]
-        pid = f" (pid {holder.process.pid})" if holder.process and holder.process.pid else ""
-        held = format_size(used[lease.worker]) if lease.worker in used else "?"
-        parts.append(f"{holder.name}{pid} holds {held}, {holder.state} for {now_s - holder.since_s:.0f} s")
-    return parts + [f"pid {holding.pid}, not ours, uses {format_size(holding.used_bytes)}" for holding in holdings if holding.worker is None]
+        holder, holding = fleet.workers[lease.worker], holdings.pop(lease.worker, None)
+        pid = (holder.process.pid if holder.process else None) or (holding.pid if holding else None)  # after its end the device may still list it
+        words = f" (pid {pid})" if pid else ""
+        parts.append(f"{holder.name}{words} holds {_size(holding) if holding else '?'}, {holder.state} for {now_s - holder.since_s:.0f} s")
+    parts += [f"{holding.worker} (pid {holding.pid}) uses {_size(holding)} without a lease" for holding in holdings.values()]
+    return parts + (strangers_on(sample) + _unlisted(sample) if sample else [])
+
+
+def strangers_on(sample: DeviceSample) -> list[str]:
+    """Return who uses the device and is none of our workers, as far as that can be told."""
+    whose = "not ours" if sample.by_pid else "as the driver counts, which may be one of ours"
+    strangers = (holding for holding in sample.holdings if holding.worker is None)
+    return [f"pid {holding.pid}{f' ({holding.name})' if holding.name else ''}, {whose}, uses {_size(holding)}" for holding in strangers]
+
+
+def _size(holding: Holding) -> str:
+    return "an unknown size" if holding.used_bytes is None else format_size(holding.used_bytes)
+
+
+def _unlisted(sample: DeviceSample) -> list[str]:
+    """Return what is in use and belongs to no process that the device lists: the memory of a process that is gone, as a rule."""
+    sizes = [holding.used_bytes for holding in sample.holdings]
+    rest = sample.used_bytes - sum(size or 0 for size in sizes)
+    return [f"{format_size(rest)} are used by no process that is listed"] if None not in sizes and rest > _UNLISTED_BYTES else []

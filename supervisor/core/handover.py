@@ -4,13 +4,13 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations
+from supervisor.core import generations, sight
 from supervisor.core.actions import MeasureDevice
 from supervisor.core.events import DeviceMeasured
 from supervisor.core.gpu import Begin, leases_on, refusal
 from supervisor.core.jobs import failed
+from supervisor.core.lifecycle import Sight, advance_device, advance_lease
 from supervisor.core.lifecycle import Turn as Move
-from supervisor.core.lifecycle import advance_lease
 from supervisor.core.model import (
     Cause,
     Device,
@@ -91,7 +91,7 @@ def holder_gone(turn: Turn, worker: Worker) -> None:
         return
     device = turn.fleet.devices[lease.device]
     if device.state is DeviceState.QUARANTINED:  # it was set aside because of this holder
-        device = turn.put_device(replace(device, state=DeviceState.OK))
+        device = turn.put_device(advance_device(device, Sight.LET_GO))
     turn.put_lease(advance_lease(lease, Move.LEAVE, turn.now_s))
     if device.handover is None:
         _look(turn, device)
@@ -115,7 +115,7 @@ def measured(turn: Turn, event: DeviceMeasured) -> None:
     device = turn.fleet.devices.get(event.device)
     if device is None:
         return
-    device = turn.put_device(replace(device, sample=event.sample, trouble=event.error))
+    device = sight.seen(turn, device, event)
     if event.sample is not None:
         _free_cooled(turn, device, event.sample)
     if turn.now_s < device.look_at_s - TIMER_SLACK_S or turn.fleet.stopping_since_s is not None:
@@ -125,7 +125,7 @@ def measured(turn: Turn, event: DeviceMeasured) -> None:
         if handover is None and any(lease.state is LeaseState.COOLING for lease in leases_on(turn.fleet, device)):
             _look(turn, device, min(1.0, turn.limits.gpu.poll_max_s))
         return
-    enough = event.sample is not None and event.sample.free_bytes >= handover.need_bytes + turn.limits.gpu.margin_bytes
+    enough = device.state is DeviceState.OK and event.sample is not None and event.sample.free_bytes >= handover.need_bytes + turn.limits.gpu.margin_bytes
     empty = all(lease.state is not LeaseState.COOLING for lease in leases_on(turn.fleet, device))
     if not (enough and empty):
         pause_s = min(POLLS_S[min(handover.polls, len(POLLS_S) - 1)], turn.limits.gpu.poll_max_s)
@@ -137,7 +137,7 @@ def measured(turn: Turn, event: DeviceMeasured) -> None:
 
 
 def _free_cooled(turn: Turn, device: Device, sample: DeviceSample) -> None:
-    seen = {holding.worker for holding in sample.holdings if holding.used_bytes > 0}
+    seen = {holding.worker for holding in sample.holdings if holding.used_bytes != 0}  # None: it is there, and has some
     for lease in leases_on(turn.fleet, device):
         if lease.state is LeaseState.COOLING and lease.worker not in seen:
             turn.drop_lease(advance_lease(lease, Move.RETURN, turn.now_s).id)

@@ -1,11 +1,11 @@
-"""Moves of a worker and of a lease, as tables. Only `advance` and `advance_lease` change a state; what is not in a table is an error."""
+"""Moves of a worker, a lease and a device, as tables. Only the `advance` of each changes its state; what is not in a table is an error."""
 
 from enum import StrEnum
 from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core.model import Lease, LeaseState, Worker, WorkerState
+from supervisor.core.model import Device, DeviceState, Lease, LeaseState, Worker, WorkerState
 
 
 class IllegalTransition(Exception):
@@ -72,6 +72,29 @@ LEASE: Final[dict[LeaseState, dict[Turn, LeaseState]]] = {
 }
 
 
+class Sight(StrEnum):
+    """What can become of a device: what a reading shows of it, or that its holder cannot be ended."""
+
+    READ = "read"
+    LOSE = "lost"
+    DOUBT = "nothing can be proved"
+    HANG = "no answer"
+    SET_ASIDE = "set aside"
+    LET_GO = "holder gone"
+
+
+_D, _V = DeviceState, Sight
+_FAILS: Final = {_V.LOSE: _D.LOST, _V.DOUBT: _D.UNVERIFIABLE, _V.HANG: _D.UNRESPONSIVE, _V.SET_ASIDE: _D.QUARANTINED}
+
+DEVICE: Final[dict[DeviceState, dict[Sight, DeviceState]]] = {
+    _D.OK: {_V.READ: _D.OK, **_FAILS},
+    _D.LOST: {_V.READ: _D.OK, **_FAILS},
+    _D.UNVERIFIABLE: {_V.READ: _D.OK, **_FAILS},
+    _D.UNRESPONSIVE: {_V.READ: _D.OK, **_FAILS},
+    _D.QUARANTINED: {_V.LET_GO: _D.OK},  # whatever is read of it meanwhile: it is not given away before its holder is gone
+}
+
+
 def may(worker: Worker, signal: Signal) -> bool:
     """Return whether the table has this move."""
     return signal in WORKER[worker.state]
@@ -91,3 +114,11 @@ def advance_lease(lease: Lease, turn: Turn, now_s: float) -> Lease:
     if state is None:
         raise IllegalTransition(f"lease {lease.id} of {lease.worker} on {lease.device} is {lease.state}: no move by {turn}")
     return replace(lease, state=state, since_s=now_s)
+
+
+def advance_device(device: Device, sight: Sight) -> Device:
+    """Return the device after what was seen of it. Raises IllegalTransition where the table has no such move."""
+    state = DEVICE[device.state].get(sight)
+    if state is None:
+        raise IllegalTransition(f"device {device.id} is {device.state}: no move by {sight}")
+    return replace(device, state=state)

@@ -187,11 +187,12 @@ class Job(Struct, frozen=True, kw_only=True):
 
 
 class Holding(Struct, frozen=True):
-    """What one process tree uses of a device. worker is None for one that is not ours."""
+    """What one process tree uses of a device. worker is None for one that is not ours; used_bytes: None where nobody tells how much it has."""
 
     worker: WorkerName | None
     pid: int
-    used_bytes: int
+    used_bytes: int | None
+    name: str = ""  # of a process that is not ours, where it can be read
 
 
 class DeviceSample(Struct, frozen=True, kw_only=True):
@@ -200,6 +201,9 @@ class DeviceSample(Struct, frozen=True, kw_only=True):
     used_bytes: int
     free_bytes: int
     holdings: tuple[Holding, ...] = ()
+    total_bytes: int | None = None  # where the reading tells it as well
+    proof: str = ""  # which proof of its memory being free this reading is; empty: the same as before
+    by_pid: bool = True  # the pids of the holdings are those of this machine; False: they may be another namespace's, and nobody can tell whose
 
 
 class Handover(Struct, frozen=True, kw_only=True):
@@ -228,7 +232,7 @@ class Device(Struct, frozen=True, kw_only=True):
     total_bytes: int
     state: DeviceState = DeviceState.OK
     proof: str = ""  # how its memory is proved to be free
-    trouble: str = ""  # why the last reading failed
+    trouble: str = ""  # why the last reading failed, and what a person can do about it
     sample: DeviceSample | None = None
     handover: Handover | None = None
     last_handover: Handover | None = None

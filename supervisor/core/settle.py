@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from supervisor.core import generations, handover
 from supervisor.core.actions import SendJob
-from supervisor.core.gpu import Begin, Blocked, device_for, may_begin, startable, wants_back
+from supervisor.core.gpu import Begin, Blocked, device_for, may_begin, no_device, startable, wants_back
 from supervisor.core.jobs import Step, advance, in_order, rests
 from supervisor.core.leaving import leave
 from supervisor.core.lifecycle import Signal, may
@@ -162,7 +162,7 @@ def _place_on_device(turn: Turn, job: Job, worker: Worker) -> _NoPlace | None:
     spec = turn.spec(worker)
     device = device_for(turn.fleet, spec.gpu_bytes, turn.limits.gpu.margin_bytes)
     if device is None:
-        return _NoPlace("no device is large enough", Reason.WAITING_FOR_MEMORY)
+        return _NoPlace(no_device(turn.fleet), Reason.WAITING_FOR_MEMORY)
     plan = may_begin(turn.fleet, device, weak=False)
     if isinstance(plan, Blocked):
         return _NoPlace(plan.sentence, Reason.WAITING_FOR_GPU)

@@ -56,7 +56,7 @@ class Measures:
         try:
             sample = await self._device.measure(action.device)
         except DeviceError as error:
-            self._post(DeviceMeasured(device=action.device, sample=None, error=str(error)))
+            self._post(DeviceMeasured(device=action.device, sample=None, error=str(error), state=error.state))
         else:
             self._post(DeviceMeasured(device=action.device, sample=sample))
 

@@ -16,6 +16,7 @@ from supervisor.core.model import Evidence, Fleet, WorkerName
 from supervisor.errors import StoreError
 from supervisor.runtime import views
 from supervisor.runtime.asking import Asking
+from supervisor.runtime.device_views import device_view
 from supervisor.runtime.ports import JobStore
 from supervisor.runtime.requests import NoArgs, Operation, Rejected, StopArgs, WorkersArgs, suggestion
 from supervisor.shapes import DumpView, Intervention, MemoryView, ScheduleView, StatusView, SupervisorView
@@ -115,7 +116,7 @@ class Operations:
                 api=about.api,
             ),
             workers=[views.worker_view(worker, fleet=fleet, limits=limits, now_s=now_s) for worker in fleet.workers.values()],
-            devices=[views.device_view(device, fleet=fleet, limits=limits, now_s=now_s) for device in fleet.devices.values()],
+            devices=[device_view(device, fleet=fleet, limits=limits, now_s=now_s) for device in fleet.devices.values()],
             memory=MemoryView(
                 available_bytes=fleet.available_bytes, disk_free_bytes=fleet.disk_free_bytes, disk_floor_bytes=limits.supervisor.disk_floor_bytes
             ),

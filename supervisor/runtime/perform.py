@@ -26,6 +26,7 @@ from supervisor.core.events import (
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import Evidence, Fleet, Job, Worker, WorkerName
 from supervisor.runtime import views
+from supervisor.runtime.device_views import holdings
 from supervisor.runtime.launch import Launcher
 from supervisor.runtime.measuring import Measures
 from supervisor.runtime.ports import Channel, Device, EventStream, JobFiles, JobStore, Processes, Programs, SpawnError, StreamEvent, WantedStore
@@ -224,7 +225,7 @@ class Performer:
     async def evidence(self, worker: WorkerName, generation: int) -> Evidence:
         """Return what can be seen of a process, and what its worker holds, within three seconds; empty where there is no process."""
         seen = await self._ports.processes.evidence(worker, generation)
-        held = views.holdings(self._fleet(), worker)
+        held = holdings(self._fleet(), worker)
         return replace(seen, process="; ".join((seen.process, *held))) if seen.process else seen
 
     async def _send_job(self, action: act.SendJob) -> None:

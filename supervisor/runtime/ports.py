@@ -9,7 +9,7 @@ from msgspec import Struct, field
 from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendPause, SendResume, SendResync, SendStored, SendWelcome
 from supervisor.core.events import AnyEvent, TreeGone, TreeStuck
 from supervisor.core.limits import JSONValue, Limits, WorkerSpec
-from supervisor.core.model import DeviceId, DeviceSample, Evidence, Fleet, Job, JobId, Lease, Wanted, WorkerName
+from supervisor.core.model import DeviceId, DeviceSample, DeviceState, Evidence, Fleet, Job, JobId, Lease, Wanted, WorkerName
 
 ToWorker = SendCancel | SendDrain | SendJob | SendPause | SendResume | SendResync | SendStored | SendWelcome
 
@@ -23,7 +23,12 @@ class SpawnError(Exception):
 
 
 class DeviceError(Exception):
-    """A device could not be read; the message says why."""
+    """A device could not be read; the message says why, and `state` what that says of the device (None: the next reading may be a good one)."""
+
+    def __init__(self, message: str, state: DeviceState | None = None) -> None:
+        """Say why."""
+        super().__init__(message)
+        self.state = state
 
 
 class Launch(Struct, frozen=True, kw_only=True):

@@ -3,38 +3,30 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from supervisor.core.gpu import leases_on
 from supervisor.core.health import clocks
-from supervisor.core.jobs import aged_priority, in_order, place_of, standing
+from supervisor.core.jobs import place_of, standing
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import (
     AT_WORK,
-    Device,
+    DeviceState,
     Evidence,
     Failure,
     Fleet,
-    Handover,
     Job,
     JobId,
     JobStatus,
     LeaseState,
-    Reason,
     Wanted,
     Worker,
-    WorkerName,
     WorkerState,
 )
 from supervisor.runtime.instants import instant
 from supervisor.shapes import (
     CancelView,
     ClockView,
-    DeviceView,
     DumpView,
     ErrorView,
-    HandoverView,
-    HolderView,
     JobView,
-    WaiterView,
     WorkerView,
 )
 from supervisor.units import format_size
@@ -172,18 +164,6 @@ def _next_action(worker: Worker, fleet: Fleet, limits: Limits, now_s: float) -> 
             return ""
 
 
-def holdings(fleet: Fleet, worker: WorkerName) -> list[str]:
-    """Return what a worker holds of each device, in words, by the last reading."""
-    found = []
-    for device in fleet.devices.values():
-        used = {holding.worker: holding.used_bytes for holding in device.sample.holdings} if device.sample else {}
-        lease = fleet.lease_of(worker)
-        if worker in used or (lease is not None and lease.device == device.id):
-            right = f", lease {lease.id} fence {lease.fence} is {lease.state}" if lease is not None and lease.device == device.id else ", without a lease"
-            found.append(f"holds {format_size(used[worker]) if worker in used else 'nothing yet'} of {device.name}{right}")
-    return found
-
-
 def dump_view(worker: Worker, evidence: Evidence, log: Path) -> DumpView:
     """Return what was seen of one live worker. log: its file, where the stacks stand as well."""
     process = worker.process
@@ -200,77 +180,6 @@ def dump_view(worker: Worker, evidence: Evidence, log: Path) -> DumpView:
     )
 
 
-def device_view(device: Device, *, fleet: Fleet, limits: Limits, now_s: float) -> DeviceView:
-    """Return one device with its holders and waiters."""
-    sample = device.sample
-    used = {holding.worker: holding.used_bytes for holding in sample.holdings} if sample else {}
-    holders = [
-        HolderView(
-            lease=lease.id,
-            owner=lease.worker,
-            kind="worker",
-            pid=process.pid if (process := fleet.workers[lease.worker].process) else None,
-            priority=lease.priority,
-            need_bytes=lease.need_bytes,
-            used_bytes=used.get(lease.worker, 0) if sample else None,
-            state=lease.state,
-            since_s=now_s - lease.since_s,
-            fence=lease.fence,
-        )
-        for lease in leases_on(fleet, device)
-    ]
-    return DeviceView(
-        id=device.id,
-        name=device.name,
-        backend=device.backend,
-        state=device.state,
-        proof=device.proof,
-        trouble=device.trouble,
-        total_bytes=device.total_bytes,
-        used_bytes=sample.used_bytes if sample else None,
-        free_bytes=sample.free_bytes if sample else None,
-        holders=holders,
-        waiters=_waiters(fleet, limits, now_s),
-        handover=_handover_view(device.handover, now_s) if device.handover else None,
-        last_handover=_handover_view(device.last_handover, now_s) if device.last_handover else None,
-    )
-
-
-def _waiters(fleet: Fleet, limits: Limits, now_s: float) -> list[WaiterView]:
-    waiting = in_order([job for job in fleet.jobs.values() if job.reason is Reason.WAITING_FOR_GPU], limits.jobs, now_s)
-    return [
-        WaiterView(
-            owner=limits.model_for(job.kind) or "?",
-            job=job.id,
-            priority=job.priority,
-            aged_priority=aged_priority(job, limits.jobs, now_s),
-            waited_s=now_s - job.queued_at_s,
-            need_bytes=limits.workers[limits.model_for(job.kind) or ""].gpu_bytes if limits.model_for(job.kind) else 0,
-            waits_for=job.message,
-        )
-        for job in waiting
-    ]
-
-
-def _handover_view(handover: Handover, now_s: float) -> HandoverView:
-    def since(at_s: float | None) -> float | None:
-        return None if at_s is None else at_s - handover.ordered_at_s
-
-    return HandoverView(
-        to=handover.worker,
-        job=handover.job,
-        leaving=list(handover.leaving),
-        need_bytes=handover.need_bytes,
-        ago_s=now_s - handover.ordered_at_s,
-        exit_s=since(handover.exited_at_s),
-        gone_s=since(handover.gone_at_s),
-        back_s=since(handover.back_at_s),
-        proof_s=since(handover.proved_at_s),
-        spawned_s=since(handover.spawned_at_s),
-        polls=handover.polls,
-    )
-
-
 def unwell(fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
     """Return what is not as it should be, one sentence each; empty when all is well."""
     found = []
@@ -281,7 +190,8 @@ def unwell(fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
             found.append(f"{worker.name} is in {worker.state}: {worker.last_reason or 'no reason known'}")
         over = (clock for clock in clocks(worker, fleet.jobs, limits.workers[worker.model]) if clock.over_s(now_s) > 0)
         found += [f"{worker.name}: its {clock.cause} clock is over its limit of {clock.limit_s:g} s" for clock in over]
-    found += [f"{device.id} is {device.state}" for device in fleet.devices.values() if device.state != "ok"]
+    failing = (device for device in fleet.devices.values() if device.state is not DeviceState.OK)
+    found += [f"{device.id} is {device.state}{f': {device.trouble}' if device.trouble else ''}" for device in failing]
     if fleet.disk_low:
         free, floor = format_size(fleet.disk_free_bytes or 0), format_size(limits.supervisor.disk_floor_bytes)
         found.append(f"no job is taken: {free} free on the disk of state_dir, disk_floor is {floor}")

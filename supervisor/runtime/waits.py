@@ -7,14 +7,16 @@ from msgspec import Struct
 from supervisor.core.gpu import device_for, free_words, held_by, leases_on
 from supervisor.core.jobs import aged_priority, rests, standing
 from supervisor.core.limits import Limits, WorkerSpec
-from supervisor.core.model import AT_WORK, Device, Fleet, Job, JobStatus, Reason, Wanted, Worker
+from supervisor.core.model import AT_WORK, Device, DeviceState, Fleet, Job, JobStatus, Reason, Wanted, Worker
+from supervisor.runtime.device_views import device_view
 from supervisor.runtime.instants import instant
 from supervisor.runtime.phrases import at_work, handover_words, jobs_of, last_handover, moment
-from supervisor.runtime.views import device_view, eta_s, worker_view
+from supervisor.runtime.views import eta_s, worker_view
 from supervisor.shapes import HolderView, WaitView
 from supervisor.units import format_size, short_duration
 
 _BEFORE_SHOWN: Final = 3
+_BACK: Final = "it is looked at again and again, and given away as soon as it can be read"
 
 
 class Scene(Struct, frozen=True, kw_only=True):
@@ -129,9 +131,13 @@ def _at_the_device(job: Job, scene: Scene) -> list[str]:
     need = f"{format_size(spec.gpu_bytes)} and {format_size(scene.limits.gpu.margin_bytes)} of margin"
     device = _device(spec, scene)
     if device is None:
-        sizes = ", ".join(f"{other.id} has {format_size(other.total_bytes)}" for other in fleet.devices.values()) or "there is no device"
+        known = [f"{other.id} has {format_size(other.total_bytes)}" for other in fleet.devices.values() if other.total_bytes]
+        unknown = [f"{other.id} is {other.state}, and its size is not known" for other in fleet.devices.values() if not other.total_bytes]
+        sizes = ", ".join(known + unknown) or "there is no device"
         return [f"needs: {need}; {sizes}"]
     lines = [f"needs: {need} on {device.id}; {'; '.join((free_words(device), *held_by(fleet, device, now_s)))}"]
+    if device.state is not DeviceState.OK:
+        return [*lines, f"now: {device.id} is {device.state}{f': {device.trouble}' if device.trouble else ''}", f"then: {_BACK}"]
     if device.handover is not None:
         words = handover_words(device, device.handover, fleet=fleet, limits=scene.limits, now_s=now_s)
         return [*lines, f"now: {words[0]}", *(f"     {line}" for line in words[1:])]
@@ -153,8 +159,8 @@ def _done_in(jobs: list[Job], now_s: float) -> str:
 
 def _risk(device: Device, needed_bytes: int) -> list[str]:
     """Return a warning where the need cannot fit for as long as those stay who are not ours."""
-    strangers = [holding for holding in device.sample.holdings if holding.worker is None] if device.sample else []
-    used = sum(holding.used_bytes for holding in strangers)
+    strangers = [holding for holding in device.sample.holdings if holding.worker is None] if device.sample and device.sample.by_pid else []
+    used = sum(holding.used_bytes or 0 for holding in strangers)
     if not used or device.total_bytes - used >= needed_bytes:
         return []
     pids = ", ".join(str(holding.pid) for holding in strangers)

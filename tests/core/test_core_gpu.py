@@ -159,11 +159,11 @@ def test_a_refusal_names_who_holds_what_and_since_when() -> None:
     )
 
 
-@pytest.mark.parametrize(("proof", "words"), [("", "not read yet"), ("the probe hangs", "the probe hangs")])
-def test_a_refusal_says_what_could_not_be_read(proof: str, words: str) -> None:
+@pytest.mark.parametrize(("trouble", "words"), [("", "not read yet"), ("the probe hangs", "the probe hangs")])
+def test_a_refusal_says_what_could_not_be_read(trouble: str, words: str) -> None:
     sam = worker("sam-0", WorkerState.DOWN)
 
-    sentence = refusal(fleet((sam, LeaseState.COOLING)), replace(HOST, proof=proof), HANDOVER, 256 * MIB, 130.0)
+    sentence = refusal(fleet((sam, LeaseState.COOLING)), replace(HOST, trouble=trouble), HANDOVER, 256 * MIB, 130.0)
 
     assert f"free memory unknown ({words})" in sentence
     assert "sam-0 holds ?, down for 130 s" in sentence

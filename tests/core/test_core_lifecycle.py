@@ -1,15 +1,17 @@
-"""Every state and signal of the three tables against `advance`: the legal moves, and errors that name both ends."""
+"""Every state and signal of the four tables against `advance`: the legal moves, and errors that name both ends."""
 
 import pytest
 
 from supervisor.core import jobs, lifecycle
 from supervisor.core.jobs import JOB, Step
-from supervisor.core.lifecycle import LEASE, WORKER, IllegalTransition, Signal, Turn
+from supervisor.core.lifecycle import DEVICE, LEASE, WORKER, IllegalTransition, Sight, Signal, Turn
 from supervisor.core.model import (
     AT_WORK,
     TERMINAL,
     WITH_PROCESS,
+    Device,
     DeviceId,
+    DeviceState,
     Job,
     JobId,
     JobStatus,
@@ -25,12 +27,14 @@ from supervisor.core.model import (
 def test_every_state_has_its_row() -> None:
     assert set(WORKER) == set(WorkerState)
     assert set(LEASE) == set(LeaseState)
+    assert set(DEVICE) == set(DeviceState)
     assert set(JOB) == set(JobStatus)
 
 
 def test_every_signal_is_used() -> None:
     assert {signal for row in WORKER.values() for signal in row} == set(Signal)
     assert {turn for row in LEASE.values() for turn in row} == set(Turn)
+    assert {sight for row in DEVICE.values() for sight in row} == set(Sight)
     assert {step for row in JOB.values() for step in row} == set(Step)
 
 
@@ -49,6 +53,19 @@ def test_a_worker_moves_as_its_table_says(state: WorkerState, signal: Signal) ->
         moved = lifecycle.advance(worker, signal, 2.0)
         assert (moved.state, moved.since_s, moved.generation) == (expected, 2.0, 7)
     assert worker.state is state
+
+
+@pytest.mark.parametrize("state", DeviceState)
+@pytest.mark.parametrize("sight", Sight)
+def test_a_device_moves_as_its_table_says(state: DeviceState, sight: Sight) -> None:
+    device = Device(id=DeviceId("GPU-1"), name="a card", backend="nvml", total_bytes=1, state=state)
+    expected = DEVICE[state].get(sight)
+
+    if expected is None:
+        with pytest.raises(IllegalTransition, match=f"GPU-1 is {state}: no move by {sight}"):
+            lifecycle.advance_device(device, sight)
+    else:
+        assert lifecycle.advance_device(device, sight).state is expected
 
 
 @pytest.mark.parametrize("state", LeaseState)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from supervisor.core.jobs import JOB
-from supervisor.core.lifecycle import LEASE, WORKER
-from supervisor.core.model import JobStatus, LeaseState, WorkerState
+from supervisor.core.lifecycle import DEVICE, LEASE, WORKER
+from supervisor.core.model import DeviceState, JobStatus, LeaseState, WorkerState
 
 DESIGN: Final = Path(__file__).parents[2] / "supervisor" / "DESIGN.md"
 
@@ -26,6 +26,7 @@ def blocks() -> dict[str, str]:
     return {
         "worker states": diagram(WORKER, WorkerState.DOWN),
         "lease states": diagram(LEASE, LeaseState.WAITING),
+        "device states": diagram(DEVICE, DeviceState.OK),
         "job states": diagram(JOB, JobStatus.QUEUED),
     }
 

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from supervisor.core import actions as act
 from supervisor.core import events as ev
 from supervisor.core.limits import GIB, Limits, Retries, WorkerSpec
-from supervisor.core.model import Job, JobId, Wanted, WorkerName
+from supervisor.core.model import DeviceState, Job, JobId, Wanted, WorkerName
 from supervisor.units import format_size, parse_duration, parse_size
 from tests.support.simulated import CRASHED, Faults
 from tests.support.world import World, usual_limits
@@ -122,10 +122,11 @@ class Script:
                     _switch(world.fault(worker), pair)
             case ["store", "fails" | "works" as how]:
                 world.disk.fails = how == "fails"
-            case ["device", "unreadable" | "readable" as how]:
-                world.device.unreadable = how == "unreadable"
-            case ["stranger", size]:
-                world.device.stranger_bytes = parse_size(size)
+            case ["device", how]:
+                world.device.unreadable = how != "readable"
+                world.device.state = None if how in {"unreadable", "readable"} else DeviceState(how)
+            case ["stranger", size, *name]:
+                world.device.stranger_bytes, world.device.stranger = parse_size(size), " ".join(name)
             case ["crash", worker]:
                 world.process(worker).leave(CRASHED)
             case ["terminate", worker]:

@@ -1,0 +1,155 @@
+"""What readings make of a device, and who is said to use it."""
+
+import pytest
+from msgspec.structs import replace
+
+from supervisor.core.decide import decide
+from supervisor.core.events import DeviceMeasured, DevicesFound
+from supervisor.core.gpu import device_for, held_by, no_device
+from supervisor.core.limits import GIB, MIB, Limits, WorkerSpec
+from supervisor.core.model import (
+    Device,
+    DeviceId,
+    DeviceSample,
+    DeviceState,
+    Fleet,
+    Holding,
+    Lease,
+    LeaseId,
+    LeaseState,
+    Process,
+    Worker,
+    WorkerName,
+    WorkerState,
+)
+
+CARD = Device(id=DeviceId("GPU-1"), name="a card", backend="nvml", total_bytes=15 * GIB)
+STAND_IN = Device(id=DeviceId("nvml"), name="no card", backend="nvml", total_bytes=0, state=DeviceState.UNVERIFIABLE, trouble="no driver; install one")
+FREE = DeviceSample(used_bytes=0, free_bytes=15 * GIB)
+SAM = WorkerName("sam-0")
+
+
+def fleet(*devices: Device, lease: LeaseState | None = None, state: WorkerState = WorkerState.DOWN) -> Fleet:
+    process = Process(spawned_at_s=0.0, pid=77) if state is WorkerState.READY else None
+    sam = Worker(name=SAM, model="sam", state=state, process=process)
+    held = Lease(id=LeaseId("l-1"), device=devices[0].id, worker=SAM, need_bytes=GIB, priority=10, state=lease or LeaseState.HELD, since_s=0.0)
+    return Fleet(workers={SAM: sam}, devices={device.id: device for device in devices}, leases={held.id: held} if lease else {})
+
+
+def nobody() -> Limits:
+    return Limits(workers={"sam": WorkerSpec(command=("sam",), gpu_bytes=14 * GIB, resident=False, serves=("sam.segment",))})
+
+
+def after(now: Fleet, event: DeviceMeasured | DevicesFound) -> tuple[Fleet, list[str]]:
+    decision = decide(now, event, nobody(), 10.0)
+    return decision.fleet, [action.event for action in decision.actions if hasattr(action, "event")]
+
+
+@pytest.mark.parametrize("state", [DeviceState.LOST, DeviceState.UNVERIFIABLE, DeviceState.UNRESPONSIVE])
+def test_a_failed_reading_says_what_the_device_is_and_is_told_once(state: DeviceState) -> None:
+    failed = DeviceMeasured(device=CARD.id, sample=None, error="it failed; do this", state=state)
+
+    first, told = after(fleet(CARD), failed)
+    second, again = after(first, failed)
+
+    assert (first.devices[CARD.id].state, first.devices[CARD.id].trouble, told) == (state, "it failed; do this", [f"device_{state}"])
+    assert (second.devices[CARD.id].state, again) == (state, [])
+
+
+def test_a_failed_reading_that_may_be_over_with_the_next_changes_no_state() -> None:
+    now, told = after(fleet(CARD), DeviceMeasured(device=CARD.id, sample=None, error="no answer within 2 s"))
+
+    assert (now.devices[CARD.id].state, now.devices[CARD.id].trouble, told) == (DeviceState.OK, "no answer within 2 s", [])
+
+
+def test_a_good_reading_brings_a_device_back() -> None:
+    lost = replace(CARD, state=DeviceState.LOST, trouble="fallen off")
+
+    now, told = after(fleet(lost), DeviceMeasured(device=CARD.id, sample=FREE))
+
+    assert (now.devices[CARD.id].state, now.devices[CARD.id].trouble, told) == (DeviceState.OK, "", ["device_back"])
+
+
+@pytest.mark.parametrize("event", [DeviceMeasured(device=CARD.id, sample=FREE), DeviceMeasured(device=CARD.id, sample=None, error="x", state=DeviceState.LOST)])
+def test_no_reading_takes_a_device_out_of_quarantine(event: DeviceMeasured) -> None:
+    now, told = after(fleet(replace(CARD, state=DeviceState.QUARANTINED)), event)
+
+    assert (now.devices[CARD.id].state, told) == (DeviceState.QUARANTINED, [])
+
+
+def test_a_reading_tells_the_size_and_the_proof_and_another_keeps_them() -> None:
+    unknown = replace(CARD, total_bytes=0)
+    told = replace(FREE, total_bytes=15 * GIB, proof="by pid")
+
+    first, _ = after(fleet(unknown), DeviceMeasured(device=CARD.id, sample=told))
+    second, _ = after(first, DeviceMeasured(device=CARD.id, sample=FREE))
+
+    assert [(now.devices[CARD.id].total_bytes, now.devices[CARD.id].proof) for now in (first, second)] == [(15 * GIB, "by pid")] * 2
+
+
+@pytest.mark.parametrize(("used_bytes", "cools"), [(None, True), (GIB, True), (0, False)])
+def test_a_lease_cools_for_as_long_as_its_worker_is_listed_whatever_its_size(used_bytes: int | None, cools: bool) -> None:
+    sample = replace(FREE, holdings=(Holding(SAM, 77, used_bytes),))
+
+    now, _ = after(fleet(CARD, lease=LeaseState.COOLING), DeviceMeasured(device=CARD.id, sample=sample))
+
+    assert bool(now.leases) is cools
+
+
+def test_devices_that_answer_by_now_take_the_place_of_what_stood_for_them() -> None:
+    now, told = after(fleet(STAND_IN), DevicesFound(devices=(CARD,), instead_of=STAND_IN.id))
+
+    assert (list(now.devices), told) == ([CARD.id], ["device_found"])
+
+
+def test_what_stands_for_a_device_stays_while_somebody_has_a_lease_on_it() -> None:
+    found = DevicesFound(devices=(CARD,), instead_of=STAND_IN.id)
+
+    first, _ = after(fleet(STAND_IN, lease=LeaseState.HELD, state=WorkerState.READY), found)
+    second, told = after(first, found)
+
+    assert set(first.devices) == {STAND_IN.id, CARD.id}
+    assert (set(second.devices), told) == ({STAND_IN.id, CARD.id}, [])
+
+
+def test_a_device_that_works_goes_before_a_smaller_one_that_does_not() -> None:
+    lost = replace(CARD, id=DeviceId("GPU-0"), total_bytes=10 * GIB, state=DeviceState.LOST)
+
+    assert device_for(fleet(lost, CARD), 8 * GIB, 256 * MIB) == CARD
+    assert device_for(fleet(lost), 8 * GIB, 256 * MIB) == lost
+
+
+@pytest.mark.parametrize(
+    ("devices", "words"),
+    [((CARD,), "no device is large enough"), ((), "no device is large enough"), ((STAND_IN,), "nvml is unverifiable: no driver; install one")],
+)
+def test_a_job_that_no_device_can_take_hears_why(devices: tuple[Device, ...], words: str) -> None:
+    assert no_device(Fleet(devices={device.id: device for device in devices})) == words
+
+
+def test_who_uses_a_device_is_named_as_far_as_it_is_known() -> None:
+    holdings = (Holding(SAM, 77, None), Holding(WorkerName("old-0"), 78, GIB), Holding(None, 4242, GIB, "python3"), Holding(None, 4243, None))
+    device = replace(CARD, sample=DeviceSample(used_bytes=9 * GIB, free_bytes=6 * GIB, holdings=holdings))
+
+    assert held_by(fleet(device, lease=LeaseState.COOLING), device, 5.0) == [
+        "sam-0 (pid 77) holds an unknown size, down for 5 s",
+        "old-0 (pid 78) uses 1GiB without a lease",
+        "pid 4242 (python3), not ours, uses 1GiB",
+        "pid 4243, not ours, uses an unknown size",
+    ]
+
+
+def test_memory_of_no_process_is_named_and_so_is_a_pid_that_may_be_anybodys() -> None:
+    sample = DeviceSample(used_bytes=9 * GIB, free_bytes=6 * GIB, holdings=(Holding(None, 4242, GIB),), by_pid=False)
+    device = replace(CARD, sample=sample)
+
+    assert held_by(fleet(device), device, 5.0) == [
+        "pid 4242, as the driver counts, which may be one of ours, uses 1GiB",
+        "8GiB are used by no process that is listed",
+    ]
+
+
+def test_nothing_is_ordered_on_a_device_that_is_not_there() -> None:
+    now, told = after(fleet(CARD), DeviceMeasured(device=DeviceId("GPU-9"), sample=FREE))
+
+    assert (set(now.devices), told) == ({CARD.id}, [])

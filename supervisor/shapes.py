@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 JSONValue = Any
 
@@ -102,10 +102,10 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     used_bytes: int | None
     free_bytes: int | None
     holders: list[HolderView]
-    strangers: list[StrangerView]
     waiters: list[WaiterView]
     handover: HandoverView | None
     last_handover: HandoverView | None
+    strangers: list[StrangerView] = field(default_factory=list)  # who uses it and is none of our workers
 
 
 class SupervisorView(Struct, frozen=True, kw_only=True):

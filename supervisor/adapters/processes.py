@@ -13,6 +13,7 @@ from supervisor.adapters import proc, spawning, survivors
 from supervisor.adapters.cgroups import Leaf, prefix_of
 from supervisor.adapters.evidence import gather, tail
 from supervisor.adapters.passes import Passes
+from supervisor.adapters.tree_members import Members, Owner
 from supervisor.adapters.tree_memory import Readings, measure
 from supervisor.adapters.trees import Record, go_on, look, send_to_group, sweep
 from supervisor.core.events import Adopted, TreeGone, TreeStuck, WorkerExited
@@ -44,6 +45,7 @@ class LocalProcesses:
         self._reading: asyncio.Future[dict[WorkerName, int]] | None = None
         self._read_at_s = 0.0
         self._readings = Readings()
+        self._members = Members()
         # Apart, so that many stalls at once, each three seconds of evidence, keep no proof and no meter waiting. A thread is made when it is first needed.
         self._proofs = ThreadPoolExecutor(8, "warden-proof")
         self._sweeps = Passes(self._proofs, sweep)
@@ -95,6 +97,7 @@ class LocalProcesses:
         if record.leaf is not None and not record.leaf.holds(record.pid) and not record.leaf.pids():  # it was not let in
             _remove_leaf(record)
             record.cgroup = ""
+        self._members.born(record)
         with suppress(OSError):  # a full disk: what was written before the spawn finds it as well
             await asyncio.to_thread(record.write, self._run_dir)
         self._watch(record, pidfd)
@@ -208,6 +211,10 @@ class LocalProcesses:
         """Return the PSS of one worker's tree in bytes, read anew; 0 when nothing of it is left."""
         records = tuple(record for record in self._records.values() if record.worker == worker)
         return (await asyncio.get_running_loop().run_in_executor(self._meters, measure, records, Readings())).get(worker, 0)
+
+    async def owners(self, pids: Collection[int]) -> Mapping[int, Owner]:
+        """Return whose each of these pids is, or was when it was last seen."""
+        return await asyncio.get_running_loop().run_in_executor(self._meters, self._members.owners, tuple(self._records.values()), pids)
 
     def pid_of(self, worker: WorkerName) -> int:
         """Return the leader's pid of the worker's newest generation, 0 when there is none."""

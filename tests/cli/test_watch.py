@@ -47,7 +47,6 @@ def a_device(*, leaving: list[str], exit_s: float, proof_s: float) -> DeviceView
         used_bytes=0,
         free_bytes=1,
         holders=[],
-        strangers=[],
         waiters=[],
         handover=None,
         last_handover=last,

@@ -1,0 +1,150 @@
+"""NVIDIA cards as devices, read by probes: how much of each is free, and whose the processes are that the driver lists."""
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from supervisor.adapters.probe_client import Patience, ProbeClient
+from supervisor.adapters.tree_members import Owner
+from supervisor.core.events import DevicesFound
+from supervisor.core.model import Device, DeviceId, DeviceSample, DeviceState, Holding, Lease, WorkerName
+from supervisor.probing import Card, Reading, User
+from supervisor.runtime.ports import DeviceError
+
+NO_CARD: Final = DeviceId("nvml")
+"""Stands for the cards of a machine whose driver lists none, or does not answer."""
+_FIRST_NAMESPACE: Final = 0xEFFFFFFC
+"""The inode of the kernel's first pid namespace, the one that the driver counts in; in a container /proc has another."""
+_BACKEND: Final = "nvml"
+_FREE: Final = "free memory as NVML shows it, read twice"
+
+Owners = Callable[[Collection[int]], Awaitable[Mapping[int, Owner]]]
+
+
+def counts_our_pids() -> bool:
+    """Return whether the pids that the driver lists are those of this process's own namespace, as far as can be told before one of ours was listed."""
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino == _FIRST_NAMESPACE
+    except OSError:
+        return False
+
+
+class NvmlDevice:
+    """The cards of this machine. Each has a probe of its own, so that one card that hangs keeps no other from being read."""
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        owners: Owners,
+        post: Callable[[DevicesFound], None],
+        patience: Patience | None = None,
+        own_pids: bool | None = None,
+    ) -> None:
+        """Read nothing yet. owners: whose pids are; post: hears of cards that answer by now and did not at the start. own_pids: None to find out."""
+        self._environ = environ
+        self._patience = patience
+        self._owners = owners
+        self._post = post
+        self._own_pids = counts_our_pids() if own_pids is None else own_pids
+        self._probes: dict[DeviceId, ProbeClient] = {}
+
+    async def devices(self, leases: Iterable[Lease] = ()) -> tuple[Device, ...]:
+        """Return the cards, as the fleet knows them at its start.
+
+        Never none: what stands for cards that do not answer is a device that says why, and so is a card that somebody has a lease on and that is not listed.
+        """
+        found: tuple[Device, ...] = ()
+        failed: tuple[Device, ...] = ()
+        try:
+            found = await self._listed()
+        except DeviceError as error:
+            failed = (_absent(NO_CARD, "no card", str(error), error.state or DeviceState.UNRESPONSIVE),)
+        ids = {device.id for device in found}
+        away = {lease.device for lease in leases if lease.device not in ids and lease.device.startswith(("GPU-", "MIG-"))}
+        lost = [_absent(name, "a card that is not listed", "the driver did not list this card at the start", DeviceState.LOST) for name in sorted(away)]
+        return (*found, *lost, *failed)
+
+    async def measure(self, device: DeviceId) -> DeviceSample:
+        """Return one reading. Raises DeviceError, after 2 s at the latest where a probe has answered before."""
+        if device == NO_CARD:
+            cards = await self._listed()
+            self._post(DevicesFound(devices=cards, instead_of=NO_CARD))
+            raise DeviceError(f"{', '.join(card.id for card in cards)} answers by now", DeviceState.LOST)
+        answer = await self._probe(device).ask(device)
+        if answer.reading is None:
+            raise DeviceError("the probe answered something else than it was asked")
+        return await self._sample(answer.reading)
+
+    async def close(self) -> None:
+        """End the probes."""
+        for probe in self._probes.values():
+            await probe.close()
+
+    def _probe(self, device: DeviceId) -> ProbeClient:
+        if device not in self._probes:
+            self._probes[device] = ProbeClient(self._environ, patience=self._patience)
+        return self._probes[device]
+
+    async def _listed(self) -> tuple[Device, ...]:
+        answer = await self._probe(NO_CARD).ask()
+        cards = answer.cards or ()
+        if cards:  # the probe that has listed them goes on with the first
+            self._probes.setdefault(DeviceId(cards[0].uuid), self._probes.pop(NO_CARD))
+        return tuple(map(self._device, cards))
+
+    def _device(self, card: Card) -> Device:
+        unread = "" if card.total_bytes else "its memory could not be read"
+        return Device(
+            id=DeviceId(card.uuid),
+            name=card.name,
+            backend=_BACKEND,
+            total_bytes=card.total_bytes,
+            state=DeviceState.UNVERIFIABLE if unread else DeviceState.OK,
+            proof=self._proof(listed=True, sized=True),
+            trouble=unread,
+        )
+
+    async def _sample(self, reading: Reading) -> DeviceSample:
+        users = reading.users or ()
+        owners = await self._owners([user.pid for user in users])
+        self._own_pids = self._own_pids or any(owner.worker for owner in owners.values())
+        return DeviceSample(
+            used_bytes=reading.used_bytes,
+            free_bytes=reading.free_bytes,
+            holdings=_holdings(users, owners),
+            total_bytes=reading.total_bytes,
+            proof=self._proof(listed=reading.users is not None, sized=all(user.used_bytes is not None for user in users)),
+            by_pid=self._own_pids,
+        )
+
+    def _proof(self, *, listed: bool, sized: bool) -> str:
+        """Return which proof can be given here."""
+        if not listed:
+            return f"{_FREE}; totals only: the driver lists no processes"
+        if not self._own_pids:
+            return f"{_FREE}; totals only: the pids that it lists may be another namespace's (a container), until one of ours is among them"
+        return f"{_FREE}; whose it is, by pid{'' if sized else ', without sizes'}"
+
+
+def _absent(name: DeviceId, called: str, why: str, state: DeviceState) -> Device:
+    return Device(id=name, name=called, backend=_BACKEND, total_bytes=0, state=state, trouble=why)
+
+
+def _holdings(users: Iterable[User], owners: Mapping[int, Owner]) -> tuple[Holding, ...]:
+    """Return what each worker has together, by the process that has the most, and what each process has that is not ours."""
+    ours: dict[WorkerName, list[User]] = {}
+    strangers = []
+    for user in users:
+        owner = owners.get(user.pid) or Owner(None, "")
+        if owner.worker is None:
+            strangers.append(Holding(None, user.pid, user.used_bytes, owner.name))
+        else:
+            ours.setdefault(owner.worker, []).append(user)
+    return (*(_together(worker, has) for worker, has in ours.items()), *strangers)
+
+
+def _together(worker: WorkerName, users: list[User]) -> Holding:
+    sizes = [user.used_bytes for user in users]
+    most = max(users, key=lambda user: user.used_bytes or 0)
+    return Holding(worker, most.pid, None if None in sizes else sum(size or 0 for size in sizes))

@@ -1,0 +1,66 @@
+"""Whose process a pid is: a worker's, by the trees as they are and as they were, for a device lists a process until its driver has let go. For threads."""
+
+import threading
+from collections.abc import Collection, Mapping, Sequence
+
+from msgspec import Struct
+
+from supervisor.adapters import proc
+from supervisor.adapters.trees import Record
+from supervisor.core.model import WorkerName
+
+
+class Owner(Struct, frozen=True):
+    """worker: None for a process that is not ours; name: what it is called, empty where there is no such process (or none that can be seen)."""
+
+    worker: WorkerName | None
+    name: str
+
+
+class Members:
+    """Knows who was of a tree, for as long as somebody asks about him."""
+
+    def __init__(self) -> None:
+        """Begin with nobody."""
+        self._was: dict[int, tuple[WorkerName, int]] = {}  # with the start ticks: a pid that was given out anew is somebody else
+        self._lock = threading.Lock()
+
+    def born(self, record: Record) -> None:
+        """Remember a leader from its birth on: it may use a device, and be gone, between two looks."""
+        with self._lock:
+            self._was[record.pid] = (record.worker, record.start_ticks)
+
+    def owners(self, records: Sequence[Record], pids: Collection[int]) -> Mapping[int, Owner]:
+        """Return whose each of these pids is."""
+        now = _members([record for record in records if record.pid])
+        with self._lock:
+            for pid, was in self._was.items():
+                if pid not in now and pid in pids and _is_still(pid, was[1]):
+                    now[pid] = was
+            self._was = now
+        return {pid: Owner(now[pid][0] if pid in now else None, _name(pid)) for pid in pids}
+
+
+def _members(records: Sequence[Record]) -> dict[int, tuple[WorkerName, int]]:
+    """Return every living member of these trees. Where there is a cgroup it knows them; for all others there is one pass over the machine."""
+    found: dict[int, tuple[WorkerName, int]] = {}
+    scanned = []
+    for record in records:
+        inside = record.leaf.pids() if record.leaf is not None else []
+        if not inside:
+            scanned.append(record)
+        found.update({pid: (record.worker, seen.start_ticks) for pid in inside if (seen := proc.look(pid)) is not None})
+    for record, members in zip(scanned, proc.trees([record.tree for record in scanned]) if scanned else [], strict=True):
+        found.update({member.pid: (record.worker, member.start_ticks) for member in members})
+    return found
+
+
+def _is_still(pid: int, start_ticks: int) -> bool:
+    """Return whether the pid is nobody's else: its process is there, or none is."""
+    seen = proc.look(pid)
+    return seen is None or seen.start_ticks == start_ticks
+
+
+def _name(pid: int) -> str:
+    seen = proc.look(pid)
+    return seen.name if seen is not None else ""

@@ -18,7 +18,6 @@ from supervisor.adapters import meters
 from supervisor.adapters.cgroups import find_parent
 from supervisor.adapters.channel import WorkerChannel
 from supervisor.adapters.control_server import ControlServer
-from supervisor.adapters.host_device import HostDevice, host_device
 from supervisor.adapters.journal import Ring
 from supervisor.adapters.listening import Listening
 from supervisor.adapters.processes import LocalProcesses
@@ -34,6 +33,7 @@ from supervisor.core.events import AnyEvent, ShutdownRequested, SupervisorStarte
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import WorkerName
 from supervisor.core.rests import HELD
+from supervisor.device_service import open_devices
 from supervisor.job_service import open_jobs
 from supervisor.runtime.api_child import with_api
 from supervisor.runtime.asking import Asking
@@ -109,10 +109,12 @@ class _Service:
             watchdog_of=lambda name: self._loop.limits.workers[self._loop.fleet.workers[name].model].watchdog,
         )
         stack.callback(self._programs.close)
-        devices = () if limits.gpu.backend == "none" else (host_device(limits.gpu.host_budget_bytes),)
-        fence = await self._jobs.store.last_fence()
-        await self._jobs.store.save_leases(await self._jobs.store.leases(), fence + FENCES_AHEAD)
-        fleet = first_fleet(limits, devices, fence=fence, generations=generations, wanted=self._wanted.words())
+        fence, leases = await self._jobs.store.last_fence(), await self._jobs.store.leases()
+        await self._jobs.store.save_leases(leases, fence + FENCES_AHEAD)
+        self._devices = await open_devices(
+            stack, limits.gpu, loop=lambda: self._loop, environ=self._environ, leases=leases, processes=self._processes, post=self._post
+        )
+        fleet = first_fleet(limits, self._devices.first, fence=fence, generations=generations, wanted=self._wanted.words())
         self._loop = Loop(fleet, limits, perform=self._perform, journal=self._ring)
         self._ticker = Ticker(post=self._post, fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, perform=self._perform, ping=self._channel.ping)
         self._settings = Settings(self._loaded, self._environ, loop=self._loop, say=self._service.say, take=self._take_settings)
@@ -140,6 +142,8 @@ class _Service:
         self._say("supervisor_started", pid=os.getpid(), version=__version__, config=str(self._loaded.path), state_dir=str(self._state.path), **where)
         if state_closed := self._state.closed:
             self._say("state_dir_closed", reason=state_closed)
+        for event, reason in self._devices.notes:
+            self._say(event, reason=reason)
         for worker, count in self._survivors.items():
             self._say("worker_swept", worker=worker, reason=f"{count} processes that an earlier supervisor had left were ended")
         for worker, sentence in self._processes.strangers:
@@ -156,9 +160,7 @@ class _Service:
             processes=self._processes,
             programs=self._programs,
             channel=self._channel,
-            device=HostDevice(
-                self._processes, budget_bytes=lambda: self._loop.limits.gpu.host_budget_bytes, holds=self._holds_a_device, pid_of=self._processes.pid_of
-            ),
+            device=self._devices.port,
             store=self._jobs.store,
             stream=self._jobs.stream,
             wanted=self._wanted,
@@ -246,10 +248,6 @@ class _Service:
         found = self._loop.fleet.workers.get(worker)
         if found is not None:
             self._jobs.learn(found.model, params)
-
-    def _holds_a_device(self, worker: WorkerName) -> bool:
-        found = self._loop.fleet.workers.get(worker)
-        return found is not None and self._loop.limits.workers[found.model].gpu_bytes > 0
 
     def _take_settings(self, limits: Limits) -> None:
         """Hand new limits to whoever keeps some outside the loop."""

@@ -178,7 +178,10 @@ BAD_NAMES = {
     ),
     "a rule": (
         {"WARDEN_WORKERS__SAM__GPU": "99GiB"},
-        ('environment WARDEN_WORKERS__SAM__GPU: workers.sam.gpu = "99GiB" plus gpu.margin is more than gpu.host_budget, so it could never be granted'),
+        (
+            'environment WARDEN_WORKERS__SAM__GPU: workers.sam.gpu = "99GiB" plus gpu.margin is more than gpu.host_budget, so it could never be granted '
+            'on a machine without a card; with a card that is larger, set gpu.backend = "nvml"'
+        ),
     ),
 }
 
@@ -189,7 +192,7 @@ def test_a_bad_variable_is_named(path: Path, environ: dict[str, str], sentence: 
 
 
 def test_a_bad_flag_is_named(path: Path) -> None:
-    overrides = {"gpu.margn": "1", "gpu": "1", "gpu.backend": "nvml"}
+    overrides = {"gpu.margn": "1", "gpu": "1", "gpu.sharing": "budget"}
 
     assert problems(path, {}, overrides) == [
         'command line: "margn" names nothing; did you mean "margin"?',
@@ -197,7 +200,7 @@ def test_a_bad_flag_is_named(path: Path) -> None:
             "command line: gpu is a table: name one of its keys, lock_timeout, lease_ttl, max_hold, age_step, load_timeout, "
             "backend, host_budget, sharing, margin, vacate_timeout, poll_max"
         ),
-        'command line: gpu.backend = "nvml" is not offered by this release yet: it offers "auto", "host" or "none"',
+        'command line: gpu.sharing = "budget" is not offered by this release yet: it offers "exclusive"',
     ]
 
 

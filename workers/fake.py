@@ -6,6 +6,9 @@ deaf (ignores cancel and SIGTERM), memory (allocates `size_mb`), fork (leaves a 
 family (leaves the processes of `fake_tree`, their pids in the job's folder), hold (leaves a child in a session of its own that ignores SIGTERM and holds
 `size_mb`, its pid in the job's folder as `holder`), slow (the step takes `slow_s`, and listens to orders).
 
+On a fake card (`fake_card`) it holds options.card_mb from its load on, until options.card_release_s after its end (-1: for ever), and a job's `card_mb`
+while that works.
+
 A fault comes at every attempt unless `attempt` names one: `fault=crash` is a poisoned job. With `checkpoint` each step is saved, and the next attempt goes on
 after it; saving takes `save_s`, in a critical section. Without, a pause or a crash costs all steps.
 """
@@ -22,6 +25,7 @@ from typing import Any, ClassVar, Literal
 from msgspec import Struct
 
 from workers.base import BadInput, Job, JobCancelled, Report, Worker, main
+from workers.fake_card import claim
 
 Fault = Literal["", "stall", "hang", "crash", "exit", "error", "deaf", "memory", "fork", "family", "critical", "hold", "slow"]
 
@@ -34,6 +38,9 @@ class Options(Struct, frozen=True, kw_only=True):
     fail_load: str = ""
     ignore_term: bool = False
     leave_child: bool = False
+    card_mb: int = 0
+    card_release_s: float = 0.0
+    card_listed: bool = True
 
 
 class Params(Struct, frozen=True, kw_only=True):
@@ -48,6 +55,7 @@ class Params(Struct, frozen=True, kw_only=True):
     slow_s: float = 0.0
     checkpoint: bool = False
     save_s: float = 0.0
+    card_mb: int = 0
 
 
 class Fake(Worker):
@@ -64,6 +72,7 @@ class Fake(Worker):
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(options.load_s)
         self.ballast = bytearray(b"x" * (options.load_mb * 2**20))
+        self._hold(0)
         if options.fail_load:
             raise BadInput(options.fail_load)
         if options.leave_child:
@@ -72,6 +81,18 @@ class Fake(Worker):
     def run(self, job: Job, report: Report) -> dict[str, Any]:
         """Count to `steps`, from the checkpoint on if there is one."""
         params: Params = job.params
+        self._hold(params.card_mb)
+        try:
+            return self._count(job, report, params)
+        finally:
+            self._hold(0)
+
+    def _hold(self, more_mb: int) -> None:
+        """Hold so much more of the card than always, where there is a fake one."""
+        options: Options = self.options
+        claim(options.card_mb + more_mb, release_s=options.card_release_s, listed=options.card_listed)
+
+    def _count(self, job: Job, report: Report, params: Params) -> dict[str, Any]:
         start = int(job.resume_from.read_text()) if job.resume_from else 0
         held: list[bytearray] = []
         if params.checkpoint:

@@ -25,6 +25,10 @@ class HostDevice:
         self._holds = holds
         self._pid_of = pid_of
 
+    async def used_by(self, worker: WorkerName, device: DeviceId) -> int | None:  # noqa: ARG002  # there is one device
+        """Return the PSS of the worker's tree."""
+        return await self._processes.memory_of(worker)
+
     async def measure(self, device: DeviceId) -> DeviceSample:
         """Return one reading. Raises DeviceError for a device that is not this one."""
         if device != HOST:

@@ -17,6 +17,7 @@ _FIRST_NAMESPACE: Final = 0xEFFFFFFC
 """The inode of the kernel's first pid namespace, the one that the driver counts in; in a container /proc has another."""
 _BACKEND: Final = "nvml"
 _FREE: Final = "free memory as NVML shows it, read twice"
+_TOTALS: Final = "totals only"
 
 Owners = Callable[[Collection[int]], Awaitable[Mapping[int, Owner]]]
 
@@ -76,6 +77,16 @@ class NvmlDevice:
             raise DeviceError("the probe answered something else than it was asked")
         return await self._sample(answer.reading)
 
+    async def used_by(self, worker: WorkerName, device: DeviceId) -> int | None:
+        """Return what the worker's processes have of the card; where sizes or owners are not told, what is used of the card by everybody."""
+        try:
+            sample = await self.measure(device)
+        except DeviceError:
+            return None
+        if _TOTALS in sample.proof or any(holding.used_bytes is None for holding in sample.holdings if holding.worker == worker):
+            return sample.used_bytes
+        return sum(holding.used_bytes or 0 for holding in sample.holdings if holding.worker == worker)
+
     async def close(self) -> None:
         """End the probes."""
         for probe in self._probes.values():
@@ -121,9 +132,9 @@ class NvmlDevice:
     def _proof(self, *, listed: bool, sized: bool) -> str:
         """Return which proof can be given here."""
         if not listed:
-            return f"{_FREE}; totals only: the driver lists no processes"
+            return f"{_FREE}; {_TOTALS}: the driver lists no processes"
         if not self._own_pids:
-            return f"{_FREE}; totals only: the pids that it lists may be another namespace's (a container), until one of ours is among them"
+            return f"{_FREE}; {_TOTALS}: the pids that it lists may be another namespace's (a container), until one of ours is among them"
         return f"{_FREE}; whose it is, by pid{'' if sized else ', without sizes'}"
 
 

@@ -119,8 +119,13 @@ def has_tag(pid: int, tag: str) -> bool:
 
 def tag_of(pid: int) -> str:
     """Return the WARDEN_TAG that the process was born with; empty without one, or where its environment may not be read or was overwritten by a new title."""
+    return born_with(pid, "WARDEN_TAG")
+
+
+def born_with(pid: int, variable: str) -> str:
+    """Return a variable of the environment that the process was born with; empty without one, or where it may not be read or was overwritten."""
     try:
-        _, _, rest = (b"\0" + read(f"/proc/{pid}/environ")).partition(b"\0WARDEN_TAG=")
+        _, _, rest = (b"\0" + read(f"/proc/{pid}/environ")).partition(f"\0{variable}=".encode())
     except OSError:
         return ""
     return rest.partition(b"\0")[0].decode(errors="replace")

@@ -17,7 +17,7 @@ from supervisor.adapters.tree_members import Members, Owner
 from supervisor.adapters.tree_memory import Readings, measure
 from supervisor.adapters.trees import Record, go_on, look, send_to_group, sweep
 from supervisor.core.events import Adopted, TreeGone, TreeStuck, WorkerExited
-from supervisor.core.model import Evidence, WorkerName
+from supervisor.core.model import DeviceId, Evidence, WorkerName
 from supervisor.errors import StateError
 from supervisor.runtime.ports import Launch, SpawnError
 
@@ -252,7 +252,8 @@ class LocalProcesses:
             await asyncio.to_thread(go_on, record)
             self._records[record.worker, record.generation] = record
             self._watch(record, pidfd)
-            taken.append(Adopted(worker=record.worker, generation=record.generation, pid=leader.pid, age_s=proc.age_s(leader)))
+            given = DeviceId(await asyncio.to_thread(proc.born_with, leader.pid, "WARDEN_DEVICE")) or None
+            taken.append(Adopted(worker=record.worker, generation=record.generation, pid=leader.pid, age_s=proc.age_s(leader), device=given))
         return taken
 
     async def end_survivors(self) -> Mapping[WorkerName, int]:

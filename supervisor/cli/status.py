@@ -188,8 +188,7 @@ def _device_screen(device: DeviceView) -> list[str]:
     ]
     lines += table(("HOLDER", "LEASE", "FENCE", "HELD", "NEED", "SEEN", "STATE"), rows) if rows else ["nobody holds it"]
     lines += [
-        f"NOT OURS      pid {one.pid} {one.name or '(no name)'}  {'an unknown size' if one.used_bytes is None else size(one.used_bytes)}"
-        for one in device.strangers
+        f"NOT OURS      pid {one.pid}  {one.name or '?'}  {'an unknown size' if one.used_bytes is None else size(one.used_bytes)}" for one in device.strangers
     ]
     if device.trouble:
         lines.append(colour(f"TROUBLE       {device.trouble}", "bad"))

@@ -46,7 +46,6 @@ class Table(Struct, frozen=True):
 
 
 _NOT_YET: Final[Mapping[tuple[type[Struct], str], tuple[str, ...]]] = {
-    (GpuLimits, "backend"): ("nvml",),
     (GpuLimits, "sharing"): ("budget",),
     (JobLimits, "backend"): ("celery",),
 }

@@ -10,7 +10,7 @@ from supervisor.core.gpu import leases_on
 from supervisor.core.jobs import RELEASING, RETRY_MAX_S, Step, advance, after_worker_end
 from supervisor.core.lifecycle import Signal
 from supervisor.core.lifecycle import advance as move
-from supervisor.core.model import AT_WORK, Cause, Device, Failure, Job, JobStatus, Lease, LeaseId, LeaseState, Process, Reason, Wanted, Worker
+from supervisor.core.model import AT_WORK, Cause, Device, DeviceId, Failure, Job, JobStatus, Lease, LeaseId, LeaseState, Process, Reason, Wanted, Worker
 from supervisor.core.turn import Turn
 
 
@@ -45,12 +45,13 @@ def _take_back(turn: Turn, worker: Worker, found: Adopted, event: SupervisorStar
     turn.announce("worker_adopted", worker=worker.name, fields={"pid": found.pid, "generation": found.generation, "age_s": found.age_s})
     stored = next((lease for lease in event.leases if lease.worker == worker.name and lease.fence and lease.device in turn.fleet.devices), None)
     if turn.fleet.devices and (turn.spec(worker).gpu_bytes or stored is not None):  # an edit may have taken the need away, but not what the process holds
-        _take_lease(turn, worker, stored)
+        _take_lease(turn, worker, stored, found.device)
 
 
-def _take_lease(turn: Turn, worker: Worker, stored: Lease | None) -> None:
-    """The holder holds on: with the lease that was stored, or with a new one where the crash came before it was."""
-    device: Device = next(iter(turn.fleet.devices.values()))
+def _take_lease(turn: Turn, worker: Worker, stored: Lease | None, given: DeviceId | None) -> None:
+    """The holder holds on: with the lease that was stored, or with a new one, on the device that it was given, where the crash came before it was."""
+    devices = turn.fleet.devices
+    device: Device = devices[given] if given is not None and given in devices else next(iter(devices.values()))
     turn.fleet = replace(turn.fleet, serial=turn.fleet.serial + 1, fence=turn.fleet.fence + (stored is None))
     spec = turn.spec(worker)
     fresh = Lease(

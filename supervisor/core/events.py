@@ -20,12 +20,13 @@ class Tick(Event, frozen=True, kw_only=True):
 
 
 class Adopted(Struct, frozen=True, kw_only=True):
-    """A process that an earlier supervisor started, that still runs, and that is provably ours. age_s: since its start."""
+    """A process that an earlier supervisor started, that still runs, and that is provably ours. age_s: since its start; device: the one that it was given."""
 
     worker: WorkerName
     generation: int
     pid: int
     age_s: float
+    device: DeviceId | None = None
 
 
 class SupervisorStarted(Event, frozen=True, kw_only=True):
@@ -169,10 +170,10 @@ class LevelMeasured(OfWorker, frozen=True, kw_only=True):
 
 
 class ReleaseMeasured(OfWorker, frozen=True, kw_only=True):
-    """What a worker's tree holds after a cancelled job's work ended. proved: it is back at the level before the job."""
+    """What a worker has of its device after a cancelled job's work ended, None where it cannot be read. proved: it is back at the level before the job."""
 
     job: JobId
-    used_bytes: int
+    used_bytes: int | None
     proved: bool
 
 

@@ -75,7 +75,7 @@ class MemoryLimits(Struct, frozen=True, kw_only=True):
 class GpuLimits(Struct, frozen=True, kw_only=True):
     """[gpu]: which device there is, and what a hand-over must prove."""
 
-    backend: Literal["auto", "host", "none"] = "auto"
+    backend: Literal["auto", "nvml", "host", "none"] = "auto"
     host_budget_bytes: int = 16 * GIB
     sharing: Literal["exclusive"] = "exclusive"
     margin_bytes: int = 256 * MIB

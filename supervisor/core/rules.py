@@ -18,6 +18,9 @@ class Conflict(Struct, frozen=True):
     sentence: str
 
 
+_LARGER_CARD: Final = {"auto": ' on a machine without a card; with a card that is larger, set gpu.backend = "nvml"', "host": ""}
+
+
 def conflicts(limits: Limits) -> Iterator[Conflict]:
     """Yield each rule between fields that these limits break. Values are refused, never clamped."""
     yield from _range_conflicts(limits)
@@ -30,8 +33,8 @@ def conflicts(limits: Limits) -> Iterator[Conflict]:
     yield from _serving_conflicts(limits)
     for name, spec in limits.workers.items():
         table = f"workers.{name}"
-        if limits.gpu.backend != "none" and spec.gpu_bytes and spec.gpu_bytes + limits.gpu.margin_bytes > limits.gpu.host_budget_bytes:
-            yield Conflict(table, "gpu_bytes", "plus gpu.margin is more than gpu.host_budget, so it could never be granted")
+        if limits.gpu.backend in {"auto", "host"} and spec.gpu_bytes and spec.gpu_bytes + limits.gpu.margin_bytes > limits.gpu.host_budget_bytes:
+            yield Conflict(table, "gpu_bytes", "plus gpu.margin is more than gpu.host_budget, so it could never be granted" + _LARGER_CARD[limits.gpu.backend])
         if limits.gpu.backend == "none" and spec.gpu_bytes:
             yield Conflict(table, "gpu_bytes", 'asks for a device, but gpu.backend is "none"')
         yield from _spec_conflicts(table, spec, limits)

@@ -180,8 +180,9 @@ def released(turn: Turn, worker: Worker, event: ReleaseMeasured) -> None:
     job = turn.fleet.jobs.get(event.job)
     if job is None or job.status is not JobStatus.CANCELLING or job.worker != worker.name:
         return
-    freed = max(0, (job.peak_bytes or 0) - event.used_bytes)
-    held = f"{format_size(event.used_bytes)} still held, {format_size(job.level_bytes or 0)} before the job"
+    freed = max(0, (job.peak_bytes or 0) - event.used_bytes) if event.used_bytes is not None else 0
+    now = f"{format_size(event.used_bytes)} still held" if event.used_bytes is not None else "what is still held cannot be read"
+    held = f"{now}, {format_size(job.level_bytes or 0)} before the job"
     message = "" if event.proved else f"{held}: its process is ended to give it back"
     _cancelled(turn, worker, job, freed_bytes=freed, message=message)
     if not event.proved:

@@ -9,7 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from supervisor.core.limits import WorkerSpec
-from supervisor.core.model import DeviceId, Worker
+from supervisor.core.model import Device, Worker
 from supervisor.runtime.api_child import API
 from supervisor.runtime.ports import FIRST_DESCRIPTOR, Launch
 
@@ -32,7 +32,7 @@ class Launcher(Struct, frozen=True, kw_only=True):
     environ: Mapping[str, str]
     listening: tuple[int, ...] = ()  # the sockets that HTTP is served on
 
-    def launch(self, worker: Worker, generation: int, spec: WorkerSpec, device: DeviceId | None) -> Launch:
+    def launch(self, worker: Worker, generation: int, spec: WorkerSpec, device: Device | None) -> Launch:
         """Return the launch of one generation, with a token and a tag that no other has."""
         token, tag = secrets.token_hex(16), secrets.token_hex(8)
         withheld = (*_NOT_HANDED_ON, *(_OF_ITS_OWN_USER if spec.user else ()))
@@ -49,7 +49,7 @@ class Launcher(Struct, frozen=True, kw_only=True):
             "WARDEN_CONFIG_DIR": str(self.config_dir),
             "WARDEN_CONCURRENCY": str(spec.concurrency),
             "WARDEN_OPTIONS": json.dumps(spec.options),
-            **({"WARDEN_DEVICE": device} if device else {}),
+            **(_shown(device) if device else {}),
             **({"WARDEN_LISTEN": ",".join(str(FIRST_DESCRIPTOR + place) for place in range(len(descriptors)))} if descriptors else {}),
         }
         return Launch(
@@ -66,3 +66,9 @@ class Launcher(Struct, frozen=True, kw_only=True):
             user=spec.user,
             descriptors=descriptors,
         )
+
+
+def _shown(device: Device) -> dict[str, str]:
+    """Return what makes a program see this device alone. A card by its UUID: its number depends on who counts, and may change with the next boot."""
+    own: dict[str, str] = {"WARDEN_DEVICE": device.id}
+    return {**own, "CUDA_VISIBLE_DEVICES": device.id, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if device.backend == "nvml" else own

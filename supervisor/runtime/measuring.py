@@ -8,6 +8,7 @@ from typing import Final
 
 from supervisor.core import actions as act
 from supervisor.core.events import AnyEvent, DeviceMeasured, LevelMeasured, MemoryMeasured, ReleaseMeasured
+from supervisor.core.model import DeviceId
 from supervisor.runtime.ports import Device, DeviceError, Processes
 
 RELEASE_MAX_S: Final = 10.0
@@ -33,19 +34,20 @@ class Measures:
         self._disk_free_bytes = disk_free_bytes
         self._post = post
 
-    async def level(self, action: act.SendJob | act.SendCancel, moment: str) -> None:
-        """Read what a worker's tree holds before a job, or as its cancel comes."""
-        used = await self._processes.memory_of(action.worker)
-        self._post(LevelMeasured(worker=action.worker, generation=action.generation, job=action.job, moment=moment, used_bytes=used))
+    async def level(self, action: act.SendJob | act.SendCancel, moment: str, device: DeviceId) -> None:
+        """Read what a worker has of its device before a job, or as its cancel comes. What cannot be read is not compared with later."""
+        used = await self._device.used_by(action.worker, device)
+        if used is not None:
+            self._post(LevelMeasured(worker=action.worker, generation=action.generation, job=action.job, moment=moment, used_bytes=used))
 
-    async def release(self, action: act.MeasureRelease) -> None:
-        """Read a worker's tree until it is back at the level before the job, or is not in time."""
+    async def release(self, action: act.MeasureRelease, device: DeviceId | None) -> None:
+        """Read what a worker has of its device until it is back at the level before the job, or is not in time."""
         end_s = time.monotonic() + RELEASE_MAX_S
         polls = deque(_RELEASE_POLLS_S)
         while True:
             await asyncio.sleep(polls.popleft() if len(polls) > 1 else polls[0])
-            used = await self._processes.memory_of(action.worker)
-            proved = used <= action.at_most_bytes
+            used = await self._device.used_by(action.worker, device) if device is not None else None
+            proved = used is not None and used <= action.at_most_bytes
             if proved or time.monotonic() >= end_s:
                 self._post(ReleaseMeasured(worker=action.worker, generation=action.generation, job=action.job, used_bytes=used, proved=proved))
                 return

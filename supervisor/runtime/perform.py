@@ -24,7 +24,7 @@ from supervisor.core.events import (
     WorkerSpawned,
 )
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import Evidence, Fleet, Job, Worker, WorkerName
+from supervisor.core.model import DeviceId, Evidence, Fleet, Job, Worker, WorkerName
 from supervisor.runtime import views
 from supervisor.runtime.device_views import holdings
 from supervisor.runtime.launch import Launcher
@@ -154,7 +154,7 @@ class Performer:
             case act.GatherEvidence():
                 self._start(self._gather(action))
             case act.MeasureRelease():
-                self._start(self._measures.release(action))
+                self._start(self._measures.release(action, self._device_of(action.worker)))
             case act.MeasureDevice():
                 self._start(self._measures.device(action))
             case act.MeasureMemory():
@@ -193,7 +193,8 @@ class Performer:
     async def _spawn(self, action: act.Spawn) -> None:
         worker = self._fleet().workers[action.worker]
         spec = self._limits().workers[worker.model]
-        launch = self._ports.launcher.launch(worker, action.generation, spec, action.device)
+        device = self._fleet().devices.get(action.device) if action.device else None
+        launch = self._ports.launcher.launch(worker, action.generation, spec, device)
         self._ports.channel.expect(action.worker, action.generation, launch.token)
         try:
             launch = replace(launch, env={**launch.env, **self._watch(worker, action.generation)})
@@ -229,17 +230,18 @@ class Performer:
         return replace(seen, process="; ".join((seen.process, *held))) if seen.process else seen
 
     async def _send_job(self, action: act.SendJob) -> None:
-        if self._uses_a_device(action.worker):
-            await self._measures.level(action, "before")
+        if (device := self._device_of(action.worker)) is not None:
+            await self._measures.level(action, "before", device)
         self._ports.channel.send(action, folder=self._ports.files.folder(action.job), checkpoint=self._ports.files.checkpoint(action.job))
 
     async def _send_cancel(self, action: act.SendCancel) -> None:
         self._ports.channel.send(action)
-        if self._uses_a_device(action.worker):
-            await self._measures.level(action, "cancel")
+        if (device := self._device_of(action.worker)) is not None:
+            await self._measures.level(action, "cancel", device)
 
-    def _uses_a_device(self, worker: WorkerName) -> bool:
-        return self._limits().workers[self._fleet().workers[worker].model].gpu_bytes > 0
+    def _device_of(self, worker: WorkerName) -> DeviceId | None:
+        lease = self._fleet().lease_of(worker)
+        return lease.device if lease is not None else None
 
 
 def _told(action: act.Announce, job: Job | None) -> StreamEvent:

@@ -119,6 +119,10 @@ class Device(Protocol):
         """Return one reading. Raises DeviceError. Has a deadline of its own."""
         ...
 
+    async def used_by(self, worker: WorkerName, device: DeviceId) -> int | None:
+        """Return what a worker has of a device in bytes, read anew; None where it cannot be read. Has the same deadline."""
+        ...
+
 
 class StreamEvent(Struct, frozen=True, kw_only=True):
     """Something that happened, before it has its number. at_wall: seconds since 1970."""

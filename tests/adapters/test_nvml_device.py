@@ -171,6 +171,27 @@ async def test_a_driver_that_lists_nobody_proves_totals_only(cards: FakeCards) -
     assert (found.holdings, "totals only: the driver lists no processes" in found.proof) == ((), True)
 
 
+async def test_what_a_worker_has_is_its_own_share_or_where_nobody_can_tell_the_whole(cards: FakeCards) -> None:
+    card = DeviceId(cards.add())
+    cards.claim(4242, GIB, release_s=NEVER)
+    cards.claim(4243, 2 * GIB, release_s=NEVER)
+
+    async def owners(pids: Collection[int]) -> Mapping[int, Owner]:
+        return {pid: Owner(NAME if pid == 4242 else None, "") for pid in pids}
+
+    async with reading(cards, owners=owners) as device:
+        own, other = await device.used_by(NAME, card), await device.used_by(WorkerName("other-0"), card)
+        cards.claim(4242, GIB, release_s=NEVER, shown=False)
+        unsized = await device.used_by(NAME, card)
+        cards.put("0/error", 15)
+        unreadable = await device.used_by(NAME, card)
+    async with reading(cards, own_pids=False) as device:
+        cards.take("0/error")
+        totals = await device.used_by(NAME, card)
+
+    assert (own, other, unsized, unreadable, totals) == (GIB, 0, 3 * GIB, None, 3 * GIB)
+
+
 async def test_a_card_that_is_lost_says_so_and_is_back_by_itself(cards: FakeCards) -> None:
     card = cards.add()
     async with reading(cards) as device:

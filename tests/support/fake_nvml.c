@@ -11,7 +11,7 @@
        over                  made by us, when more was claimed than there is
    For everybody (in the folder) or for one device (in its own):
      error-FUNCTION, error   a number: what this function, or every one, answers
-     hang-FUNCTION, hang     it does not come back for as long as the file is there
+     hang-FUNCTION, hang     it does not come back for as long as the file is there; beside it FILE.here says that somebody hangs in it, or did
    Built with -DNO_V3 it lacks the newest calls for processes, with -DNO_V2 these as well as the next older ones; with -DNO_MEMORY_V2 the v2 memory call. */
 
 #define _GNU_SOURCE
@@ -67,6 +67,10 @@ static long long number_of(int device, const char *name, long long otherwise) {
 
 static void wait_while_there(const char *path) {
     struct timespec pause = {0, 5 * 1000 * 1000};
+    char here[PATH + 8];
+    if (access(path, F_OK) != 0) return;
+    snprintf(here, sizeof here, "%s.here", path);
+    close(open(here, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
     while (access(path, F_OK) == 0) nanosleep(&pause, NULL);
 }
 

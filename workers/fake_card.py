@@ -1,0 +1,27 @@
+"""What a fake worker holds on a fake card: a claim in the card's folder, which the fake driver counts. Nothing at all unless FAKE_NVML says where that is."""
+
+import os
+from pathlib import Path
+
+
+def claim(size_mb: int, *, release_s: float, listed: bool) -> None:
+    """Hold so much of the card that CUDA_VISIBLE_DEVICES names, until release_s after this process's end (-1: for ever).
+
+    listed: as a process; else the card shows it as nobody's.
+    Raises RuntimeError where there is no such card, as a CUDA program would fail.
+    """
+    root = os.environ.get("FAKE_NVML")
+    if root is None:
+        return
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    for card in Path(root).glob("[0-9]*"):
+        if (card / "uuid").read_text().strip() == wanted:
+            if not size_mb:
+                (card / "claims" / str(os.getpid())).unlink(missing_ok=True)
+                return
+            partial = card / f".{os.getpid()}.partial"
+            partial.write_text(f"{os.getpid()} {size_mb * 2**20} {release_s} {listed:d}")
+            partial.replace(card / "claims" / str(os.getpid()))
+            return
+    if size_mb:
+        raise RuntimeError(f"CUDA_VISIBLE_DEVICES={wanted!r} names no card of {root}")

@@ -166,6 +166,11 @@ def test_the_supervisor_process_never_loads_a_model_library_or_a_web_framework()
 
     assert run.returncode == 0, run.stderr
     assert NEVER_LOADED & set(run.stdout.split()) == set()
+    assert not [name for name in run.stdout.split() if name.startswith("supervisor.helpers")]
+
+
+def test_only_the_probe_names_the_binding_to_the_driver() -> None:
+    assert [name_of(path) for path in MODULES if any(module.partition(".")[0] == "pynvml" for module, _ in imports(path))] == ["supervisor/helpers/nvml.py"]
 
 
 def test_importing_the_sdk_loads_no_model_library() -> None:

@@ -156,12 +156,23 @@ def _next_action(worker: Worker, fleet: Fleet, limits: Limits, now_s: float) -> 
         case WorkerState.DOWN if lease is not None and lease.state is LeaseState.WAITING:
             return f"starts when {lease.device} is proved free"
         case WorkerState.DOWN if spec.resident and spec.gpu_bytes:
-            holders = [other.worker for other in fleet.leases.values() if other.worker != worker.name]
-            return f"comes back after {', '.join(holders)}" if holders else "comes back when nobody waits for the device"
+            return _comeback(worker, fleet)
         case WorkerState.DOWN:
             return "starts when a job comes"
         case _:
             return ""
+
+
+def _comeback(worker: Worker, fleet: Fleet) -> str:
+    """Return what a resident that is away waits for."""
+    own = fleet.lease_of(worker.name)
+    if own is not None:
+        return f"comes back when what it had of {own.device} is proved free"
+    if holders := [other.worker for other in fleet.leases.values()]:
+        return f"comes back after {', '.join(holders)}"
+    if failing := [device.id for device in fleet.devices.values() if device.state is not DeviceState.OK]:
+        return f"comes back when {' or '.join(failing)} can be read again"
+    return "comes back when nobody waits for the device"
 
 
 def dump_view(worker: Worker, evidence: Evidence, log: Path) -> DumpView:

@@ -213,9 +213,17 @@ class Life(RuleBasedStateMachine):
         self.world.freeze(lag_s)
         self.world.run(self.world.now_s + lag_s)
 
-    @rule(store_fails=st.booleans(), unreadable=st.booleans(), stranger=st.sampled_from([0, 0, 10 * GIB]))
-    def surroundings(self, store_fails: bool, unreadable: bool, stranger: int) -> None:
-        self.world.disk.fails, self.world.device.unreadable, self.world.device.stranger_bytes = store_fails, unreadable, stranger
+    @rule(
+        store_fails=st.booleans(),
+        unreadable=st.booleans(),
+        state=st.sampled_from([None, DeviceState.LOST, DeviceState.UNVERIFIABLE, DeviceState.UNRESPONSIVE]),
+        stranger=st.sampled_from([0, 0, 10 * GIB]),
+        shown=st.booleans(),
+    )
+    def surroundings(self, store_fails: bool, unreadable: bool, state: DeviceState | None, stranger: int, shown: bool) -> None:
+        self.world.disk.fails = store_fails
+        device = self.world.device
+        device.unreadable, device.state, device.stranger_bytes, device.stranger_shown = unreadable, state, stranger, shown
 
     @rule(seconds=st.sampled_from([0.004, 0.11, 0.7, 3.0, 12.0, 40.0]))
     def time_passes(self, seconds: float) -> None:
@@ -271,6 +279,7 @@ class Life(RuleBasedStateMachine):
         assert not self.world.wrongs, self.world.wrongs
         assert after.fence >= before.fence
         self._check_leases(after)
+        self._check_grants(before, event, after)
         self._check_jobs(after)
         self._check_workers(before, after)
         if not isinstance(event, ev.BeatHeard | ev.LevelMeasured | ev.NoteHeard | ev.HelloHeard | ev.ProgramSeen | ev.MemoryMeasured):
@@ -319,6 +328,16 @@ class Life(RuleBasedStateMachine):
                 assert fleet.workers[lease.worker].process is not None, f"{lease.worker} holds a device and has no process"
             waiting = [lease.id for lease in leases if lease.state is LeaseState.WAITING]
             assert waiting == ([device.handover.lease] if device.handover else [])
+
+    def _check_grants(self, before: Fleet, event: ev.AnyEvent, after: Fleet) -> None:
+        """See that nothing is granted but on a good reading of a device that works."""
+        for lease in after.leases.values():
+            was = before.leases.get(lease.id)
+            if lease.state is LeaseState.HELD and was is not None and was.state is LeaseState.WAITING:
+                assert isinstance(event, ev.DeviceMeasured)
+                assert event.sample is not None
+                assert after.devices[lease.device].state is DeviceState.OK
+                assert event.sample.free_bytes >= lease.need_bytes + self.world.limits.gpu.margin_bytes
 
     def _check_jobs(self, fleet: Fleet) -> None:
         places = Counter(name for worker in fleet.workers.values() for name in worker.jobs)

@@ -3,8 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
+from supervisor.core.actions import SaveJob
 from supervisor.core.decide import decide
-from supervisor.core.events import DeviceMeasured, DevicesFound
+from supervisor.core.events import Adopted, DeviceMeasured, DevicesFound, ReleaseMeasured, SupervisorStarted
 from supervisor.core.gpu import device_for, held_by, no_device
 from supervisor.core.limits import GIB, MIB, Limits, WorkerSpec
 from supervisor.core.model import (
@@ -14,6 +15,9 @@ from supervisor.core.model import (
     DeviceState,
     Fleet,
     Holding,
+    Job,
+    JobId,
+    JobStatus,
     Lease,
     LeaseId,
     LeaseState,
@@ -147,6 +151,29 @@ def test_memory_of_no_process_is_named_and_so_is_a_pid_that_may_be_anybodys() ->
         "pid 4242, as the driver counts, which may be one of ours, uses 1GiB",
         "8GiB are used by no process that is listed",
     ]
+
+
+@pytest.mark.parametrize(("given", "device"), [("GPU-2", "GPU-2"), (None, "GPU-1"), ("GPU-of-yesterday", "GPU-1")])
+def test_a_worker_that_is_taken_back_has_the_device_that_it_was_born_with(given: str | None, device: str) -> None:
+    other = replace(CARD, id=DeviceId("GPU-2"))
+    found = Adopted(worker=SAM, generation=3, pid=77, age_s=60.0, device=DeviceId(given) if given else None)
+
+    now = decide(fleet(CARD, other), SupervisorStarted(wall_s=0.0, adopted=(found,)), nobody(), 10.0).fleet
+
+    assert [lease.device for lease in now.leases.values()] == [device]
+
+
+def test_a_release_that_cannot_be_read_is_not_said_to_be_done() -> None:
+    job = Job(id=JobId("j-1"), kind="sam.segment", status=JobStatus.CANCELLING, worker=SAM, level_bytes=GIB, peak_bytes=3 * GIB, attempt=1)
+    sam = Worker(name=SAM, model="sam", state=WorkerState.BUSY, generation=1, process=Process(spawned_at_s=0.0, pid=77), jobs=(job.id,))
+    unread = ReleaseMeasured(worker=SAM, generation=1, job=job.id, used_bytes=None, proved=False)
+
+    now = decide(Fleet(workers={SAM: sam}, jobs={job.id: job}), unread, nobody(), 10.0)
+
+    (saved,) = [action.job for action in now.actions if isinstance(action, SaveJob)]
+    assert (saved.status, saved.receipt.freed_bytes if saved.receipt else None) == (JobStatus.CANCELLED, 0)
+    assert "what is still held cannot be read" in saved.message
+    assert now.fleet.workers[SAM].stop is not None, "its process is ended, to give it back"
 
 
 def test_nothing_is_ordered_on_a_device_that_is_not_there() -> None:

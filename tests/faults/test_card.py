@@ -111,6 +111,7 @@ def test_memory_that_never_comes_back_is_a_refusal_with_pid_and_bytes_and_sam_re
     assert not warden.seen("worker_spawned", worker="yolo-0")
     sam = warden.worker("sam-0")
     assert (sam.state, sam.wanted) == ("down", "up")
+    assert sam.next_action == f"comes back when what it had of {warden.status().devices[0].id} is proved free"
     cards.take(f"0/claims/{pid}")
     assert sam_pid(warden, after=1) != pid
 

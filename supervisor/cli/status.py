@@ -164,8 +164,9 @@ def _note(worker: WorkerView) -> str:
 
 def _device_line(device: DeviceView) -> str:
     used = f"{size(device.used_bytes)} of {size(device.total_bytes)}"
-    if device.used_bytes is None:
-        used = f"? of {size(device.total_bytes)} ({device.trouble or 'not read yet'})"
+    if device.used_bytes is None:  # of a device that is not ok, what is wrong stands below
+        why = f" ({device.trouble or 'not read yet'})" if device.state == "ok" else ""
+        used = f"? of {size(device.total_bytes) if device.total_bytes else '?'}{why}"
     held = ", ".join(f"{holder.owner} ({holder.state} {ago(holder.since_s)})" for holder in device.holders) or "nobody holds it"
     next_ = ""
     if device.handover is not None:

@@ -42,6 +42,8 @@ def may_begin(fleet: Fleet, device: Device, *, weak: bool) -> Begin | Blocked:
     if device.state is not DeviceState.OK or stuck:
         why = f"{', '.join(stuck)} cannot be killed" if stuck else device.trouble
         return Blocked(f"{device.id} is {device.state}{f': {why}' if why else ''}")
+    if device.trouble:  # it may be over with the next reading; until then nobody is sent away for a proof that may never come
+        return Blocked(f"{device.id} cannot be read just now: {device.trouble}")
     if device.handover is not None:
         return Blocked(f"{device.id} is being handed to {device.handover.worker}")
     for lease in holders:

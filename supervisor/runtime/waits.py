@@ -136,8 +136,8 @@ def _at_the_device(job: Job, scene: Scene) -> list[str]:
         sizes = ", ".join(known + unknown) or "there is no device"
         return [f"needs: {need}; {sizes}"]
     lines = [f"needs: {need} on {device.id}; {'; '.join((free_words(device), *held_by(fleet, device, now_s)))}"]
-    if device.state is not DeviceState.OK:
-        return [*lines, f"now: {device.id} is {device.state}{f': {device.trouble}' if device.trouble else ''}", f"then: {_BACK}"]
+    if device.handover is None and (device.state is not DeviceState.OK or device.trouble):
+        return [*lines, f"now: {device.id} is {device.state}{f', {device.trouble}' if device.trouble else ''}", f"then: {_BACK}"]
     if device.handover is not None:
         words = handover_words(device, device.handover, fleet=fleet, limits=scene.limits, now_s=now_s)
         return [*lines, f"now: {words[0]}", *(f"     {line}" for line in words[1:])]

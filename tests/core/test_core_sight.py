@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from supervisor.core.actions import SaveJob
 from supervisor.core.decide import decide
 from supervisor.core.events import Adopted, DeviceMeasured, DevicesFound, ReleaseMeasured, SupervisorStarted
-from supervisor.core.gpu import device_for, held_by, no_device
+from supervisor.core.gpu import Blocked, device_for, held_by, may_begin, no_device
 from supervisor.core.limits import GIB, MIB, Limits, WorkerSpec
 from supervisor.core.model import (
     Device,
@@ -114,6 +114,14 @@ def test_what_stands_for_a_device_stays_while_somebody_has_a_lease_on_it() -> No
 
     assert set(first.devices) == {STAND_IN.id, CARD.id}
     assert (set(second.devices), told) == ({STAND_IN.id, CARD.id}, [])
+
+
+def test_nobody_is_sent_away_for_a_device_that_cannot_be_read_just_now() -> None:
+    unread = replace(CARD, trouble="no answer within 2 s")
+
+    plan = may_begin(fleet(unread), unread, weak=False)
+
+    assert plan == Blocked("GPU-1 cannot be read just now: no answer within 2 s")
 
 
 def test_a_device_that_works_goes_before_a_smaller_one_that_does_not() -> None:

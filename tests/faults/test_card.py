@@ -158,16 +158,20 @@ def test_with_a_driver_that_hangs_status_answers_and_who_needs_no_card_goes_on(
         warden.status()
         took_s.append(time.monotonic() - began_s)
     words = warden.wait_for_job(warden.submit("demo.other", steps=2))
-    training = warden.submit("demo.train", steps=2)
     abandoned = warden.holds(lambda: "the driver gave no answer within" in warden.status().devices[0].trouble)
+    training = warden.submit("demo.train", steps=2)
+    waits = warden.holds(lambda: "cannot be read just now" in warden.job(training).message)
     shown = warden.cli("gpu", "status")
+    spared = warden.worker("sam-0").pid
     hung = (cards.folder / "0/hang").exists()
     cards.take("0/hang")
 
     record_property("status_while_the_driver_hangs_s", took_s)
     assert words.status == "completed"
     assert abandoned
+    assert waits
     assert hung
+    assert spared == pid, "nobody is sent away while nothing can be proved"
     assert "TROUBLE       the driver gave no answer within 2 s, and was abandoned" in shown.stdout
     assert warden.wait_for_job(training, within_s=60).status == "completed"
     assert sam_pid(warden, after=1) != pid

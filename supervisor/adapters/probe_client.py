@@ -28,7 +28,7 @@ class Patience(Struct, frozen=True, kw_only=True):
     """How long is waited, in seconds, and how often it is tried."""
 
     hello_s: float = 10.0  # for a process to start; it has not touched the driver then
-    first_s: float = 5.0  # for its first answer: a driver without another client sets the card up anew, 1 to 3 s by its vendor
+    first_s: float = 10.0  # for its first answer: a driver without another client sets each card up anew, 1 to 3 s by its vendor
     answer_s: float = 2.0  # for each answer after
     pause_s: float = 1.0  # before another probe after a failure, doubled with each one more
     pause_max_s: float = 30.0

@@ -2,12 +2,16 @@
 
 import threading
 from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 from msgspec import Struct
 
 from supervisor.adapters import proc
 from supervisor.adapters.trees import Record
 from supervisor.core.model import WorkerName
+
+_KEPT: Final = 1000
+"""Leaders that are remembered from their birth on, the newest of them."""
 
 
 class Owner(Struct, frozen=True):
@@ -29,9 +33,13 @@ class Members:
         """Remember a leader from its birth on: it may use a device, and be gone, between two looks."""
         with self._lock:
             self._was[record.pid] = (record.worker, record.start_ticks)
+            while len(self._was) > _KEPT:  # where nobody ever asks
+                del self._was[next(iter(self._was))]
 
     def owners(self, records: Sequence[Record], pids: Collection[int]) -> Mapping[int, Owner]:
         """Return whose each of these pids is."""
+        if not pids:
+            return {}
         now = _members([record for record in records if record.pid])
         with self._lock:
             for pid, was in self._was.items():

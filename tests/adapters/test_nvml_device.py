@@ -236,6 +236,36 @@ async def test_a_probe_that_hangs_is_abandoned_and_replaced_then_the_device_is_u
     assert back.free_bytes == T4
 
 
+async def test_probes_that_were_abandoned_leave_no_descriptor_behind(cards: FakeCards) -> None:
+    card = cards.add()
+    client = ProbeClient({**os.environ, **cards.env}, patience=PATIENT)
+    await client.ask(card)
+    with_one = _descriptors()
+    cards.put("0/error", 15)
+    for _ in range(3):
+        with pytest.raises(DeviceError):
+            await client.ask(card)
+    cards.take("0/error")
+    await client.ask(card)
+    async with asyncio.timeout(WITHIN_S):
+        for probe in client._left:
+            await probe.ended.wait()
+    with_another = _descriptors()
+    await client.close()
+
+    assert with_another == with_one
+    assert _descriptors() < with_one
+
+
+async def test_the_leaders_that_are_remembered_are_a_bounded_number() -> None:
+    members = Members()
+    for pid in range(10_000, 13_000):
+        members.born(Record(worker=NAME, generation=1, token="", tag="", log="", boot_id="", pid=pid, start_ticks=1))
+
+    assert len(members._was) == 1000
+    assert members.owners((), ()) == {}
+
+
 async def test_a_card_that_hangs_keeps_no_other_from_being_read(cards: FakeCards) -> None:
     hanging, other = cards.add(), cards.add()
     async with reading(cards) as device:
@@ -369,6 +399,10 @@ async def test_the_supervisor_can_be_interrupted_by_a_person_without_its_probes(
         (probe,) = await asyncio.to_thread(_probes, cards)
 
         assert os.getpgid(probe) != os.getpgid(0), "Ctrl-C goes to the group of the terminal"
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def _probes(cards: FakeCards) -> list[int]:

@@ -111,8 +111,9 @@ class _Service:
         stack.callback(self._programs.close)
         fence, leases = await self._jobs.store.last_fence(), await self._jobs.store.leases()
         await self._jobs.store.save_leases(leases, fence + FENCES_AHEAD)
+        held = [lease for lease in leases if lease.worker in {found.worker for found in self._adopted}]
         self._devices = await open_devices(
-            stack, limits.gpu, loop=lambda: self._loop, environ=self._environ, leases=leases, processes=self._processes, post=self._post
+            stack, limits.gpu, loop=lambda: self._loop, environ=self._environ, leases=held, processes=self._processes, post=self._post
         )
         fleet = first_fleet(limits, self._devices.first, fence=fence, generations=generations, wanted=self._wanted.words())
         self._loop = Loop(fleet, limits, perform=self._perform, journal=self._ring)

@@ -68,7 +68,7 @@ class _Probe:
                 setsigmask=[],
                 setsigdef=[number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)],
             )
-            self._pidfd = os.pidfd_open(pid)
+            self._pidfd = _watched(pid)
         except OSError:
             self._line.close()
             raise
@@ -137,6 +137,16 @@ class _Probe:
         self.abandon()
 
 
+def _watched(pid: int) -> int:
+    """Return a pidfd of a child. Raises OSError, and the child is gone, where no descriptor is left: nobody could watch it."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)  # not reaped yet, so it is ours
+        os.waitpid(pid, 0)
+        raise
+
+
 class ProbeClient:
     """One probe at a time, and those that were abandoned and have not ended yet. abandoned: how many there were in all."""
 
@@ -172,6 +182,7 @@ class ProbeClient:
             if answer.trouble is None:
                 self._failures = self._silent = 0
                 return answer
+            self._silent = 0
             if self._probe is probe:  # an open handle would hold off a reset of the card; and a driver that was replaced is loaded anew
                 self._drop(probe, f"{answer.trouble.what}; {answer.trouble.hint}", DeviceState(answer.trouble.state))
         raise self._error()

@@ -213,7 +213,10 @@ def cancel(turn: Turn, event: CancelRequested) -> None:
     if job.status is JobStatus.CANCELLING:
         turn.act(reply)
     elif job.sent_at_s is not None:
-        _ask_to_stop(turn, job, "asked to stop", reply)
+        job = replace(advance(job, Step.CANCEL, turn.wall_s), cancel_at_s=turn.now_s, message="asked to stop")
+        worker = next(worker for worker in turn.fleet.workers.values() if job.id in worker.jobs)
+        turn.save_job(job, reply, SendCancel(worker=worker.name, generation=worker.generation, job=job.id, attempt=job.attempt))
+        turn.wake_in(CANCEL_GRACE_S)
     else:
         take_from_worker(turn, job)
         nothing = Receipt(freed_bytes=0, took_s=0.0)
@@ -225,13 +228,6 @@ def cancel(turn: Turn, event: CancelRequested) -> None:
             phase="",
         )
         turn.save_job(job, reply, said(turn, job, "job_cancelled", job.message))
-
-
-def _ask_to_stop(turn: Turn, job: Job, message: str, *then: AnyAction) -> None:
-    job = replace(advance(job, Step.CANCEL, turn.wall_s), cancel_at_s=turn.now_s, message=message)
-    worker = next(worker for worker in turn.fleet.workers.values() if job.id in worker.jobs)
-    turn.save_job(job, *then, SendCancel(worker=worker.name, generation=worker.generation, job=job.id, attempt=job.attempt))
-    turn.wake_in(CANCEL_GRACE_S)
 
 
 def hand_back(turn: Turn, job: Job, why: str) -> None:

@@ -1,5 +1,7 @@
 """The contract of a job store, second part: pages, idempotency keys, clean-up and what is left of it, events, marks, large results."""
 
+import asyncio
+
 import msgspec
 import pytest
 from msgspec.structs import replace
@@ -208,8 +210,7 @@ async def test_tombstones_go_as_well(store: JobStore) -> None:
 
 
 async def test_at_most_five_hundred_jobs_go_at_a_time_those_that_ended_first(store: JobStore) -> None:
-    for number in range(503):
-        await store.save(job(f"j-{number:03}", status=JobStatus.COMPLETED, ended=1000.0 - number))
+    await asyncio.gather(*(store.save(job(f"j-{number:03}", status=JobStatus.COMPLETED, ended=1000.0 - number)) for number in range(503)))
 
     first = await store.expire(ended_before=2000.0, gone_before=NEVER, keys_before=NEVER)
     second = await store.expire(ended_before=2000.0, gone_before=NEVER, keys_before=NEVER)

@@ -134,6 +134,7 @@ async def test_a_kill_before_any_statement_of_any_write_loses_and_doubles_nothin
 
 @pytest.mark.slow
 @pytest.mark.asyncio
+@pytest.mark.timeout(240)
 async def test_kills_at_any_moment_lose_and_double_nothing(tmp_path: Path) -> None:
     for lines in (1, 5, 6, 13, 21, 40):
         folder = tmp_path / str(lines)

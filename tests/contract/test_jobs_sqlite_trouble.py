@@ -63,8 +63,7 @@ WRITES: dict[str, Write] = {
 async def test_a_full_disk_is_told_to_whoever_writes_loses_nothing_and_heals(tmp_path: Path, what: str) -> None:
     with small_disk(tmp_path) as disk:
         store = await open_store(disk.folder / "jobs.sqlite")
-        for number in range(1, 301):
-            await store.save(replace(job(f"j-ended-{number:03}", result=True), completed_wall=float(number)))
+        await asyncio.gather(*(store.save(replace(job(f"j-ended-{number:03}", result=True), completed_wall=float(number))) for number in range(1, 301)))
         disk.fill()
         acknowledged: list[int] = []
 

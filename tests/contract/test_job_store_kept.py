@@ -298,12 +298,12 @@ async def test_what_is_done_to_an_event_afterwards_is_not_seen(store: JobStore) 
 async def test_marks_are_remembered_replaced_and_forgotten(store: JobStore) -> None:
     assert dict(await store.marks()) == {}
 
-    await store.save_mark("a", "1")
-    await store.save_mark("b", "ü")
-    await store.save_mark("a", "2")
+    await store.save_marks({"a": "1"})
+    await store.save_marks({"b": "ü"})
+    await store.save_marks({"a": "2"})
     assert dict(await store.marks()) == {"a": "2", "b": "ü"}
-    await store.save_mark("a", "")
-    await store.save_mark("never", "")
+    await store.save_marks({"a": ""})
+    await store.save_marks({"never": ""})
 
     assert dict(await store.marks()) == {"b": "ü"}
 

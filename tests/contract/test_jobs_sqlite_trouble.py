@@ -52,7 +52,7 @@ WRITES: dict[str, Write] = {
     "a job": lambda store, number: store.save(job(f"j-{number}", pad=5000)),
     "a large result": lambda store, number: store.save(job(f"j-{number}", result=LARGE)),
     "events": lambda store, number: store.append_events([StreamEvent(at_wall=1.0, event="e" * 5000, data={"n": number})]),
-    "a mark": lambda store, number: store.save_mark(f"m-{number}", "x" * 5000),
+    "a mark": lambda store, number: store.save_marks({f"m-{number}": "x" * 5000}),
     "leases": lambda store, number: store.save_leases([lease(number)], number),
     "clean-up": expire,
 }

@@ -319,14 +319,14 @@ def test_an_adopted_worker_hears_sigterm(live: MakeLive) -> None:
 def test_a_worker_that_no_supervisor_comes_back_for_saves_and_ends_itself(live: MakeLive) -> None:
     warden = live(start=False)
     config = warden.folder / "supervisor.toml"
-    config.write_text(config.read_text().replace("[supervisor]\n", '[supervisor]\norphan_after = "8s"\n'))  # more than the five seconds between two pings
+    config.write_text(config.read_text().replace("[supervisor]\n", '[supervisor]\norphan_after = "10s"\n'))
     warden.start()
     name = warden.submit(steps=400, step_s=0.05, checkpoint=True)
     assert warden.holds(lambda: warden.job(name).done >= 3)
     pid = leader(warden)
 
     warden.kill()
-    assert warden.holds(lambda: not alive(pid)), "8 s after the last word of a supervisor"
+    assert warden.holds(lambda: not alive(pid)), "10 s after the last word of a supervisor"
     saved = int((Path(warden.state_dir) / "jobs" / name / "checkpoint").read_text())
     warden.start()
 

@@ -160,6 +160,7 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             return False
         case JobSubmitted():
             work.submitted(turn, event)
+            return False  # it is nobody's before it is on disk
         case CancelRequested():
             work.cancel(turn, event)
         case PauseRequested():

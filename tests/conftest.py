@@ -21,6 +21,11 @@ settings.register_profile("search", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with those that take longest: at the end one process would work them off while the others have nothing to do."""
+    items.sort(key=lambda item: item.path.stem not in {"test_bench_smoke", "test_chaos_smoke"})
+
+
 @pytest.hookimpl(trylast=True)  # xdist ends its own processes first
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run if a process works in a test's folder, and end it: one that threw its environment away is seen in no other way."""

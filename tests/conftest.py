@@ -6,16 +6,24 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # A person's own settings must not decide whether the tests pass.
 for _name in [name for name in os.environ if name.startswith(("WARDEN_", "JOB_", "SAM2_"))]:
     del os.environ[_name]
 
+# A shell that starts us in the background has us ignore Ctrl-C, and what the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # No deadline: a busy machine is not a failure. Derandomized, so that a red run is red again.
-settings.register_profile("steady", deadline=None, derandomize=True, database=None)
+settings.register_profile("steady", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("search", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with those that take longest: at the end one process would work them off while the others have nothing to do."""
+    items.sort(key=lambda item: item.path.stem not in {"test_bench_smoke", "test_chaos_smoke"})
 
 
 @pytest.hookimpl(trylast=True)  # xdist ends its own processes first

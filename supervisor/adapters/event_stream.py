@@ -16,6 +16,7 @@ import zmq
 
 from supervisor.adapters.sockets import SocketFile
 from supervisor.adapters.stored_shapes import encode_event
+from supervisor.core.model import JobId
 from supervisor.errors import StoreError
 from supervisor.runtime.event_views import event_view
 from supervisor.runtime.perform import Say
@@ -71,6 +72,10 @@ class PublishedEvents:
             self._lose(f"the job store takes no events, and more than {self._waiting_max} wait: the oldest are forgotten; make room on the disk of state_dir")
         self._idle.clear()
         self._posted.set()
+
+    def take(self, job: JobId) -> Sequence[StreamEvent]:
+        """Return this job's events that still wait, and leave them to the caller."""
+        return [self._take(place) for place, event in list(self._waiting.items()) if event.job == job]
 
     def publish(self, numbers: Sequence[int], events: Sequence[StreamEvent]) -> None:
         """Tell events that are on disk already, in the order of their numbers: whoever waited for the store is woken in the order of its commits."""

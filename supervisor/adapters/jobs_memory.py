@@ -128,11 +128,9 @@ class MemoryJobs:
         """Return the number from which on every event is kept, and the last number ever given."""
         return min(self._trimmed + 1, self._last_event), self._last_event
 
-    async def save_mark(self, name: str, value: str) -> None:
-        """Remember this; an empty value forgets it."""
-        self._marks[name] = value
-        if not value:
-            del self._marks[name]
+    async def save_marks(self, marks: Mapping[str, str]) -> None:
+        """Remember these; an empty value forgets one."""
+        self._marks = {name: value for name, value in {**self._marks, **marks}.items() if value}
 
     async def marks(self) -> Mapping[str, str]:
         """Return all that was to be remembered."""

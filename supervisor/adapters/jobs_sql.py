@@ -115,7 +115,7 @@ EVENT_BOUNDS: Final = """
 
 GONE: Final = "SELECT job, kind, status, completed FROM tombstones WHERE job = ?"
 BY_KEY: Final = "SELECT job, fingerprint FROM keys WHERE key = ?"
-MARK: Final = "INSERT INTO marks (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+MARK: Final = "INSERT INTO marks (name, value) VALUES (?, ?)"
 FORGET_MARK: Final = "DELETE FROM marks WHERE name = ?"
 MARKS: Final = "SELECT name, value FROM marks"
 

@@ -165,10 +165,14 @@ class SqliteJobs:
         first, last = (await self._rows(sql.EVENT_BOUNDS))[0]
         return first, last
 
-    async def save_mark(self, name: str, value: str) -> None:
-        """Return once this is on disk; an empty value forgets it. Raises StoreError."""
-        statement, values = (sql.MARK, (name, value)) if value else (sql.FORGET_MARK, (name,))
-        await self._file.do(lambda connection: connection.execute(statement, values).rowcount, writes=True)
+    async def save_marks(self, marks: Mapping[str, str]) -> None:
+        """Return once these are on disk, all or none; an empty value forgets one. Raises StoreError."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.executemany(sql.FORGET_MARK, [(name,) for name in marks])
+            connection.executemany(sql.MARK, [(name, value) for name, value in marks.items() if value])
+
+        await self._file.do(write, writes=True)
 
     async def marks(self) -> Mapping[str, str]:
         """Return all that was to be remembered."""

@@ -5,7 +5,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from supervisor.core import adoption, generations, handover, reload, rests, sight, wishes, work
+from supervisor.core import adoption, arrivals, generations, handover, reload, rests, sight, wishes, work
 from supervisor.core.actions import Decision, MeasureDevice, MeasureMemory, Reply, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
@@ -162,7 +162,8 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             _memory(turn, event)
             return False
         case JobSubmitted():
-            work.submitted(turn, event)
+            arrivals.submitted(turn, event)
+            return False  # it is nobody's before it is on disk
         case CancelRequested():
             work.cancel(turn, event)
         case PauseRequested():
@@ -186,9 +187,9 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             turn.announce("config_reloaded", reason="; ".join(event.changed) or "nothing that counts", fields={"generation": event.generation})
             reload.apply(turn, event)
         case JobStored():
-            work.stored(turn, event)
+            return arrivals.stored(turn, event)
         case SaveFailed():
-            work.save_failed(turn, event)
+            arrivals.save_failed(turn, event)
         case _:
             assert_never(event)
     return True

@@ -112,12 +112,20 @@ def place_of(job: Job, jobs: Iterable[Job], limits: JobLimits, now_s: float, wal
     """Return a job's place in `standing`, from 1, without putting the others in order. None for one that does not stand there."""
     if job.status is not JobStatus.QUEUED or rests(job, now_s, wall_s):
         return None
-    at_s, level, mine = job.queued_at_s, job.priority, rank(job, limits, now_s)
-    queued = [one for one in jobs if one.status is JobStatus.QUEUED]
-    before = [one for one in queued if one.priority == level and (one.queued_at_s < at_s or (one.queued_at_s == at_s and one.id < job.id))]
-    before += [one for one in queued if one.priority != level and rank(one, limits, now_s) < mine]
-    resting = [one for one in before if (one.held or one.retry_at_s > now_s or one.run_at_wall is not None) and rests(one, now_s, wall_s)]
-    return 1 + len(before) - len(resting)
+    queued, at_s, level, mine = JobStatus.QUEUED, job.queued_at_s, job.priority, rank(job, limits, now_s)
+    place = 1
+    for one in jobs:  # a thousand are looked at for each answer to a submit: one pass, and the costly questions last
+        if one.status is not queued:
+            continue
+        if one.priority == level:
+            if one.queued_at_s > at_s or (one.queued_at_s == at_s and one.id >= job.id):
+                continue
+        elif rank(one, limits, now_s) >= mine:
+            continue
+        if (one.held or one.retry_at_s > now_s or one.run_at_wall is not None) and rests(one, now_s, wall_s):
+            continue
+        place += 1
+    return place
 
 
 def returned(job: Job, reason: Reason, message: str, now_s: float, wall_s: float) -> Job:

@@ -15,6 +15,9 @@ KIB: Final = 2**10
 MIB: Final = 2**20
 GIB: Final = 2**30
 
+PING_EVERY_S: Final = 5.0
+"""How often each worker hears of its supervisor, where there is nothing else to say."""
+
 JSONValue = Any
 """What TOML and JSON can hold. Opaque to the core: it is carried, never looked into."""
 

@@ -6,7 +6,7 @@ from typing import Final
 from msgspec import Struct
 
 from supervisor.core.addresses import address_of, is_loopback
-from supervisor.core.limits import Limits, WorkerSpec
+from supervisor.core.limits import PING_EVERY_S, Limits, WorkerSpec
 from supervisor.units import format_duration
 
 
@@ -27,6 +27,9 @@ def conflicts(limits: Limits) -> Iterator[Conflict]:
     longest = max((spec.watchdog.stop_grace_s for spec in limits.workers.values()), default=limits.watchdog.stop_grace_s)
     if limits.supervisor.shutdown_grace_s < longest:
         yield Conflict("supervisor", "shutdown_grace_s", f"must not be under the longest stop_grace, {format_duration(longest)}")
+    if limits.supervisor.orphan_after_s < 2 * PING_EVERY_S:
+        least, every = format_duration(2 * PING_EVERY_S), format_duration(PING_EVERY_S)
+        yield Conflict("supervisor", "orphan_after_s", f"must be at least {least}: an idle worker hears of its supervisor every {every}")
     if limits.gpu.margin_bytes >= limits.gpu.host_budget_bytes:
         yield Conflict("gpu", "margin_bytes", "must be below gpu.host_budget")
     yield from _api_conflicts(limits)

@@ -1,11 +1,11 @@
-"""Jobs as they go through a worker: submitted, begun, moving, ended, cancelled."""
+"""Jobs as they go through a worker: begun, moving, ended, cancelled."""
 
 from typing import Final
 
 from msgspec.structs import replace
 
 from supervisor.core import generations, handover
-from supervisor.core.actions import Admit, AnyAction, MeasureRelease, Publish, Reply, SaveJob, SendCancel, SendResync, SendStored
+from supervisor.core.actions import AnyAction, MeasureRelease, Publish, Reply, SendCancel, SendResync, SendStored
 from supervisor.core.endings import said, said_back
 from supervisor.core.events import (
     BeatHeard,
@@ -14,11 +14,8 @@ from supervisor.core.events import (
     JobEnded,
     JobFinished,
     JobProgress,
-    JobStored,
-    JobSubmitted,
     LevelMeasured,
     ReleaseMeasured,
-    SaveFailed,
 )
 from supervisor.core.health import CANCEL_GRACE_S
 from supervisor.core.jobs import RELEASING, Step, advance, after_own_end, returned
@@ -31,44 +28,6 @@ from supervisor.units import format_size
 _TEN_PERCENT: Final = 10
 _OWN_ENDS: Final = (Reason.BAD_INPUT, Reason.USER_ERROR, Reason.GPU_OOM, Reason.GPU_ERROR, Reason.MEMORY_EMERGENCY, Reason.WORKER_CRASH)
 _REASONS: Final = {reason.value: reason for reason in _OWN_ENDS}
-
-
-def submitted(turn: Turn, event: JobSubmitted) -> None:
-    """Take a job into the queue; whoever asked hears so once it is on disk."""
-    queued = len([job for job in turn.fleet.jobs.values() if job.status is JobStatus.QUEUED]) + len(turn.fleet.arriving)
-    free, floor = turn.fleet.disk_free_bytes, turn.limits.supervisor.disk_floor_bytes
-    if turn.fleet.stopping_since_s is not None:
-        turn.act(Reply(request=event.request, error="stopping", message="the supervisor is stopping: submit again when it runs"))
-    elif free is not None and free < floor:
-        sentence = f"{format_size(free)} free on the disk of state_dir, disk_floor is {format_size(floor)}: make room, or lower supervisor.disk_floor"
-        turn.act(Reply(request=event.request, error="full", message=sentence))
-    elif queued >= turn.limits.jobs.max_queued:
-        turn.act(Reply(request=event.request, error="busy", message=f"the queue is full, jobs.max_queued is {turn.limits.jobs.max_queued}: try later"))
-    else:
-        job = replace(event.job, queued_at_s=turn.now_s, created_wall=turn.wall_s)
-        turn.fleet = replace(turn.fleet, arriving={**turn.fleet.arriving, job.id: job})
-        then = (Admit(job=job.id), Reply(request=event.request, job=job.id), said(turn, job, "job_queued"))
-        turn.act(SaveJob(job=job, then=then, refuse_to=event.request))
-
-
-def stored(turn: Turn, event: JobStored) -> None:
-    """Let a job into the queue that is on disk: before that nobody works on it, for it may still have to be refused."""
-    job = turn.fleet.arriving.get(event.job)
-    if job is not None:
-        _arrived(turn, event.job)
-        turn.put_job(job)
-
-
-def save_failed(turn: Turn, event: SaveFailed) -> None:
-    """A write failed: a new job is refused, every other write is tried again by the runtime."""
-    turn.announce("store_failed", job=event.job, reason=event.error)
-    if event.refuse_to:
-        _arrived(turn, event.job)
-        turn.act(Reply(request=event.refuse_to, error="failed", message=f"the job could not be written down, so it was not taken: {event.error}"))
-
-
-def _arrived(turn: Turn, name: JobId) -> None:
-    turn.fleet = replace(turn.fleet, arriving={other: job for other, job in turn.fleet.arriving.items() if other != name})
 
 
 def accepted(turn: Turn, worker: Worker, event: JobAccepted) -> None:
@@ -214,7 +173,10 @@ def cancel(turn: Turn, event: CancelRequested) -> None:
     if job.status is JobStatus.CANCELLING:
         turn.act(reply)
     elif job.sent_at_s is not None:
-        _ask_to_stop(turn, job, "asked to stop", reply)
+        job = replace(advance(job, Step.CANCEL, turn.wall_s), cancel_at_s=turn.now_s, message="asked to stop")
+        worker = next(worker for worker in turn.fleet.workers.values() if job.id in worker.jobs)
+        turn.save_job(job, reply, SendCancel(worker=worker.name, generation=worker.generation, job=job.id, attempt=job.attempt))
+        turn.wake_in(CANCEL_GRACE_S)
     else:
         take_from_worker(turn, job)
         nothing = Receipt(freed_bytes=0, took_s=0.0)
@@ -226,13 +188,6 @@ def cancel(turn: Turn, event: CancelRequested) -> None:
             phase="",
         )
         turn.save_job(job, reply, said(turn, job, "job_cancelled", job.message))
-
-
-def _ask_to_stop(turn: Turn, job: Job, message: str, *then: AnyAction) -> None:
-    job = replace(advance(job, Step.CANCEL, turn.wall_s), cancel_at_s=turn.now_s, message=message)
-    worker = next(worker for worker in turn.fleet.workers.values() if job.id in worker.jobs)
-    turn.save_job(job, *then, SendCancel(worker=worker.name, generation=worker.generation, job=job.id, attempt=job.attempt))
-    turn.wake_in(CANCEL_GRACE_S)
 
 
 def hand_back(turn: Turn, job: Job, why: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
@@ -57,7 +58,7 @@ def build(options: Options, *, parts: Callable[[], Any]) -> FastAPI:
             app.state.front = front
             yield
 
-    app = FastAPI(title="Warden", version=supervisor.__version__, lifespan=lifespan, redoc_url=None)
+    app = FastAPIOffline(redoc_url=None, title="Warden", version=supervisor.__version__, lifespan=lifespan)
     for router in _ROUTERS:
         app.include_router(router, dependencies=[] if router in _LENIENT else [Depends(check_query)])
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]

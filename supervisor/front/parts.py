@@ -71,13 +71,17 @@ def accepted(job: JobView, *, headers: dict[str, str] | None = None) -> Response
     return answer(job, status=202, headers={"Location": f"/v1/jobs/{job.id}", "Retry-After": "1", **(headers or {})})
 
 
-def _whole_id(job: Annotated[str, Path(max_length=100, description="The job's id.")]) -> str:
+async def _caller(request: Request) -> Caller:  # async, though it waits for nothing: FastAPI sends each other callable through a thread
+    return Caller(request)
+
+
+async def _whole_id(job: Annotated[str, Path(max_length=100, description="The job's id.")]) -> str:
     if not _JOB.fullmatch(job):
         raise Refusal(404, "unknown", f"no job {job[:60]!r} is known: an id looks like j-8f447bgnfj")
     return job
 
 
-FromCaller = Annotated[Caller, Depends(Caller)]
+FromCaller = Annotated[Caller, Depends(_caller)]
 JobName = Annotated[str, Depends(_whole_id)]
 IdempotencyKey = Annotated[
     str,

@@ -146,7 +146,9 @@ class JobOperations:
 
     async def _take(self, job: Job) -> JobView:
         await self.take(job)
-        return self._view(await self._find(job.id))
+        fleet = self._fleet()
+        known = fleet.jobs.get(job.id) or fleet.arriving.get(job.id)  # the answer may come before the queue knows it; the store need not be asked
+        return self._view(known or await self._find(job.id))
 
     async def _retry(self, args: RetryArgs) -> JobView:
         job = await self._find(args.job)
@@ -254,7 +256,7 @@ class JobOperations:
 
 def new_id() -> JobId:
     """Return an id that no other job has: 50 random bits, in letters that cannot be misread."""
-    return JobId("j-" + "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH)))
+    return JobId("j-" + "".join(_ID_LETTERS[byte % len(_ID_LETTERS)] for byte in secrets.token_bytes(_ID_LENGTH)))
 
 
 def _known_statuses(statuses: list[str]) -> None:

@@ -189,8 +189,8 @@ class JobStore(Protocol):
         """Return the number of the oldest event that is kept, and the last number ever given (0 before the first)."""
         ...
 
-    async def save_mark(self, name: str, value: str) -> None:
-        """Return once this small thing to remember is on disk; an empty value forgets it."""
+    async def save_marks(self, marks: Mapping[str, str]) -> None:
+        """Return once these small things to remember are on disk, all or none; an empty value forgets one. Raises StoreError."""
         ...
 
     async def marks(self) -> Mapping[str, str]:
@@ -235,6 +235,10 @@ class EventStream(Protocol):
 
     def post(self, event: StreamEvent) -> None:
         """Take the event; it gets its number, is written down and then published, soon. Never blocks, never raises."""
+        ...
+
+    def take(self, job: JobId) -> Sequence[StreamEvent]:
+        """Return this job's events that still wait, and leave them to the caller: what is written with the job itself must not overtake them."""
         ...
 
     def publish(self, numbers: Sequence[int], events: Sequence[StreamEvent]) -> None:

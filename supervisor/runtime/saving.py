@@ -52,17 +52,17 @@ class Saves:
 
     def save(self, action: act.SaveJob) -> None:
         """Write a job after its earlier writes, also those that are being tried again: an older state must not come to lie over a newer one."""
-        task = self._start(self._save(action, after=self._under_way.get(action.job.id)))
+        task = self._start(self._save(action, self._stream.take(action.job.id), after=self._under_way.get(action.job.id)))
         self._under_way[action.job.id] = task
         task.add_done_callback(lambda done: self._under_way.pop(action.job.id) if self._under_way.get(action.job.id) is done else None)
 
-    async def _save(self, action: act.SaveJob, *, after: "asyncio.Task[None] | None") -> None:
-        """Write the job, and go on to what waited for it. A write that nobody can be refused for is tried until it succeeds."""
+    async def _save(self, action: act.SaveJob, waiting: Sequence[StreamEvent], *, after: "asyncio.Task[None] | None") -> None:
+        """Write the job with what was told of it before, and go on to what waited for it. A write that nobody can be refused for is tried until it succeeds."""
         if after is not None:
             await asyncio.wait({after})
         said = False
         numbers: Sequence[int] = ()
-        events = [self._told(following, action.job) for following in action.then if isinstance(following, act.Announce)]
+        events = [*waiting, *(self._told(following, action.job) for following in action.then if isinstance(following, act.Announce))]
         while True:
             try:
                 numbers = await self._store.save(action.job, events)
@@ -85,7 +85,7 @@ class Saves:
     async def mark(self, action: act.SaveMark) -> None:
         """Remember a small thing, and go on to what waited for that. What cannot be written is done all the same, and said not to last."""
         try:
-            await self._store.save_mark(action.name, action.value)
+            await self._store.save_marks({action.name: action.value})
         except StoreError as error:
             words = f"it is done, but could not be written down, and is forgotten when this supervisor ends: {error}"
             self._follow(act.Reply(request=action.request, error="failed", message=words), None)

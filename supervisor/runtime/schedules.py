@@ -85,8 +85,7 @@ class Schedules:
                 self._tracks = _remembered(await self._store.marks())
             specs = self._limits().schedules
             for name in self._tracks.keys() - specs.keys():  # one that comes back later is a new one
-                await self._store.save_mark(_MARK + name, "")
-                await self._store.save_mark(_LAST + name, "")
+                await self._store.save_marks({_MARK + name: "", _LAST + name: ""})
                 del self._tracks[name]
             for name, spec in specs.items():
                 await self._one(name, spec, self._tracks.setdefault(name, _Track()), now_wall)
@@ -174,8 +173,8 @@ class Schedules:
     async def _count_from(self, name: str, spec: ScheduleSpec, track: _Track, wall_s: float) -> None:
         """Remember an instant as dealt with, on disk before in memory."""
         last = track.last if track.last.line == spec.cron else _Last(spec.cron, track.last.job, track.last.planned_wall)
-        await self._store.save_mark(_MARK + name, datetime.fromtimestamp(wall_s, tz=UTC).isoformat())
-        await self._store.save_mark(_LAST + name, msgspec.json.encode(last).decode())
+        counted = datetime.fromtimestamp(wall_s, tz=UTC).isoformat()
+        await self._store.save_marks({_MARK + name: counted, _LAST + name: msgspec.json.encode(last).decode()})
         track.counted_wall, track.last, track.next_wall = wall_s, last, None
 
     def _trouble(self, name: str, track: _Track, event: str, reason: str) -> None:

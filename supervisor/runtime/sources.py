@@ -9,11 +9,10 @@ from supervisor.core.actions import Decision
 from supervisor.core.decide import look
 from supervisor.core.events import AnyEvent, Tick
 from supervisor.core.health import clocks
-from supervisor.core.limits import Limits
+from supervisor.core.limits import PING_EVERY_S, Limits
 from supervisor.core.model import Fleet
 
 TICK_S: Final = 1.0
-PING_EVERY_S: Final = 5.0
 _AFTER_S: Final = 0.01
 """So much after the expiry: a clock that is exactly at its limit has not expired."""
 _LAG_S: Final = 0.5

@@ -39,8 +39,9 @@ def positions(fleet: Fleet, limits: Limits, now_s: float) -> dict[JobId, int]:
 
 
 def position(job: Job, fleet: Fleet, limits: Limits, now_s: float) -> int | None:
-    """Return the place of one job, as `positions` has it."""
-    return place_of(job, fleet.jobs.values(), limits.jobs, now_s, now_s + fleet.wall_offset_s) if job.id in fleet.jobs else None
+    """Return the place of one job, as `positions` has it, or will have it once the job has arrived."""
+    here = job.id in fleet.jobs or job.id in fleet.arriving
+    return place_of(job, fleet.jobs.values(), limits.jobs, now_s, now_s + fleet.wall_offset_s) if here else None
 
 
 def job_view(job: Job, *, position: int | None, now_s: float, folder: Path) -> JobView:

@@ -8,10 +8,19 @@ import pytest
 from supervisor.adapters.log_setup import Logs, line, spell
 from supervisor.errors import StateError
 
+WITHIN_S = 20.0
+
 
 def logs(folder: Path, *, max_bytes: int = 10**6, keep: int = 3, level: str = "info") -> Logs:
     """Return the logs of a folder."""
     return Logs(folder, level=level, max_bytes=max_bytes, keep=keep, echo=False)
+
+
+def closed(one: Logs) -> None:
+    """Close it, and wait also for a disk that takes longer than `close` waits."""
+    one.close()
+    for writer in one._writers:
+        writer._thread.join(WITHIN_S)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +54,7 @@ def test_both_files_tell_the_same_story(tmp_path: Path) -> None:
     one = logs(tmp_path)
     one.write("info", "worker_ready", {"worker": "sam-0", "took_s": 0.25})
     one.write("warning", "worker_exited", {"worker": "sam-0", "reason": "exit code 3 ☃ ü"})
-    one.close()
+    closed(one)
 
     people = (tmp_path / "watchdog.log").read_text().splitlines()
     machines = [json.loads(text) for text in (tmp_path / "watchdog.jsonl").read_text().splitlines()]
@@ -60,7 +69,7 @@ def test_a_level_below_the_configured_one_is_not_written(tmp_path: Path) -> None
     one = logs(tmp_path, level="warning")
     one.write("info", "worker_ready", {})
     one.write("error", "store_failed", {})
-    one.close()
+    closed(one)
 
     assert [json.loads(text)["event"] for text in (tmp_path / "watchdog.jsonl").read_text().splitlines()] == ["store_failed"]
 
@@ -71,7 +80,7 @@ def test_a_rotation_keeps_the_file_and_loses_no_line(tmp_path: Path) -> None:
     for number in range(500):
         one.write("info", "job_progress", {"done": number})
         inode = inode or ((tmp_path / "watchdog.jsonl").stat().st_ino if (tmp_path / "watchdog.jsonl").exists() else None)
-    one.close()
+    closed(one)
 
     numbers = [json.loads(text)["done"] for path in tmp_path.glob("watchdog.jsonl*") for text in path.read_text().splitlines()]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -35,6 +36,13 @@ def numbers(*paths: Path) -> list[int]:
 
 def events(path: Path, name: str) -> list[dict[str, Any]]:
     return [said for said in map(json.loads, path.read_text().splitlines()) if said["event"] == name]
+
+
+def closed(logs: Logs) -> None:
+    """Close it, and wait also for a disk that takes longer than `close` waits."""
+    logs.close()
+    for writer in logs._writers:
+        writer._thread.join(WITHIN_S)
 
 
 class Gate:
@@ -105,8 +113,7 @@ def test_on_a_full_disk_lines_wait_up_to_a_bound_and_the_rest_is_counted(tmp_pat
     assert kept[-1] == 101
     assert len(lost) == 1
     assert lost[0]["count"] == 102 - len(kept)
-    assert trouble.startswith(f"{path} cannot be written: No space left on device, for 0 s; ")
-    assert trouble.endswith("lines are lost")
+    assert re.fullmatch(rf"{re.escape(str(path))} cannot be written: No space left on device, for \d+ s; .* lines are lost", trouble)
     assert file.trouble() == ""
 
 
@@ -160,15 +167,14 @@ def test_a_writer_that_is_held_up_takes_no_more_than_its_bound_and_counts_the_re
     writer.put(event(0))
     assert gate.reached.wait(WITHIN_S)
 
-    began_s = time.monotonic()
     for number in range(1, 101):
         writer.put(event(number))
-    took_s = time.monotonic() - began_s
+    written = list(gate.events)
     stuck_s = writer.stuck_for_s()
     gate.opened.set()
-    writer.close()
+    writer.close(WITHIN_S)
 
-    assert took_s < 1.0, "whoever writes never waits"
+    assert written == [], "whoever writes does not wait until anything is written"
     assert stuck_s > 0
     assert writer.stuck_for_s() == 0.0
     assert [said["done"] for said in gate.events] == list(range(11))
@@ -210,7 +216,7 @@ def test_what_cannot_be_written_is_said_in_its_place(tmp_path: Path) -> None:
     logs = Logs(tmp_path, level="info", max_bytes=10**6, keep=1, echo=False)
     logs.write("info", "job_progress", {"done": object, "path": "\udc80"})
     logs.write("info", "job_progress", {"done": 2})
-    logs.close()
+    closed(logs)
 
     people, machines = (tmp_path / "watchdog.log").read_text().splitlines(), (tmp_path / "watchdog.jsonl").read_text().splitlines()
     assert len(people) == len(machines) == 2
@@ -222,7 +228,7 @@ def test_new_limits_count_from_the_next_line(tmp_path: Path) -> None:
     logs.write("debug", "job_progress", {"done": 1})
     logs.set_limits(level="debug", max_bytes=10**6, keep=1)
     logs.write("debug", "job_progress", {"done": 2})
-    logs.close()
+    closed(logs)
 
     assert numbers(tmp_path / "watchdog.jsonl") == [2]
 
@@ -264,11 +270,11 @@ def test_a_real_full_disk_and_a_real_frozen_one(tmp_path: Path) -> None:
             for number in range(40_001, 40_100):
                 logs.write("info", "job_progress", {"done": number})
             took_s = time.monotonic() - began_s
-        logs.close()
+        closed(logs)
         said = numbers(path)
         lost = sum(said["count"] for said in events(path, "log_lines_lost"))
 
-    assert took_s < 1.0
+    assert took_s < WITHIN_S, "whoever waits for a frozen disk waits for ever: it thaws only afterwards"
     assert len(said) == len(set(said))
     assert len(said) + lost == 40_100
     assert said[0] == 0

@@ -51,13 +51,13 @@ def made(heard: Heard, *command: str, deadline_s: float = 30.0, clock: Callable[
 
 
 def gone(pid: int) -> bool:
-    """Return whether the process is gone, or goes within a second: SIGKILL works when it is scheduled."""
+    """Return whether the process is gone, or goes soon: SIGKILL works when it is scheduled."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([pidfd], [], [], 1.0)[0])
+        return bool(select.select([pidfd], [], [], WITHIN_S)[0])
     finally:
         os.close(pidfd)
 
@@ -83,15 +83,18 @@ def test_it_gets_the_event_in_its_environment_and_its_output_is_said() -> None:
 
 
 def test_one_that_hangs_is_killed_with_its_children_at_the_deadline() -> None:
-    heard = Heard()
-    notify = made(heard, "/bin/sh", "-c", "sleep 600 & echo $!; sleep 600", deadline_s=0.5)
+    heard, fields = Heard(), dict[str, Any]()
 
-    notify.tell("disk_low")
-    event, fields = heard.next()
-    notify.close()
+    for deadline_s, words in ((0.5, "0.5 seconds"), (3.0, "3 seconds"), (15.0, "15 seconds")):  # a slow machine may not get as far as the child
+        notify = made(heard, "/bin/sh", "-c", "sleep 600 & echo $!; sleep 600", deadline_s=deadline_s)
+        notify.tell("disk_low")
+        event, fields = heard.next()
+        notify.close()
+        assert event == "notify_failed"
+        assert fields["reason"] == f"it was still running after {words} and was killed"
+        if "output" in fields:
+            break
 
-    assert event == "notify_failed"
-    assert fields["reason"] == "it was still running after 0.5 seconds and was killed"
     assert gone(int(fields["output"]))
 
 
@@ -168,15 +171,14 @@ def test_tell_never_waits_and_what_does_not_fit_is_counted(tmp_path: Path) -> No
     os.mkfifo(gate)
     notify = made(heard, "/bin/sh", "-c", 'read line < "$0"', str(gate))
 
-    began_s = time.monotonic()
     taken = [notify.tell("disk_low", worker=str(number)) for number in range(WAITING_MAX + 5)]
-    took_s = time.monotonic() - began_s
+    ended = heard.rest()
     with gate.open("w") as opened:  # the first one may go on
         opened.write("go\n")
     _, fields = heard.next()
     notify.close(within_s=0.0)
 
-    assert took_s < 1.0
+    assert ended == [], "nobody waited until one of them was done"
     assert taken.count(True) in {WAITING_MAX, WAITING_MAX + 1}, "one runs, the others wait"
     assert fields["dropped"] == taken.count(False)
 
@@ -202,6 +204,6 @@ def test_close_does_not_wait_for_one_that_hangs(tmp_path: Path) -> None:
     began_s = time.monotonic()
     notify.close(within_s=0.1)
 
-    assert time.monotonic() - began_s < 5.0
+    assert time.monotonic() - began_s < WITHIN_S, "it would hang until the deadline, 30 s"
     heard.next()
     assert gone(pid)

@@ -87,14 +87,17 @@ async def test_an_exit_is_told_as_it_was(kept: Kept, script: str, ended: Exit, w
     ],
 )
 async def test_a_spawn_that_fails_says_why_and_leaves_nothing(kept: Kept, change: dict[str, object], says: str) -> None:
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # nothing else opens one here
+    def opened() -> int:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # a number of them
+
+    before = opened()
     launch = msgspec.structs.replace(kept.launch("sleep", "60"), **change)
 
     with pytest.raises(SpawnError) as refused:
         await kept.processes.spawn(launch)
 
     assert says in str(refused.value)
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208  # the same
+    await kept.until(lambda: opened() <= before)  # a thread of an earlier test may open or close one meanwhile
     assert kept.exits.empty()
 
 
@@ -169,12 +172,17 @@ async def test_memory_is_that_of_the_whole_tree(kept: Kept) -> None:
 
 
 async def test_evidence_of_a_python_process_has_its_stacks(kept: Kept) -> None:
-    code = "import faulthandler, signal, time\nfaulthandler.register(signal.SIGUSR1)\nprint('up', flush=True)\ndef stuck(): time.sleep(60)\nstuck()"
-    await kept.spawn(sys.executable, "-c", code)
-    log = kept.folder / "tool.log"
-    async with asyncio.timeout(WITHIN_S):
-        while "up" not in log.read_text():
-            await asyncio.to_thread(os.sched_yield)
+    code = """
+import faulthandler, signal, time
+faulthandler.register(signal.SIGUSR1)
+def stuck():
+    print("up", flush=True)
+    time.sleep(60)
+stuck()
+"""
+    pid = await kept.spawn(sys.executable, "-c", code)
+    await kept.until(lambda: "up" in (kept.folder / "tool.log").read_text())
+    await kept.until(lambda: (seen := proc.look(pid)) is not None and seen.state == "S")
 
     seen = await kept.processes.evidence(NAME, 1)
 
@@ -183,7 +191,9 @@ async def test_evidence_of_a_python_process_has_its_stacks(kept: Kept) -> None:
     assert "is sleeping" in seen.process
 
 
-async def test_a_dump_that_is_held_up_in_the_middle_is_waited_for(kept: Kept) -> None:
+async def test_a_dump_that_is_held_up_in_the_middle_is_waited_for(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("BUDGET_S", "_BUSY_QUIET_S"):  # a slow machine may hold it up for longer than this test means to
+        monkeypatch.setattr(f"supervisor.adapters.evidence.{limit}", WITHIN_S)
     code = """
 import signal, time
 def dump(*_):

@@ -3,7 +3,7 @@
 from typing import Any
 
 import fastjsonschema
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from supervisor.adapters.misfits import sentence
@@ -55,6 +55,7 @@ LEAVES = st.fixed_dictionaries(
 SCHEMAS = st.recursive(LEAVES, rules, max_leaves=6)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a slow machine is not a failure
 @given(SCHEMAS, VALUES)
 def test_it_agrees_with_the_library_and_has_a_sentence_for_each_misfit(schema: dict[str, Any], value: Any) -> None:
     reduced = plain(schema)

@@ -1,6 +1,7 @@
 """The ROUTER sockets: no message is missed whatever the edges do, and what cannot be believed is dropped and counted."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -231,6 +232,9 @@ async def test_a_stranger_under_its_id_costs_a_worker_nothing(line: Line, contex
     await line.hears(hello())
     stranger = dealer(context, tmp_path / "w.sock", b"sam-0#1")
     stranger.send(wire.encode(hello(token="wrong")))
+    async with asyncio.timeout(WITHIN_S):
+        while not line.channel.dropped["wrong token or generation"]:
+            await asyncio.to_thread(os.sched_yield)
     await line.hears(hello())
 
     line.channel.send(SendDrain(worker=NAME, generation=1))

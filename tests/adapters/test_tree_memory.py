@@ -10,6 +10,8 @@ from supervisor.adapters import proc
 from supervisor.adapters.tree_memory import Readings
 
 MIB = 2**20
+SHARED = 12 * MIB
+"""More than all that the process shares with other Pythons of the machine: its part of that moves as they come and go."""
 GROWS = """
 import sys
 held = []
@@ -36,13 +38,14 @@ def test_a_tree_that_grew_is_read_again_at_once_and_one_that_did_not_is_not() ->
 
         unmoved = readings.pss_bytes([process.pid], now_s + 59)
         stale = readings.pss_bytes([process.pid], now_s + 60)
-        grow(50)
+        grow(100)
         grown = readings.pss_bytes([process.pid], now_s + 61)
         process.stdin.close()
 
     assert unmoved == 7
-    assert abs(stale - first) < MIB
-    assert 49 * MIB < grown - first < 52 * MIB
+    assert stale > MIB
+    assert abs(stale - first) < SHARED
+    assert abs(grown - first - 100 * MIB) < SHARED
     assert readings.pss_bytes([process.pid], now_s + 62) == 0, "it is gone"
 
 

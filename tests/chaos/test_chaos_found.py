@@ -80,7 +80,7 @@ def test_an_idle_worker_leaves_also_when_another_thread_is_handed_the_sigterm(li
 
     ctypes.CDLL(None).tgkill(pid, thread, signal.SIGTERM)
 
-    assert "exit code 0" in warden.wait_for_event("worker_exited", worker="sam-0", within_s=10)["reason"]
+    assert "exit code 0" in warden.wait_for_event("worker_exited", worker="sam-0")["reason"]
 
 
 @pytest.mark.faults

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.adapters.proc import look
 from tests.support.live import ONE_WORKER, Live, MakeLive, lives
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -120,6 +121,7 @@ def test_a_socket_that_a_killed_supervisor_left_is_exit_4_and_not_a_wait_for_eve
 def test_a_socket_that_was_removed_is_made_again_and_meanwhile_that_is_said(live: MakeLive) -> None:
     warden = live("")
     warden.signal(signal.SIGSTOP)
+    assert warden.holds(lambda: (seen := look(warden.pid)) is not None and seen.state == "T")
     (warden.state_dir / "control.sock").unlink()
     done = warden.cli("status")
     warden.signal(signal.SIGCONT)

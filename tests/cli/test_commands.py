@@ -14,7 +14,7 @@ import pytest
 
 from supervisor.cli.status import _last_line_at_s
 from supervisor.shapes import DeviceView, JobView, ScheduleView, StatusView, WhyView
-from tests.support.live import FAKE, ONE_WORKER, WARDEN, Live, MakeLive, lives
+from tests.support.live import FAKE, ONE_WORKER, WARDEN, WITHIN_S, Live, MakeLive, lives
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -56,6 +56,7 @@ def test_json_decodes_into_its_shape_and_nothing_else_is_on_stdout(warden: Live,
 
 def test_the_screens_name_the_worker_the_device_and_the_job(warden: Live) -> None:
     name = warden.wait_for_job(warden.submit(steps=2)).id
+    assert warden.holds(lambda: warden.worker("sam-0").state == "ready")
 
     status, gpu, show, listed, health = (warden.cli(*args.split()) for args in ("status", "gpu status", f"jobs show {name[:8]}", "jobs list", "health"))
 
@@ -168,7 +169,7 @@ options = {{ serves = ["demo.sum"] }}
 def test_why_names_who_holds_the_device_and_how_far_they_are(live: MakeLive) -> None:
     warden = live(TWO_FOR_ONE_DEVICE)
     warden.wait_for_event("worker_ready", worker="sam-0")
-    holder = warden.submit(steps=1000, step_s=0.05)
+    holder = warden.submit(steps=100_000, step_s=0.05)  # it runs until it is cancelled
     warden.wait_for_job(holder, "running")
     waiter = warden.submit("demo.sum")
     assert warden.holds(lambda: warden.job(waiter).reason == "waiting_for_gpu")
@@ -185,7 +186,7 @@ def test_why_names_who_holds_the_device_and_how_far_they_are(live: MakeLive) -> 
 
 def test_a_job_is_held_started_paused_resumed_and_tried_again(live: MakeLive) -> None:
     warden = live()
-    name = warden.cli("jobs", "submit", "demo.count", "steps=400", "step_s=0.05", "checkpoint=true", "--hold").stdout.strip()
+    name = warden.cli("jobs", "submit", "demo.count", "steps=100000", "step_s=0.05", "checkpoint=true", "--hold").stdout.strip()
     assert warden.holds(lambda: warden.job(name).reason == "held")
     held = warden.cli("jobs", "why", name)
 
@@ -218,6 +219,10 @@ def test_a_held_queue_starts_nothing_and_status_says_so(live: MakeLive) -> None:
     assert "HELD" not in warden.cli("status").stdout
 
 
+STANDS: dict[str, Any] = {"steps": 60, "step_s": 0.02, "checkpoint": True, "fault": "stall", "at": 30, "attempt": 1}
+"""A job that stands still in the middle until something is done to it: it cannot end before a slow machine has begun to watch it."""
+
+
 def watching(warden: Live, job: str, out: Path) -> "subprocess.Popen[bytes]":
     """Return a running `jobs watch` that writes into a file."""
     with out.open("wb") as file:
@@ -226,14 +231,14 @@ def watching(warden: Live, job: str, out: Path) -> "subprocess.Popen[bytes]":
 
 def test_ctrl_c_in_watch_leaves_the_job_running(live: MakeLive, tmp_path: Path) -> None:
     warden = live()
-    name = warden.submit(steps=2000, step_s=0.05)
+    name = warden.submit(**STANDS)
     out = tmp_path / "watch.out"
     watch = watching(warden, name, out)
     assert warden.holds(lambda: b"%" in out.read_bytes())
 
     watch.send_signal(signal.SIGINT)
 
-    assert watch.wait(25) == 130
+    assert watch.wait(WITHIN_S) == 130
     assert b"Traceback" not in out.read_bytes()
     assert warden.job(name).status == "running"
     warden.ask("jobs.cancel", job=name)
@@ -242,7 +247,7 @@ def test_ctrl_c_in_watch_leaves_the_job_running(live: MakeLive, tmp_path: Path) 
 
 def test_watch_survives_a_restart_of_the_supervisor(live: MakeLive, tmp_path: Path) -> None:
     warden = live()
-    name = warden.submit(steps=60, step_s=0.05, checkpoint=True)
+    name = warden.submit(**STANDS)
     out = tmp_path / "watch.out"
     watch = watching(warden, name, out)
     assert warden.holds(lambda: b"%" in out.read_bytes())
@@ -250,7 +255,7 @@ def test_watch_survives_a_restart_of_the_supervisor(live: MakeLive, tmp_path: Pa
     warden.stop()
     warden.start()
 
-    assert watch.wait(25) == 0, out.read_text()
+    assert watch.wait(WITHIN_S) == 0, out.read_text()
     assert warden.job(name).status == "completed"
     assert "Traceback" not in out.read_text()
     assert "completed" in out.read_text()
@@ -258,7 +263,7 @@ def test_watch_survives_a_restart_of_the_supervisor(live: MakeLive, tmp_path: Pa
 
 def test_watch_survives_a_kill_of_the_supervisor(live: MakeLive, tmp_path: Path) -> None:
     warden = live()
-    name = warden.submit(steps=60, step_s=0.05, checkpoint=True)
+    name = warden.submit(**STANDS)
     out = tmp_path / "watch.out"
     watch = watching(warden, name, out)
     assert warden.holds(lambda: b"%" in out.read_bytes())
@@ -266,8 +271,10 @@ def test_watch_survives_a_kill_of_the_supervisor(live: MakeLive, tmp_path: Path)
     warden.kill()
     assert warden.holds(lambda: b"does not answer" in out.read_bytes())
     warden.start()
+    assert warden.wait_for_job(name, "running").attempt == 1
+    os.kill(warden.worker("sam-0").pid or 0, signal.SIGKILL)  # the next attempt goes on to the end
 
-    assert watch.wait(25) == 0, out.read_text()
+    assert watch.wait(WITHIN_S) == 0, out.read_text()
     assert warden.job(name).status == "completed"
 
 
@@ -286,7 +293,7 @@ def test_a_terminal_gets_a_bar(live: MakeLive) -> None:
         pass
     os.close(ours)
 
-    assert watch.wait(25) == 0
+    assert watch.wait(WITHIN_S) == 0
     assert b"\x1b[" in said
     assert b"completed" in said
 

@@ -40,6 +40,7 @@ SPOILS = {
 }
 
 
+@pytest.mark.timeout(240)  # many commands, each a process that begins anew
 @pytest.mark.parametrize("how", SPOILS)
 def test_a_file_that_is_broken_now_keeps_nobody_from_the_supervisor_that_runs(live: MakeLive, how: str) -> None:
     warden = live()

@@ -1,5 +1,7 @@
 """The contract of a job store, second part: pages, idempotency keys, clean-up and what is left of it, events, marks, large results."""
 
+import asyncio
+
 import msgspec
 import pytest
 from msgspec.structs import replace
@@ -208,8 +210,7 @@ async def test_tombstones_go_as_well(store: JobStore) -> None:
 
 
 async def test_at_most_five_hundred_jobs_go_at_a_time_those_that_ended_first(store: JobStore) -> None:
-    for number in range(503):
-        await store.save(job(f"j-{number:03}", status=JobStatus.COMPLETED, ended=1000.0 - number))
+    await asyncio.gather(*(store.save(job(f"j-{number:03}", status=JobStatus.COMPLETED, ended=1000.0 - number)) for number in range(503)))
 
     first = await store.expire(ended_before=2000.0, gone_before=NEVER, keys_before=NEVER)
     second = await store.expire(ended_before=2000.0, gone_before=NEVER, keys_before=NEVER)
@@ -297,12 +298,12 @@ async def test_what_is_done_to_an_event_afterwards_is_not_seen(store: JobStore) 
 async def test_marks_are_remembered_replaced_and_forgotten(store: JobStore) -> None:
     assert dict(await store.marks()) == {}
 
-    await store.save_mark("a", "1")
-    await store.save_mark("b", "ü")
-    await store.save_mark("a", "2")
+    await store.save_marks({"a": "1"})
+    await store.save_marks({"b": "ü"})
+    await store.save_marks({"a": "2"})
     assert dict(await store.marks()) == {"a": "2", "b": "ü"}
-    await store.save_mark("a", "")
-    await store.save_mark("never", "")
+    await store.save_marks({"a": ""})
+    await store.save_marks({"never": ""})
 
     assert dict(await store.marks()) == {"b": "ü"}
 

@@ -44,7 +44,7 @@ async def one_round(store, number):
     await store.save(replace(running, status=JobStatus.COMPLETED, completed_wall=float(number), result=large)); said("completed", number)
     events = [StreamEvent(at_wall=1.0, event=name, job=queued.id) for name in ("job_queued", "job_completed")]
     said("events", list(await store.append_events(events)))
-    await store.save_mark("m", str(number)); said("mark", number)
+    await store.save_marks({"m": str(number})); said("mark", number)
     lease = Lease(id=LeaseId("l"), device=DeviceId("d"), worker=WorkerName("w"), need_bytes=1, priority=1, state=LeaseState.HELD, since_s=1.0, fence=number)
     await store.save_leases([lease], number); said("lease", number)
     for gone in await store.expire(ended_before=number - 0.5, gone_before=-1.0, keys_before=-1.0):
@@ -134,6 +134,7 @@ async def test_a_kill_before_any_statement_of_any_write_loses_and_doubles_nothin
 
 @pytest.mark.slow
 @pytest.mark.asyncio
+@pytest.mark.timeout(240)
 async def test_kills_at_any_moment_lose_and_double_nothing(tmp_path: Path) -> None:
     for lines in (1, 5, 6, 13, 21, 40):
         folder = tmp_path / str(lines)

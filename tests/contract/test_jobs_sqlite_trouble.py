@@ -52,7 +52,7 @@ WRITES: dict[str, Write] = {
     "a job": lambda store, number: store.save(job(f"j-{number}", pad=5000)),
     "a large result": lambda store, number: store.save(job(f"j-{number}", result=LARGE)),
     "events": lambda store, number: store.append_events([StreamEvent(at_wall=1.0, event="e" * 5000, data={"n": number})]),
-    "a mark": lambda store, number: store.save_mark(f"m-{number}", "x" * 5000),
+    "a mark": lambda store, number: store.save_marks({f"m-{number}": "x" * 5000}),
     "leases": lambda store, number: store.save_leases([lease(number)], number),
     "clean-up": expire,
 }
@@ -63,8 +63,7 @@ WRITES: dict[str, Write] = {
 async def test_a_full_disk_is_told_to_whoever_writes_loses_nothing_and_heals(tmp_path: Path, what: str) -> None:
     with small_disk(tmp_path) as disk:
         store = await open_store(disk.folder / "jobs.sqlite")
-        for number in range(1, 301):
-            await store.save(replace(job(f"j-ended-{number:03}", result=True), completed_wall=float(number)))
+        await asyncio.gather(*(store.save(replace(job(f"j-ended-{number:03}", result=True), completed_wall=float(number))) for number in range(1, 301)))
         disk.fill()
         acknowledged: list[int] = []
 

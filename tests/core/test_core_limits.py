@@ -34,6 +34,7 @@ def spec(**changes: object) -> Limits:
 GOOD = [
     ("the defaults", limits()),
     ("no worker", Limits()),
+    ("two pings before a worker leaves", limits(supervisor=SupervisorLimits(orphan_after_s=10))),
     ("shutdown_grace equal to stop_grace", limits(supervisor=SupervisorLimits(shutdown_grace_s=30))),
     ("margin zero", limits(gpu=GpuLimits(margin_bytes=0))),
     ("need and margin exactly the budget", spec(gpu_bytes=16 * GIB - 256 * MIB)),
@@ -53,6 +54,7 @@ GOOD = [
     ("one of everything", limits(jobs=JobLimits(max_running=1, max_queued=1))),
 ]
 BAD = [
+    ("a worker that leaves between two pings", limits(supervisor=SupervisorLimits(orphan_after_s=9.9)), "supervisor", "orphan_after_s", "must be at least 10s"),
     ("HTTP for everybody", limits(api=ApiLimits(bind="0.0.0.0:80")), "api", "bind", "api.token_file must name a file"),
     ("HTTP at a name that may be anywhere", limits(api=ApiLimits(bind="box:80")), "api", "bind", "api.token_file must name a file"),
     ("HTTP nowhere", limits(api=ApiLimits(bind="127.0.0.1")), "api", "bind", "must be"),

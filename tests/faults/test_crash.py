@@ -25,14 +25,14 @@ def children_of_no_session(warden: Live, pid: int) -> list[int]:
 
 def test_a_job_whose_worker_is_killed_goes_on_from_its_checkpoint_in_a_new_generation(live: MakeLive) -> None:
     warden = live()
-    name = warden.submit(steps=30, step_s=0.05, checkpoint=True)
-    assert warden.holds(lambda: warden.job(name).done >= 5)
+    name = warden.submit(steps=80, step_s=0.05, checkpoint=True)  # it must outlast the looks before the kill
+    assert warden.holds(lambda: warden.job(name).done >= 6)  # a step is saved after it was told: the fifth is
 
     os.kill(leader(warden), signal.SIGKILL)
     job = warden.wait_for_job(name)
 
     assert (job.status, job.attempt) == ("completed", 2)
-    assert job.result["counted"] == 30
+    assert job.result["counted"] == 80
     assert job.result["from"] >= 5
     assert warden.worker("sam-0").generation == 2
     assert "killed by signal 9 (SIGKILL)" in warden.wait_for_event("worker_exited", worker="sam-0")["reason"]
@@ -74,6 +74,7 @@ def test_a_child_in_a_session_of_its_own_is_gone_after_its_workers_end(live: Mak
     warden = live()
     pid = leader(warden)
     warden.wait_for_job(warden.submit(fault="fork"))
+    assert warden.holds(lambda: len(children_of_no_session(warden, pid)) == 1)  # one that is in the middle of its exec shows no environment
     (child,) = children_of_no_session(warden, pid)
 
     os.kill(pid, signal.SIGKILL)

@@ -10,6 +10,7 @@ from tests.support.live import ONE_WORKER, MakeLive
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
+TICKS = 8
 NEVER = ("torch", "ultralytics", "cv2", "numpy", "fastapi", "pydantic", "pynvml", "libnvidia-ml", "libcuda")
 
 
@@ -46,10 +47,8 @@ def test_a_worker_inherits_no_descriptor_of_the_supervisor(live: MakeLive) -> No
     warden = live('[workers.tool]\ncommand = ["sleep", "3600"]\nprogress = "none"\n')
     pid = warden.wait_for_event("worker_spawned", worker="tool-0")["pid"]
 
-    found = descriptors(pid)
-
     log = str(warden.log_dir / "workers" / "tool-0.log")
-    assert found == sorted(["/dev/null", log, log])
+    assert warden.holds(lambda: descriptors(pid) == sorted(["/dev/null", log, log])), descriptors(pid)  # the loader opens its libraries for a moment
 
 
 def test_a_worker_starts_with_ordinary_signals(live: MakeLive) -> None:
@@ -73,10 +72,11 @@ def test_fifty_spawns_leave_no_descriptor_and_no_zombie_behind(live: MakeLive) -
 
     before = [level() for _ in range(50)]
     most = {kind: max(one.get(kind, 0) for one in before) for one in before for kind in one}
-    warden.wait_for_event("worker_spawned", worker="tool-0", generation=60)
+    warden.wait_for_event("worker_spawned", worker="tool-0", generation=60, within_s=120.0)
 
     assert warden.holds(lambda: all(count <= most.get(kind, 0) for kind, count in level().items())), (most, level())
-    assert len(list((warden.state_dir / "run").iterdir())) <= 2
+    run = warden.state_dir / "run"
+    assert warden.holds(lambda: len(list(run.iterdir())) <= 2), list(run.iterdir())  # a third is a record that is being written
 
 
 def test_many_clients_leave_no_descriptor_behind(live: MakeLive) -> None:
@@ -94,14 +94,19 @@ def test_ordinary_work_does_not_hold_the_loop(live: MakeLive) -> None:
     warden = live(ONE_WORKER + 'gpu = "1GiB"\n[jobs]\nmax_queued = 5000\n')
     for _ in range(300):
         warden.submit(steps=1, step_s=0.0)
-    warden.ask("jobs.list", limit=10_000)
-    lags = []
+    lags: list[float] = []
 
-    for _ in range(20):
-        warden.status()
-        lags.append(warden.status().supervisor.loop_lag_ms)
+    def ticked() -> bool:
+        """Let it work on, and look how late its last tick was: one of a second."""
+        warden.ask("jobs.list", limit=10_000)
+        lag = warden.status().supervisor.loop_lag_ms
+        if lag not in lags[-1:]:
+            lags.append(lag)
+        return len(lags) >= TICKS
 
-    assert sorted(lags)[len(lags) // 2] < 20
+    assert warden.holds(ticked, within_s=10.0 * TICKS), lags
+
+    assert sorted(lags)[TICKS // 2] < 20, f"a loop that is held is late at most of its ticks, a busy machine makes it late at some: {lags}"
 
 
 def test_the_supervisor_stays_small(live: MakeLive) -> None:

@@ -98,15 +98,17 @@ def test_nobody_is_refused_while_the_front_is_killed_again_and_again(live: MakeL
 
     caller = threading.Thread(target=call)
     caller.start()
-    for generation in range(2, 5):
-        pid = pid_of(warden, "api-0")
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        assert warden.holds(partial(is_ready, warden, "api-0", generation))
-    before = len(answers)
-    assert warden.holds(lambda: len(answers) > before)
-    done.set()
-    caller.join()
+    try:
+        for generation in range(2, 5):
+            pid = pid_of(warden, "api-0")
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            assert warden.holds(partial(is_ready, warden, "api-0", generation))
+        before = len(answers)
+        assert warden.holds(lambda: len(answers) > before)
+    finally:
+        done.set()
+        caller.join()
 
     assert not broken
     assert set(answers) == {200}
@@ -116,7 +118,7 @@ def test_a_front_that_is_killed_costs_no_worker_and_no_job(live: MakeLive) -> No
     warden = live(api=ANY_PORT)
     with client(warden) as http:
         name = http.post("/v1/jobs", json={"kind": "demo.count", "params": {"steps": 40, "step_s": 0.1}}).json()["id"]
-        worker = pid_of(warden, "sam-0")
+        worker = warden.wait_for_event("worker_spawned", worker="sam-0")["pid"]
         front = pid_of(warden, "api-0")
         assert front is not None
 
@@ -184,9 +186,9 @@ def test_a_training_whose_device_does_not_come_back_is_503_and_names_the_holder(
     warden = two_models(live, tmp_path, gpu='vacate_timeout = "1s"\npoll_max = "500ms"')
     pid = pid_of(warden, "sam-0")
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
 
     with client(warden) as http:
+        os.kill(pid, signal.SIGSTOP)
         refused = http.post("/api/training/jobs", json={"params": {"steps": 2}})
 
     assert refused.status_code == 503
@@ -219,7 +221,7 @@ def test_a_training_that_gets_the_device_is_202_goes_through_its_states_and_sam_
 def test_a_browser_sees_each_step_of_a_job_over_a_kill_of_the_front_and_of_the_supervisor(live: MakeLive) -> None:
     from playwright.sync_api import sync_playwright
 
-    steps = 30
+    steps = 50  # they must outlast the starts of a front and of a supervisor
     warden = live(api=ANY_PORT)
     port = url_of(warden).rpartition(":")[2]
     toml = warden.folder / "supervisor.toml"

@@ -37,6 +37,15 @@ def events_of(warden: Live, job: str) -> EventsPage:
     return msgspec.convert(warden.ask("events.since", after=0, job=job, limit=1000), EventsPage)
 
 
+ENDINGS = frozenset({"job_completed", "job_failed", "job_cancelled"})
+
+
+def told_to_the_end(warden: Live, job: str) -> EventsPage:
+    """Return all that is told about one job, its end too: that is on disk a moment after the fleet knows it."""
+    assert warden.holds(lambda: any(event.event in ENDINGS for event in events_of(warden, job).events)), events_of(warden, job)
+    return events_of(warden, job)
+
+
 def test_a_paused_job_goes_on_from_its_checkpoint_after_everything_was_started_anew(live: MakeLive) -> None:
     warden = live(TRAINER)
     name = warden.submit("demo.train", steps=60, step_s=0.1, checkpoint=True)
@@ -53,7 +62,7 @@ def test_a_paused_job_goes_on_from_its_checkpoint_after_everything_was_started_a
 
     assert (done.status, done.attempt) == ("completed", 2)
     assert done.result["from"] >= paused.done >= 3
-    assert len(warden.seen("job_paused", job=name)) == 1
+    assert len(warden.told("job_paused", job=name)) == 1
 
 
 def test_a_pause_frees_the_device_and_sam_comes_back_meanwhile(live: MakeLive) -> None:
@@ -212,14 +221,14 @@ def test_a_job_that_was_cleaned_up_is_gone_and_not_unknown(live: MakeLive) -> No
 
 def test_what_is_told_of_a_job_has_numbers_that_rise_over_a_crash(live: MakeLive) -> None:
     warden = live(TRAINER)
-    name = warden.submit("demo.train", steps=10, step_s=0.3, checkpoint=True)
+    name = warden.submit("demo.train", steps=30, step_s=0.3, checkpoint=True)  # it must outlast a start
     assert warden.holds(lambda: warden.job(name).done >= 2)
     before = events_of(warden, name)
 
     warden.kill()
     warden.start()
     warden.wait_for_job(name)
-    after = events_of(warden, name)
+    after = told_to_the_end(warden, name)
 
     numbers = [event.seq for event in after.events]
     assert numbers == sorted(set(numbers))
@@ -287,24 +296,32 @@ replicas = 2
     ended = [warden.wait_for_job(name, within_s=120.0) for name in names]
     assert {job.status for job in ended} == {"completed"}, [(job.id, job.status, job.message) for job in ended if job.status != "completed"]
     for name in names:
-        endings = [event for event in events_of(warden, name).events if event.event in {"job_completed", "job_failed", "job_cancelled"}]
+        endings = [event for event in told_to_the_end(warden, name).events if event.event in ENDINGS]
         assert len(endings) == 1, (name, endings)
 
 
-def test_a_run_that_was_missed_is_caught_up_once_and_not_doubled_by_a_crash(live: MakeLive) -> None:
+def missed_a_run(live: MakeLive) -> Live:
+    """Return a supervisor that is about to start after it was away for long; its schedule is due once a year."""
     warden = live('[schedules.yearly]\ncron = "0 3 1 1 *"\njob = { kind = "demo.train", params = { steps = 1 } }\n' + TRAINER)
     assert [(found["name"], found["last_job"]) for found in warden.ask("schedules")] == [("yearly", None)]
     warden.stop()
-    counted = {"schedule:yearly": "2024-06-01T00:00:00+00:00", "schedule_last:yearly": json.dumps({"line": "0 3 1 1 *"})}  # as one that was away for long
+    counted = {"schedule:yearly": "2024-06-01T00:00:00+00:00", "schedule_last:yearly": json.dumps({"line": "0 3 1 1 *"})}
     with closing(sqlite3.connect(warden.state_dir / "jobs.sqlite")) as file, file:
         file.executemany("INSERT OR REPLACE INTO marks (name, value) VALUES (?, ?)", counted.items())
+    return warden
+
+
+def test_a_run_that_was_missed_is_caught_up_once_and_not_doubled_by_a_crash(live: MakeLive) -> None:
+    warden = missed_a_run(live)
 
     warden.start()
     assert warden.holds(lambda: warden.ask("jobs.list", kind="demo.train"))
-    warden.kill()
+    warden.kill()  # at whatever moment: the job is on disk or not, and its instant remembered or not
     warden.start()
 
+    assert warden.holds(lambda: warden.ask("jobs.list", kind="demo.train"))
+    assert warden.wait_for_job(warden.ask("jobs.list", kind="demo.train")[0]["id"]).status == "completed"
     jobs = warden.ask("jobs.list", kind="demo.train")
     assert [job["schedule"] for job in jobs] == ["yearly"]
     assert jobs[0]["id"].startswith("s-yearly-")
-    assert warden.ask("schedules")[0]["last_job"] == jobs[0]["id"]
+    assert warden.holds(lambda: warden.ask("schedules")[0]["last_job"] == jobs[0]["id"])

@@ -10,7 +10,8 @@ from tests.support.live import MakeLive
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
-PROGRAM = "id -un; pwd; umask; trap 'echo got INT; exit 0' INT; while :; do sleep 0.05; done"
+PROGRAM = "trap 'echo got INT; exit 0' INT; id -un; pwd; umask; while :; do sleep 0.05; done"
+"""Whoever sees its three lines knows that it listens."""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")

@@ -17,7 +17,9 @@ from tests.support.live import Live, MakeLive, alive
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(120)]
 
 PROGRAMS: Final = Path(__file__).parent.parent / "support" / "programs"
-SHORT: Final = '[watchdog]\nstall_after = "3s"\nsilent_after = "3s"\nstop_grace = "1s"\nbackoff_first = "100ms"\nbackoff_max = "200ms"\n'
+LIMIT_S: Final = 5
+"""Five times what the slowest of them takes between two signs of life: a busy machine must not make it a hung one."""
+SHORT: Final = f'[watchdog]\nstall_after = "{LIMIT_S}s"\nsilent_after = "{LIMIT_S}s"\nstop_grace = "1s"\nbackoff_first = "100ms"\nbackoff_max = "200ms"\n'
 ENDED: Final = ("worker_stalled", "worker_silent", "worker_start_timeout", "worker_killed", "worker_exited")
 
 
@@ -86,10 +88,10 @@ def test_of_many_programs_exactly_those_that_hang_are_ended(live: MakeLive) -> N
     pids = well_pids(warden)
 
     for name, (_, event, words) in HUNG.items():
-        first = warden.wait_for_event(event, worker=f"{name}-0", within_s=40)
+        first = warden.wait_for_event(event, worker=f"{name}-0")
         assert first["reason"].startswith(words)
-        again = warden.wait_for_event(event, worker=f"{name}-0", after=warden.events.index(first) + 1, within_s=40)
-        assert "is 3 s" in again["reason"]
+        again = warden.wait_for_event(event, worker=f"{name}-0", after=warden.events.index(first) + 1)
+        assert f"is {LIMIT_S} s" in again["reason"]
 
     grows(warden)
     assert_untouched(warden, pids)
@@ -101,7 +103,7 @@ def test_a_frozen_supervisor_blames_no_program_and_finds_the_hung_one_after(live
     grows(warden)
 
     warden.signal(signal.SIGSTOP)
-    assert not warden.holds(lambda: False, 7.0)  # longer than every limit
+    assert not warden.holds(lambda: False, LIMIT_S + 3.0)  # longer than every limit
     warden.signal(signal.SIGCONT)
 
     warden.wait_for_event("supervisor_frozen")
@@ -124,7 +126,7 @@ def test_a_program_that_stops_printing_is_ended_with_its_tree_and_started_again(
     second = warden.wait_for_event("worker_spawned", worker="tool-0", generation=2)
 
     assert stalled["reason"].startswith("no progress for")
-    assert stalled["reason"].endswith("stall_after is 3 s")
+    assert stalled["reason"].endswith(f"stall_after is {LIMIT_S} s")
     assert not alive(pid)
     assert not alive(child)
     assert second["pid"] != pid
@@ -169,7 +171,7 @@ def test_a_removed_log_does_not_make_a_program_that_prints_look_stalled(live: Ma
 
     (warden.log_dir / "workers" / "tool-0.log").unlink()
     before = served(warden, "well")
-    assert warden.holds(lambda: served(warden, "well") >= before + 30)  # six seconds: twice stall_after
+    assert warden.holds(lambda: served(warden, "well") >= before + 10 * LIMIT_S)  # five each second: twice stall_after
 
     assert warden.worker("tool-0").pid == pid
     assert warden.seen("worker_stalled") == []
@@ -186,20 +188,21 @@ def test_a_program_that_never_says_ready_is_stopped_at_start_timeout(live: MakeL
 
 
 def test_a_program_that_asks_for_time_gets_it_but_not_more(live: MakeLive) -> None:
-    warden = live('[watchdog]\nstart_timeout = "1s"\nstop_grace = "1s"\n' + notifier("slow", "slow") + notifier("asks", "asks"))
+    # More than a start takes, for who does not speak before that cannot ask; and less than one of them needs.
+    warden = live('[watchdog]\nstart_timeout = "4s"\nstop_grace = "1s"\n' + notifier("slow", "slow") + notifier("asks", "asks"))
 
     ready = warden.wait_for_event("worker_ready", worker="slow-0")
     late = warden.wait_for_event("worker_start_timeout", worker="asks-0")
 
-    assert 3.0 <= ready["took_s"] < 8.0
+    assert ready["took_s"] >= 6.0
     assert ready["note"] == "serving"
     waited_s = float(late["reason"].removeprefix("not ready ").partition(" ")[0])
-    assert 2.0 <= waited_s < 5.0
+    assert 5.0 <= waited_s < 40.0, "it would wait an hour"
     assert warden.seen("worker_start_timeout", worker="slow-0") == []
 
 
 def test_a_stranger_cannot_speak_for_a_program(live: MakeLive) -> None:
-    warden = live('[watchdog]\nstart_timeout = "3s"\nstop_grace = "1s"\n' + notifier("mute", "mute"))
+    warden = live('[watchdog]\nstart_timeout = "6s"\nstop_grace = "1s"\n' + notifier("mute", "mute"))
     warden.wait_for_event("worker_spawned", worker="mute-0")
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
@@ -226,7 +229,7 @@ def test_programs_that_outlive_their_supervisor_are_watched_by_the_next_one(live
     grows(warden)
 
     warden.kill()
-    assert not warden.holds(lambda: False, 5.0)  # longer than every limit
+    assert not warden.holds(lambda: False, LIMIT_S + 2.0)  # longer than every limit
     warden.start()
 
     for name, pid in pids.items():
@@ -254,30 +257,30 @@ def test_a_lowered_limit_ends_no_program_that_keeps_to_what_it_was_told(live: Ma
     path.write_text(path.read_text().replace('silent_after = "20s"', 'silent_after = "2s"'))
     warden.wait_for_event("config_reloaded")
     before = served(warden, "well")
-    assert warden.holds(lambda: served(warden, "well") >= before + 30)  # six seconds, and it beats every five
+    assert warden.holds(lambda: served(warden, "well") >= before + 30)  # six seconds, and the other one beats every five
 
     assert warden.seen("worker_silent") == []
     assert warden.worker("calm-0").pid == pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    assert "silent_after is 2 s" in warden.wait_for_event("worker_silent", worker="calm-0", within_s=40)["reason"]
+    assert "silent_after is 2 s" in warden.wait_for_event("worker_silent", worker="calm-0")["reason"]
 
 
 def test_a_phase_has_a_limit_of_its_own(live: MakeLive) -> None:
     command = f"command = {json.dumps([sys.executable, str(PROGRAMS / 'asker.py')])}"
     worker = f'[workers.NAME]\n{command}\noptions = {{}}\nserves = ["demo.NAME"]\n'
     long = worker.replace("NAME", "long") + 'phases = { compile = "10m" }\n'
-    short = worker.replace("NAME", "short") + 'stall_after = "10m"\nphases = { compile = "2s" }\n'
-    warden = live('[watchdog]\nstall_after = "2s"\nstop_grace = "1s"\n' + long + short)
+    short = worker.replace("NAME", "short") + 'stall_after = "10m"\nphases = { compile = "4s" }\n'
+    warden = live('[watchdog]\nstall_after = "4s"\nstop_grace = "1s"\n' + long + short)
 
-    patient = warden.submit("demo.long", ask_s=0, step_s=5)
+    patient = warden.submit("demo.long", ask_s=0, step_s=8)
     stuck = warden.submit("demo.short", ask_s=0, step_s=60)
 
     failed = warden.wait_for_job(stuck)
     assert (failed.status, failed.reason) == ("failed", "stalled")
-    assert failed.message == "Job timed out - no progress updates for 2 seconds"
+    assert failed.message == "Job timed out - no progress updates for 4 seconds"
     assert failed.error is not None
-    assert 'phases."compile" is 2 s' in failed.error.evidence
+    assert 'phases."compile" is 4 s' in failed.error.evidence
     assert warden.wait_for_job(patient).status == "completed"
 
 
@@ -296,10 +299,10 @@ def test_the_sockets_of_programs_go_with_them(live: MakeLive) -> None:
 
 def test_a_job_that_asks_for_time_gets_it_but_not_more(live: MakeLive) -> None:
     command = f"command = {json.dumps([sys.executable, str(PROGRAMS / 'asker.py')])}"
-    warden = live(f'[watchdog]\nstall_after = "2s"\nstop_grace = "1s"\n[workers.asker]\n{command}\nserves = ["demo.ask"]\nreplicas = 2\n')
+    warden = live(f'[watchdog]\nstall_after = "4s"\nstop_grace = "1s"\n[workers.asker]\n{command}\nserves = ["demo.ask"]\nreplicas = 2\n')
 
-    asked = warden.submit("demo.ask", ask_s=8, step_s=5)
-    too_long = warden.submit("demo.ask", ask_s=3, step_s=60)
+    asked = warden.submit("demo.ask", ask_s=20, step_s=8)
+    too_long = warden.submit("demo.ask", ask_s=6, step_s=60)
 
     assert warden.wait_for_job(asked).status == "completed"
     failed = warden.wait_for_job(too_long)

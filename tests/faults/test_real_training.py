@@ -76,9 +76,9 @@ def test_a_training_does_not_notice_that_its_supervisor_was_killed(live: MakeLiv
     pid = pid_of(warden, "yolo-0")
 
     warden.kill()
+    mark = warden.mark()
     warden.start()
-    assert warden.holds(lambda: pid_of(warden, "yolo-0") is not None)
-    assert pid_of(warden, "yolo-0") == pid
+    assert warden.wait_for_event("worker_adopted", worker="yolo-0", after=mark)["pid"] == pid
     done = warden.wait_for_job(name, within_s=WITHIN_S)
 
     assert (done.status, done.attempt, done.result["epochs"]) == ("completed", 1, 4)

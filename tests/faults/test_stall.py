@@ -13,7 +13,6 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow]
 TWO_WORKERS = f"""
 [watchdog]
 stall_after = "5s"
-stop_grace = "2s"
 [workers.sam]
 {FAKE}
 serves = ["demo.count"]
@@ -44,7 +43,7 @@ def test_work_that_stops_moving_is_failed_with_its_stacks_and_a_new_generation_c
     assert "stall_after is 5 s" in job.error.evidence
     stalled = warden.wait_for_event("worker_stalled", worker="sam-0")
     assert stalled["job"] == job.id
-    assert 5 < stalled["still_s"] < 25
+    assert 5 < stalled["still_s"] < 50
     assert (stalled["stall_after_s"], stalled["phase"], stalled["step"]) == (5, "count", "2/10")
     assert not [line for line in job.error.log_tail if "_stand_still" in line], "what it printed before its stacks were asked for"
     seen = warden.wait_for_event("worker_evidence", worker="sam-0")
@@ -66,16 +65,16 @@ def test_a_training_that_stalls_says_so_in_its_own_words(live: MakeLive) -> None
 
 
 def test_a_worker_that_holds_the_gil_is_silent_and_its_stacks_are_seen_all_the_same(live: MakeLive) -> None:
-    warden = live(watchdog('silent_after = "2s"', 'stop_grace = "1s"'))
+    warden = live(watchdog('silent_after = "5s"', 'stop_grace = "1s"'))
 
     job = warden.wait_for_job(warden.submit(fault="hang", at=2))
 
     assert (job.status, job.reason) == ("failed", "silent")
-    assert "no heartbeat for 2 seconds" in job.message
+    assert "no heartbeat for 5 seconds" in job.message
     assert job.error is not None
     assert "_go_wrong" in job.error.stack
     assert warden.wait_for_event("worker_silent", worker="sam-0")["reason"].startswith("no heartbeat for")
-    warden.wait_for_event("worker_ready", worker="sam-0", after=warden.events.index(warden.seen("worker_silent")[0]))
+    warden.wait_for_event("worker_ready", worker="sam-0", after=warden.events.index(warden.told("worker_silent")[0]))
 
 
 def test_a_frozen_worker_is_silent_and_replaced(live: MakeLive) -> None:
@@ -123,16 +122,16 @@ def test_a_cancel_stops_the_work_within_a_step_and_the_worker_lives(live: MakeLi
     warden = live(ONE_WORKER + 'gpu = "1GiB"\n')
     warden.wait_for_event("worker_ready", worker="sam-0")
     pid = warden.worker("sam-0").pid
-    name = warden.submit(steps=10_000, step_s=0.2, fault="memory", at=2, size_mb=200)
-    warden.wait_for_event("job_progress", job=name)
-    assert warden.holds(lambda: warden.job(name).done >= 3)
+    name = warden.submit(steps=10_000, step_s=2.0, fault="memory", at=1, size_mb=200)
+    assert warden.holds(lambda: warden.job(name).done >= 1)
 
-    warden.ask("jobs.cancel", job=name)
+    warden.ask("jobs.cancel", job=name)  # the next step has just begun: what it holds is read before it ends
     job = warden.wait_for_job(name)
 
     assert job.status == "cancelled"
     assert job.cancel is not None
-    assert job.cancel.took_s < 0.2 + 0.5 + 1.0, "a step and half a second, and a second for a busy machine"
+    assert job.cancel.took_s < 2.0 + 0.5 + 5.0, "a step and half a second, and five for a busy machine: after ten its process would be ended"
+    assert job.done <= 3, "the step that it was in, and one for a machine that did not wake the supervisor"
     assert job.cancel.freed_bytes > 100 * 2**20
     after = warden.worker("sam-0")
     assert (after.pid, after.state) == (pid, "ready")
@@ -146,11 +145,11 @@ def test_work_deaf_to_its_cancel_ends_with_its_process_after_ten_seconds(live: M
     warden.wait_for_event("job_started", job=name)
 
     warden.ask("jobs.cancel", job=name)
-    job = warden.wait_for_job(name, within_s=40)
+    job = warden.wait_for_job(name)
 
     assert job.status == "cancelled"
     assert job.cancel is not None
-    assert 10.0 <= job.cancel.took_s < 30.0
+    assert 10.0 <= job.cancel.took_s < 40.0
     assert "_be_deaf" in Path(warden.log_dir / "workers" / "sam-0.log").read_text()
     assert warden.holds(lambda: warden.worker("sam-0").state == "ready")
     assert warden.worker("sam-0").generation == 2

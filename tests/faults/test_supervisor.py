@@ -16,31 +16,38 @@ from tests.support.live import FAKE, ONE_WORKER, MakeLive, alive
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
+STOPS = 5
+
 
 def test_a_stop_saves_running_work_and_the_next_run_takes_it_to_its_end(live: MakeLive) -> None:
     warden = live()
-    name = warden.submit(steps=30, step_s=0.05, checkpoint=True)
-    assert warden.holds(lambda: warden.job(name).done >= 5)
+    name = warden.submit(steps=80, step_s=0.05, checkpoint=True)  # it must outlast the look that finds it begun
+    assert warden.holds(lambda: warden.job(name).done >= 6)  # a step is saved after it was told: the fifth is
 
     assert warden.stop() == 0
     assert warden.ours() == []
     warden.start()
     job = warden.wait_for_job(name)
 
-    assert (job.status, job.result["counted"]) == ("completed", 30)
+    assert (job.status, job.result["counted"]) == ("completed", 80)
     assert job.result["from"] >= 5
     assert warden.seen("job_returned", job=name)
 
 
 def test_an_empty_supervisor_stops_within_a_second(live: MakeLive) -> None:
-    warden = live()
-    warden.wait_for_event("worker_ready", worker="sam-0")
+    warden = live(start=False)
+    took_s: list[float] = []
 
-    stopped = warden.cli("stop")
+    while len(took_s) < STOPS and min(took_s, default=1.0) >= 1.0:  # a busy machine makes some of them slow, a wait for something makes all of them slow
+        mark = warden.mark()
+        warden.start()
+        warden.wait_for_event("worker_ready", worker="sam-0", after=mark)
+        stopped = warden.cli("stop")
+        assert stopped.returncode == 0, stopped.stderr
+        assert warden.wait_end() == 0
+        took_s.append(float(stopped.stdout.rpartition(" in ")[2].removesuffix(" s\n")))
 
-    assert stopped.returncode == 0, stopped.stderr
-    assert float(stopped.stdout.rpartition(" in ")[2].removesuffix(" s\n")) < 1.0
-    assert warden.wait_end() == 0
+    assert min(took_s) < 1.0, took_s
 
 
 def test_a_stop_right_after_the_start_does_not_lose_its_sigterm(live: MakeLive) -> None:
@@ -100,17 +107,15 @@ def test_whatever_becomes_of_the_workers_of_a_killed_supervisor_each_job_ends_on
     warden.start(env=env)
 
     assert [warden.wait_for_job(name).status for name in jobs] == ["completed"] * 6
-    for name in jobs:
-        warden.wait_for_event("job_completed", job=name)  # written a moment after the answer
-    assert [len(warden.seen("job_completed", job=name)) for name in jobs] == [1] * 6
+    assert [len(warden.told("job_completed", job=name)) for name in jobs] == [1] * 6
     assert len(warden.ours()) == 1
 
 
 def test_a_killed_supervisor_loses_nothing_and_doubles_nothing(live: MakeLive) -> None:
     warden = live()
-    running = warden.submit(steps=60, step_s=0.05, checkpoint=True)
+    running = warden.submit(steps=120, step_s=0.05, checkpoint=True)
     queued = [warden.submit(steps=1) for _ in range(5)]
-    assert warden.holds(lambda: warden.job(running).done >= 5)
+    assert warden.holds(lambda: warden.job(running).done >= 6)  # a step is saved after it was told: the fifth is
     old = warden.ours()
     generation = warden.worker("sam-0").generation
 
@@ -125,7 +130,7 @@ def test_a_killed_supervisor_loses_nothing_and_doubles_nothing(live: MakeLive) -
     assert not [pid for pid in old if alive(pid)]
     assert warden.worker("sam-0").generation > generation
     assert warden.wait_for_event("worker_swept", worker="sam-0")["level"] == "warning"
-    assert len(warden.seen("job_completed", job=running)) == 1
+    assert len(warden.told("job_completed", job=running)) == 1
 
 
 def test_a_process_that_was_spawned_but_not_written_down_is_found_by_its_tag(live: MakeLive) -> None:
@@ -177,11 +182,11 @@ def test_a_second_signal_stops_at_once(live: MakeLive) -> None:
     warden.wait_for_event("supervisor_stopping")
     warden.signal(signal.SIGTERM)
 
-    assert warden.wait_end(20) == 0
+    assert warden.wait_end(40) == 0  # stop_grace is 50 s
     warden.start()
     assert warden.job(name).status in {"queued", "preparing", "running"}
     warden.ask("stop", now=True)
-    assert warden.wait_end(20) == 0
+    assert warden.wait_end(40) == 0
 
 
 def test_a_long_state_path_works(live: MakeLive, tmp_path: Path) -> None:
@@ -265,18 +270,19 @@ def test_a_store_of_a_newer_release_is_refused(live: MakeLive) -> None:
 
 
 def test_a_frozen_supervisor_blames_nobody(live: MakeLive) -> None:
-    warden = live('[watchdog]\nsilent_after = "3s"\nstall_after = "3s"\n' + ONE_WORKER)
-    name = warden.submit(steps=200, step_s=0.05)
+    warden = live('[watchdog]\nsilent_after = "5s"\nstall_after = "5s"\n' + ONE_WORKER)
+    name = warden.submit(steps=240, step_s=0.05)
     assert warden.holds(lambda: warden.job(name).done >= 5)
 
     warden.signal(signal.SIGSTOP)
-    subprocess.run(["sleep", "6"], check=True)
+    subprocess.run(["sleep", "8"], check=True)
     warden.signal(signal.SIGCONT)
     job = warden.wait_for_job(name)
 
     assert (job.status, job.attempt) == ("completed", 1)
-    assert warden.seen("supervisor_frozen")
+    assert warden.told("supervisor_frozen")
     assert not warden.seen("worker_silent")
+    assert not warden.seen("worker_stalled")
 
 
 def test_a_generation_has_a_number_of_its_own_over_orderly_stops_too(live: MakeLive) -> None:

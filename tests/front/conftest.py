@@ -34,11 +34,13 @@ def make_front(tmp_path: Path) -> Iterator[MakeFront]:
         yield lambda name="f", **options: stack.enter_context(fronts(tmp_path / name, **options))
 
 
-_CHILD = {"front", "make_front", "away", "guarded", "readme_front"}
+_CHILD = {"front", "make_front", "away", "guarded", "readme_front", "rooted"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever starts a front takes seconds on a busy machine."""
+    """Whatever starts a front takes seconds on a busy machine, and much longer on a very busy one."""
     for item in items:
         if _CHILD & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(180))

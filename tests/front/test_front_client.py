@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -23,10 +23,20 @@ def warden(tmp_path: Path) -> Iterator[FakeSupervisor]:
     one.stop()
 
 
+async def reach(front: Supervisor) -> None:
+    """Return once the supervisor, which is there, has answered something else than a status: a slow machine may take its time to connect."""
+    while True:
+        with suppress(Unreachable):
+            await front.ask("schedules")
+            return
+
+
 @asynccontextmanager
-async def connected(warden: FakeSupervisor) -> AsyncIterator[Supervisor]:
+async def connected(warden: FakeSupervisor, *, there: bool = True) -> AsyncIterator[Supervisor]:
     front = Supervisor(warden.state_dir)
     try:
+        if there:
+            await reach(front)
         yield front
     finally:
         front.close()
@@ -99,9 +109,10 @@ def test_a_status_that_fails_fails_for_all_and_the_next_one_is_asked_anew(tmp_pa
     warden = FakeSupervisor(tmp_path / "var")
 
     async def ask() -> tuple[list[StatusView | BaseException], StatusView]:
-        async with connected(warden) as front:
+        async with connected(warden, there=False) as front:
             failed = await asyncio.gather(*(front.status() for _ in range(3)), return_exceptions=True)
             await asyncio.to_thread(warden.start)
+            await reach(front)
             return failed, await front.status()
 
     failed, found = asyncio.run(ask())

@@ -9,7 +9,7 @@ import pytest
 
 from tests.front.conftest import MakeFront
 from tests.support.fake_supervisor import device, holder, worker
-from tests.support.front import FrontChild
+from tests.support.front import WITHIN_S, FrontChild
 
 POINT = {"points": [[1, 1]], "labels": [1]}
 
@@ -43,12 +43,12 @@ def test_a_training_that_gets_the_device_is_202(make_front: MakeFront) -> None:
     vacating(front)
     with front.client() as http:
         thread, answers = in_background(lambda: http.post("/api/training/jobs", json={"params": {"epochs": 1}}))
-        assert front.warden.going.wait(20)  # type: ignore[attr-defined]
+        assert front.warden.going.wait(WITHIN_S)  # type: ignore[attr-defined]
         (job,) = front.warden.jobs
         assert thread.is_alive()
         front.warden.do(lambda: front.warden.devices[0]["handover"].update(proof_s=0.3))
         front.warden.change(job, "job_started", status="preparing", reason="")
-        thread.join(30)
+        thread.join(WITHIN_S)
 
     assert (answers[0].status_code, answers[0].json()["id"], answers[0].headers["location"]) == (202, job, f"/v1/jobs/{job}")
 
@@ -58,7 +58,7 @@ def test_a_training_that_is_refused_the_device_is_503_and_names_who_holds_it(mak
     vacating(front)
     with front.client() as http:
         thread, answers = in_background(lambda: http.post("/api/training/jobs", json={}))
-        assert front.warden.going.wait(20)  # type: ignore[attr-defined]
+        assert front.warden.going.wait(WITHIN_S)  # type: ignore[attr-defined]
         (job,) = front.warden.jobs
         error = {
             "reason": "gpu_refused",
@@ -69,7 +69,7 @@ def test_a_training_that_is_refused_the_device_is_503_and_names_who_holds_it(mak
             "log_tail": [],
         }
         front.warden.change(job, "job_failed", status="failed", reason="gpu_refused", error=error)
-        thread.join(30)
+        thread.join(WITHIN_S)
 
     problem = answers[0].json()
     assert (answers[0].status_code, problem["reason"], problem["retryable"]) == (503, "gpu_refused", True)
@@ -247,12 +247,12 @@ def test_the_same_key_at_the_same_time_predicts_once(make_front: MakeFront, by: 
             return http.post("/predict", files={"file": ("a.png", b"png")}, data={"prompt": '{"boxes": [[0, 0, 1, 1]]}'}, headers=headers)
 
     threads, answers = zip(*(in_background(ask) for _ in range(3)), strict=True)
-    assert going.wait(20)
+    assert going.wait(WITHIN_S)
     (job,) = front.warden.jobs
     assert by == "path" or Path(front.warden.jobs[job]["params"]["image"]).exists()
     front.warden.change(job, "job_completed", status="completed", result={"size": [2, 2], "masks": []})
     for one in threads:
-        one.join(30)
+        one.join(WITHIN_S)
 
     assert [one[0].status_code for one in answers] == [200] * 3
     assert list(front.warden.jobs) == [job]

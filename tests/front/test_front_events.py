@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from tests.front.conftest import MakeFront
-from tests.support.front import FrontChild, events_of, numbers, told
+from tests.support.front import WITHIN_S, FrontChild, events_of, numbers, told
 
 
 def test_a_job_is_followed_from_its_first_event_to_its_end(make_front: MakeFront) -> None:
@@ -71,7 +71,7 @@ def test_events_while_the_replay_runs_come_once_and_in_order(make_front: MakeFro
 
     mover = threading.Thread(target=move_on)
     mover.start()
-    assert going.wait(20)
+    assert going.wait(WITHIN_S)
     with front.client() as http, http.stream("GET", "/v1/events", params={"after": 0}) as stream:
         events = events_of(stream, 1601)
     mover.join()

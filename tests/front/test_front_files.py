@@ -1,14 +1,15 @@
 """Files of jobs, and paths that jobs may name: nothing outside is ever read."""
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.front.conftest import MakeFront
-from tests.support.front import FrontChild
+from tests.support.front import FrontChild, fronts, until
 
 
 @pytest.fixture(scope="module")
@@ -81,25 +82,40 @@ def test_no_descriptor_is_left_open(front: FrontChild, http: httpx.Client, job: 
     assert front.process is not None
     folder = Path(f"/proc/{front.process.pid}/fd")
 
+    def opened() -> list[str]:
+        found = []
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):  # closed between the look at the folder and the look at it
+                found.append(str(path.readlink()))
+        return [name for name in found if str(front.state_dir / "jobs") in name]
+
     for _ in range(20):
         http.get(f"/v1/jobs/{job}/files/results.csv")
         http.get(f"/v1/jobs/{job}/files/out")
 
-    assert [path for path in folder.iterdir() if path.is_symlink() and str(front.state_dir / "jobs") in str(path.readlink())] == []
+    until(lambda: opened() == [], "the files that were sent are closed, which they are after their last byte")
 
 
-@pytest.fixture
-def rooted(tmp_path: Path, make_front: MakeFront) -> FrontChild:
-    """A front that may name files under tmp_path/data, where links lead in and out."""
-    data, outside = tmp_path / "data", tmp_path / "outside"
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `data`, where links lead in and out, and `root`, which leads there."""
+    room = tmp_path_factory.mktemp("room")
+    data, outside = room / "data", room / "outside"
     for folder in (data, outside):
         folder.mkdir()
         (folder / "film.mp4").write_bytes(b"film")
     (data / "link.mp4").symlink_to(outside / "film.mp4")
     (data / "good.mp4").symlink_to(data / "film.mp4")
-    (data / "up").symlink_to(tmp_path)
-    (tmp_path / "root").symlink_to(data)
-    return make_front(allowed_roots=[str(tmp_path / "root")])
+    (data / "up").symlink_to(room)
+    (room / "root").symlink_to(data)
+    return room
+
+
+@pytest.fixture(scope="module")
+def rooted(room: Path) -> Iterator[FrontChild]:
+    """A front that may name files under the room's root."""
+    with fronts(room / "f", allowed_roots=[str(room / "root")]) as one:
+        yield one
 
 
 @pytest.mark.parametrize(
@@ -123,8 +139,8 @@ def rooted(tmp_path: Path, make_front: MakeFront) -> FrontChild:
         ("/\0", 422),
     ],
 )
-def test_a_path_in_parameters_must_lie_under_a_root(rooted: FrontChild, tmp_path: Path, value: str, status: int) -> None:
-    text = value.format(tmp=tmp_path, var=rooted.state_dir) if "{" in value else value
+def test_a_path_in_parameters_must_lie_under_a_root(rooted: FrontChild, room: Path, value: str, status: int) -> None:
+    text = value.format(tmp=room, var=rooted.state_dir) if "{" in value else value
     wrapped: list[Any] = [{"video": text}, {"image": ["fine", text]}, {"deep": [{"er": {"path": text}}]}, {text: 1}]
 
     with rooted.client() as http:

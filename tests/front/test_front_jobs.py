@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.front import FrontChild
+from tests.support.front import WITHIN_S, FrontChild
 
 
 def submit(http: httpx.Client, kind: str = "demo.count", **body: Any) -> dict[str, Any]:
@@ -155,12 +155,12 @@ def test_an_unchanged_job_is_304_and_a_changed_one_is_not(front: FrontChild, htt
 def test_a_long_poll_comes_back_when_the_job_ends(front: FrontChild, http: httpx.Client) -> None:
     job = submit(http)["id"]
     answers: list[httpx.Response] = []
-    waiting = threading.Thread(target=lambda: answers.append(http.get(f"/v1/jobs/{job}", params={"wait": 30})))
+    waiting = threading.Thread(target=lambda: answers.append(http.get(f"/v1/jobs/{job}", params={"wait": 60})))
 
     waiting.start()
     front.warden.change(job, progress=50.0)
     front.warden.change(job, "job_completed", status="completed", progress=100.0)
-    waiting.join(30)
+    waiting.join(WITHIN_S)
 
     assert answers[0].json()["status"] == "completed"
 
@@ -171,10 +171,10 @@ def test_a_long_poll_with_a_tag_comes_back_when_the_job_changes_and_304_when_it_
 
     same = http.get(f"/v1/jobs/{job}", params={"wait": 0.3}, headers={"If-None-Match": tag})
     answers: list[httpx.Response] = []
-    waiting = threading.Thread(target=lambda: answers.append(http.get(f"/v1/jobs/{job}", params={"wait": 30}, headers={"If-None-Match": tag})))
+    waiting = threading.Thread(target=lambda: answers.append(http.get(f"/v1/jobs/{job}", params={"wait": 60}, headers={"If-None-Match": tag})))
     waiting.start()
     front.warden.change(job, progress=10.0)
-    waiting.join(30)
+    waiting.join(WITHIN_S)
 
     assert same.status_code == 304
     assert answers[0].json()["progress"] == 10.0

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.front.conftest import MakeFront
-from tests.support.front import FrontChild, events_of, fronts
+from tests.support.front import WITHIN_S, FrontChild, answered, events_of, fronts, until
 
 __all__ = ["fronts"]
 
@@ -34,22 +34,20 @@ def test_sigterm_ends_it_in_order_and_no_connection_is_refused_meanwhile(make_fr
         wait_until_asked(front, "jobs.show", 2)
 
         code = front.end()
-        poll.join(20)
+        poll.join(WITHIN_S)
 
     early = threading.Thread(target=lambda: waiting.append(httpx.get(f"{front.url}/healthz", timeout=60)))
     early.start()  # nobody serves now, yet the socket is the supervisor's: the connection waits
     front.start().ready()
-    early.join(60)
+    early.join(WITHIN_S)
 
-    assert code == 0
+    assert code == 0, front.said()
     assert [one.status_code for one in waiting] == [200, 200]
 
 
 def wait_until_asked(front: FrontChild, op: str, times: int) -> None:
     """Return once the supervisor was asked so often."""
-    event = threading.Event()
-    while sum(one[0] == op for one in front.warden.do(lambda: list(front.warden.asked))) < times:
-        event.wait(0.01)
+    until(lambda: sum(one[0] == op for one in front.warden.do(lambda: list(front.warden.asked))) >= times, f"{op} was asked {times} times")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +89,7 @@ def test_it_answers_again_when_the_supervisor_is_back_and_nothing_asked_before_i
     with front.client() as http:
         assert http.post("/v1/jobs", json={"kind": "demo.count"}).status_code == 503
         front.warden.start()
-        assert http.get("/v1/jobs").json()["jobs"] == []
+        assert answered(http, "/v1/jobs").json()["jobs"] == []
 
 
 @pytest.mark.slow
@@ -101,7 +99,7 @@ def test_a_supervisor_that_falls_silent_is_503_after_the_deadline(make_front: Ma
     with front.client() as http:
         answer = http.get("/v1/status")
         front.warden.do(lambda: setattr(front.warden, "silent", False))
-        again = http.get("/v1/status")
+        again = answered(http, "/v1/status")
 
     assert (answer.status_code, answer.json()["reason"]) == (503, "unreachable")
     assert again.status_code == 200
@@ -158,7 +156,7 @@ def test_metrics_count_what_happened_and_show_what_is(make_front: MakeFront) -> 
     front.warden.publish("config_reloaded")
     front.warden.change(job, "job_completed", status="completed", completed_at="2026-01-01T00:00:03.000+00:00")
     with front.client() as http:
-        text = until(http, 'warden_jobs_total{kind="demo.count",outcome="completed",reason=""} 1.0')
+        metrics_with(http, 'warden_jobs_total{kind="demo.count",outcome="completed",reason=""} 1.0')
         http.get(f"/v1/jobs/{job}")
         text = http.get("/metrics").text
 
@@ -185,14 +183,9 @@ def test_metrics_count_what_happened_and_show_what_is(make_front: MakeFront) -> 
     assert job not in text
 
 
-def until(http: httpx.Client, line: str) -> str:
-    """Return the metrics once they have a line: what ended is asked for after its event."""
-    event, text = threading.Event(), ""
-    for _ in range(400):
-        if line in (text := http.get("/metrics").text):
-            return text
-        event.wait(0.05)
-    pytest.fail(f"no {line} in\n{text}")
+def metrics_with(http: httpx.Client, line: str) -> None:
+    """Return once the metrics have a line: what ended is asked for after its event."""
+    until(lambda: line in http.get("/metrics").text, line)
 
 
 @pytest.mark.slow

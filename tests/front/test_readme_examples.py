@@ -55,12 +55,18 @@ def names(front: FrontChild, line: str, data: Path) -> dict[str, str]:
     return {"JOB": job, "SESSION": session}
 
 
+def run(command: str, folder: Path, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["bash", "-c", command], cwd=folder, env=env, capture_output=True, text=True, timeout=WITHIN_S, check=False)
+
+
 @pytest.mark.parametrize("line", LINES)
 def test_an_example_of_the_readme_works(readme_front: FrontChild, data: Path, line: str) -> None:
     command = line.replace("http://127.0.0.1:8650", readme_front.url).replace("/data/", f"{data}/") + " -sS --write-out '\nstatus %{http_code}\n'"
     env = {**os.environ, **names(readme_front, line, data)}
 
-    ran = subprocess.run(["bash", "-c", command], cwd=data, env=env, capture_output=True, text=True, timeout=WITHIN_S, check=False)
+    ran = run(command, data, env)
+    while "--max-time" in line and "status 000" in ran.stdout:  # the machine was so slow that the time of the example was over before the answer
+        ran = run(command, data, env)
 
     assert re.search(r"^status 2\d\d$", ran.stdout, re.MULTILINE), f"{command}\n{ran.stdout}\n{ran.stderr}"
     assert ran.returncode == (28 if "--max-time" in line else 0), ran.stderr

@@ -320,7 +320,7 @@ async def test_a_wrong_line_is_said_once_and_the_others_go_on(house: House) -> N
 
 
 async def test_a_mark_that_cannot_be_read_makes_a_new_schedule(house: House) -> None:
-    await house.store.save_mark("schedule:nightly", "yesterday")
+    await house.store.save_marks({"schedule:nightly": "yesterday"})
 
     await house.schedules.look(NOON)
     await house.schedules.look(THREE)

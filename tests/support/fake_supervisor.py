@@ -18,6 +18,8 @@ from supervisor.control import MAX_MESSAGE_BYTES, PROTOCOL
 
 Result = TypeVar("Result")
 
+WITHIN_S = 40
+
 ENDED = {"completed", "failed", "cancelled"}
 KINDS = {"sam.segment": "sam", "sam.propagate": "sam", "yolo.train": "yolo", "demo.count": "demo"}
 
@@ -58,6 +60,7 @@ class FakeSupervisor:
         self.on_submit: dict[str, Callable[[dict[str, Any]], None]] = {"sam.segment": self._segment, "yolo.train": self._run}
         self._number = 0
         self._thread: threading.Thread | None = None
+        self._ordering = threading.Lock()  # a socket is for one thread at a time, and any may give orders
 
     # --- its life ---
 
@@ -69,15 +72,16 @@ class FakeSupervisor:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._loop, args=(ready,), daemon=True)
         self._thread.start()
-        assert ready.wait(10)
+        assert ready.wait(WITHIN_S)
         return self
 
     def stop(self) -> None:
         """End; what is stored stays for the next start."""
         if self._thread is None:
             return
-        self._orders.send(b"stop")
-        self._thread.join(10)
+        with self._ordering:
+            self._orders.send(b"stop")
+        self._thread.join(WITHIN_S)
         self._thread = None
         self._orders.close(linger=0)
         self._context.term()
@@ -85,9 +89,10 @@ class FakeSupervisor:
     def do(self, action: Callable[[], Result]) -> Result:
         """Return what the action returns, done in the thread of the sockets."""
         future: Future[Result] = Future()
-        self._work.append((action, future))
-        self._orders.send(b"do")
-        return future.result(10)
+        with self._ordering:
+            self._work.append((action, future))
+            self._orders.send(b"do")
+        return future.result(WITHIN_S)
 
     def _loop(self, ready: threading.Event) -> None:
         router = self._context.socket(zmq.ROUTER)

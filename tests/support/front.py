@@ -6,7 +6,9 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -18,6 +20,14 @@ from tests.support.fake_supervisor import FakeSupervisor
 
 ROOT = Path(__file__).parent.parent.parent
 WITHIN_S = 40
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    """Return once it is true. For what nobody announces: it is looked at again and again."""
+    end_s, pause = time.monotonic() + WITHIN_S, threading.Event()
+    while not true():
+        assert time.monotonic() < end_s, f"not within {WITHIN_S} s: {what}"
+        pause.wait(0.01)
 
 
 class FrontChild:
@@ -42,6 +52,7 @@ class FrontChild:
         self._notify = folder / "notify.sock"
         self.notices.bind(str(self._notify))
         self.process: subprocess.Popen[bytes] | None = None
+        self._asked_before = 0
 
     def start(self, *, watchdog_usec: int = 0) -> "FrontChild":
         numbers = [one.fileno() for one in self.listeners]
@@ -56,6 +67,7 @@ class FrontChild:
         }
         if watchdog_usec:
             env["WATCHDOG_USEC"] = str(watchdog_usec)
+        self._asked_before = len(self.warden.asked)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "supervisor.front"], env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, pass_fds=numbers, cwd="/"
@@ -63,9 +75,15 @@ class FrontChild:
         return self
 
     def ready(self) -> "FrontChild":
-        """Return once it said READY."""
+        """Return once it said READY and knows the last event: whatever happens from here on it hears of, however slowly it came up."""
         self.wait_for_notice("READY=1")
+        until(self._in_step, "the front asks for what came after the last event")
         return self
+
+    def _in_step(self) -> bool:
+        """Return whether it has asked for the event after the last one, which it does once it was told which that is."""
+        asked = self.warden.asked[self._asked_before :]
+        return any(op == "events.since" and args["limit"] > 1 for op, args, _by in asked)
 
     def wait_for_notice(self, line: str) -> str:
         """Return the first notice with this line. Fails when the process ends before it."""
@@ -122,6 +140,18 @@ def fronts(folder: Path, **options: Any) -> Iterator[FrontChild]:
     finally:
         one.close()
     assert "Traceback" not in one.said(), one.said()[-6000:]
+
+
+def answered(client: httpx.Client, path: str) -> httpx.Response:
+    """Return the answer to a GET once a supervisor gives it: one that has just come is not yet connected, and the front says 503 with Retry-After."""
+    answers: list[httpx.Response] = []
+
+    def asked() -> bool:
+        answers.append(client.get(path))
+        return answers[-1].status_code != 503
+
+    until(asked, f"{path} is answered")
+    return answers[-1]
 
 
 def told(response: httpx.Response) -> Iterator[dict[str, str]]:

@@ -19,7 +19,7 @@ from supervisor.control import Client, Unreachable, endpoint_of
 from supervisor.shapes import JobView, StatusView, WorkerView
 
 WARDEN: Final = Path(sys.executable).parent / "warden"
-WITHIN_S: Final = 25.0
+WITHIN_S: Final = 50.0
 """Far more than anything takes: a slow machine is not a failure."""
 _LOOK_S: Final = 0.02
 _ENDED: Final = ("completed", "failed", "cancelled")
@@ -139,6 +139,11 @@ class Live:
         """Return the events of this name, with these fields, from a mark on."""
         self.read()
         return [one for one in self.events[after:] if one["event"] == event and all(one.get(name) == value for name, value in fields.items())]
+
+    def told(self, event: str, *, after: int = 0, **fields: Any) -> list[dict[str, Any]]:
+        """Return the events of this name, at least one: whoever asks the supervisor is answered a moment before the log has its line."""
+        self.wait_for_event(event, after=after, **fields)
+        return self.seen(event, after=after, **fields)
 
     def wait_for_event(self, event: str, *, within_s: float = WITHIN_S, after: int = 0, **fields: Any) -> dict[str, Any]:
         """Return the first such event from a mark on. Fails when it does not come, at once when the supervisor ends before it came."""

@@ -25,6 +25,8 @@ def hook(event, args):
 sys.addaudithook(hook)
 """
 
+WITHIN_S = 280
+
 TRAIN_AND_PREDICT = """
 import json, os
 from pathlib import Path
@@ -58,7 +60,7 @@ def run_python(source: str, **environment: str) -> "subprocess.CompletedProcess[
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=WITHIN_S,
     )
 
 
@@ -107,7 +109,7 @@ def test_prepare_refuses_to_come_after_ultralytics(tmp_path: Path) -> None:
 @pytest.mark.models
 @needs_ultralytics
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_a_training_and_a_prediction_make_no_attempt_to_reach_the_network(tmp_path: Path) -> None:
     done = run_python(WATCHED + TRAIN_AND_PREDICT, ROOT=str(tmp_path))
 
@@ -118,6 +120,7 @@ def test_a_training_and_a_prediction_make_no_attempt_to_reach_the_network(tmp_pa
 @pytest.mark.models
 @needs_ultralytics
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_hook_that_proves_it_does_see_an_attempt(tmp_path: Path) -> None:
     done = run_python(WATCHED + "import ultralytics.utils\nprint(*tries, sep='\\n')", ROOT=str(tmp_path), YOLO_CONFIG_DIR=str(tmp_path))
 

@@ -103,7 +103,7 @@ def test_a_job_holds_still_until_it_may_go_on(report: Report) -> None:
     assert not went_on.wait(0.1)
     report.go_on()
 
-    assert went_on.wait(20)
+    assert went_on.wait(40)
     thread.join()
     assert raised == []
 
@@ -114,7 +114,7 @@ def test_a_job_that_holds_still_can_be_cancelled(report: Report) -> None:
 
     report.interrupt(JobCancelled("cancelled"))
 
-    assert went_on.wait(20)
+    assert went_on.wait(40)
     thread.join()
     assert [str(order) for order in raised] == ["cancelled"]
 
@@ -271,7 +271,7 @@ def test_a_job_that_holds_still_can_be_paused(report: Report) -> None:
 
     report.pause()
 
-    assert went_on.wait(20)
+    assert went_on.wait(40)
     thread.join()
     assert [type(order) for order in raised] == [WorkPauses]
 

@@ -89,9 +89,9 @@ class Story:
         return self.run(name, "yolo.train", params, attempt=attempt, **stop)
 
 
-def pss_mib() -> float:
-    """Return this process's proportional share of memory, in MiB."""
-    found = re.search(r"^Pss:\s+(\d+) kB", Path("/proc/self/smaps_rollup").read_text(), re.MULTILINE)
+def memory_mib() -> float:
+    """Return what this process itself made, in MiB: its share of a library's pages changes with the other processes that have it."""
+    found = re.search(r"^Anonymous: +(\d+) kB", Path("/proc/self/smaps_rollup").read_text(), re.MULTILINE)
     assert found is not None
     return int(found.group(1)) / 1024
 
@@ -99,16 +99,16 @@ def pss_mib() -> float:
 def tell(root: Path) -> dict[str, Any]:
     story = Story(root)
     base._release()
-    told: dict[str, Any] = {"note": story.worker.note, "memory": {"loaded": pss_mib()}}
+    told: dict[str, Any] = {"note": story.worker.note, "memory": {"loaded": memory_mib()}}
 
     result, report = story.train("whole", epochs=3)
     told["whole"] = {"result": result, **report.told()}
-    told["memory"]["trained"] = pss_mib()
+    told["memory"]["trained"] = memory_mib()
 
     for name, stop_at in {"train": 5, "validate": 1}.items():
         result, _ = story.train(f"cancel_{name}", epochs=3, stop_phase=name, stop_at=stop_at)
         told[f"cancel_{name}"] = {**result, "checkpoint": (root / f"cancel_{name}/checkpoint").is_file()}
-        told["memory"][f"cancelled_{name}"] = pss_mib()
+        told["memory"][f"cancelled_{name}"] = memory_mib()
 
     # The epoch at hand is the second of four; 3 batches an epoch, and a report before the first.
     broken, first = story.train("broken", epochs=4, stop_phase="train", stop_at=6)
@@ -131,7 +131,7 @@ def tell(root: Path) -> dict[str, Any]:
     pictures = [str(root / f"data/images/val/bus-00{index}.jpg") for index in (0, 1)]
     told["predicted"], _ = story.run("predict", "yolo.predict", PredictParams(image=pictures, weights=told["whole"]["result"]["weights"], conf=0.0001))
     told["predicted_untrained"], _ = story.run("predict", "yolo.predict", PredictParams(image=pictures[0]))
-    told["memory"]["end"] = pss_mib()
+    told["memory"]["end"] = memory_mib()
     told["masks"] = from_masks(story)
     (root / "note.pt").write_text("hello")
     told["bad"] = refused(story, pictures[0])

@@ -1,7 +1,7 @@
 """A program that speaks sd_notify(3) and knows nothing of Warden: `notifier.py MODE`.
 
 well: ready, then beats and a new status every 0.2 s. once: ready with a status, then nothing ever again. calm: a beat every 5 s.
-mute: never ready. slow: ready after 3 s, and asks for the time. asks: asks for 2 s once, and is never ready.
+mute: never ready. slow: ready after 6 s, and asks for the time. asks: asks for 5 s once, and is never ready.
 silent: stops its beats after 5. stands: goes on beating, but its status stays the same after 5.
 """
 
@@ -28,8 +28,8 @@ def wait(seconds: float) -> None:
 def run(mode: str) -> None:
     """Behave as the mode says, for ever."""
     if mode in {"slow", "asks"}:
-        say(f"EXTEND_TIMEOUT_USEC={8_000_000 if mode == 'slow' else 2_000_000}\nSTATUS=building the index")
-        wait(3.0 if mode == "slow" else 3600.0)
+        say(f"EXTEND_TIMEOUT_USEC={20_000_000 if mode == 'slow' else 5_000_000}\nSTATUS=building the index")
+        wait(6.0 if mode == "slow" else 3600.0)
     if mode != "mute":
         say("READY=1\nSTATUS=serving\nMAINPID=1")
     step = 0

@@ -133,9 +133,10 @@ def film(path: Path, frames: int = FRAMES) -> None:
 
 
 def memory_mib() -> float:
-    """Return what this process alone holds: private pages, as shared ones change with other processes."""
-    text = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
-    return sum(int(found) for found in re.findall(r"^Private_\w+: +(\d+)", text, re.MULTILINE)) / 1024
+    """Return what this process itself made, in MiB: pages of a library are shared, or private once another process that has it ends."""
+    found = re.search(r"^Anonymous: +(\d+) kB", Path("/proc/self/smaps_rollup").read_text(encoding="ascii"), re.MULTILINE)
+    assert found is not None
+    return int(found.group(1)) / 1024
 
 
 def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

@@ -23,6 +23,8 @@ LULL_S: Final = 1.0
 _FORCED: Final = 2
 _KEPT_BYTES: Final = 64 * 2**10
 _KEPT_SHARE: Final = 4
+_GATHER_S: Final = 0.004
+"""So long a line waits for those that come with it: a thread that wakes for each takes the interpreter from the loop, just when an answer is on its way."""
 _AT_ONCE: Final = 64
 _TRY_AGAIN_S: Final = 60.0
 _JOIN_S: Final = 5.0
@@ -79,6 +81,7 @@ class Writer:
             events: list[Event] = []
             try:
                 item = self._waiting.get(timeout=LULL_S if wants_lull else None)
+                time.sleep(_GATHER_S)
                 while item is not None:
                     events.append(item)
                     item = self._waiting.get_nowait()

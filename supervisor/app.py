@@ -20,6 +20,7 @@ from supervisor.adapters.channel import WorkerChannel
 from supervisor.adapters.control_server import ControlServer
 from supervisor.adapters.journal import Ring
 from supervisor.adapters.listening import Listening
+from supervisor.adapters.owners import Owners
 from supervisor.adapters.processes import LocalProcesses
 from supervisor.adapters.program_progress import ProgramWatch
 from supervisor.adapters.sockets import Router, keep
@@ -38,6 +39,7 @@ from supervisor.job_service import open_jobs
 from supervisor.runtime.api_child import with_api
 from supervisor.runtime.asking import Asking
 from supervisor.runtime.launch import Launcher
+from supervisor.runtime.lock_operations import LockOperations
 from supervisor.runtime.loop import Loop
 from supervisor.runtime.operations import About, Operations
 from supervisor.runtime.perform import Performer, Ports
@@ -111,7 +113,7 @@ class _Service:
         stack.callback(self._programs.close)
         fence, leases = await self._jobs.store.last_fence(), await self._jobs.store.leases()
         await self._jobs.store.save_leases(leases, fence + FENCES_AHEAD)
-        held = [lease for lease in leases if lease.worker in {found.worker for found in self._adopted}]
+        held = [lease for lease in leases if lease.outside is not None or lease.worker in {found.worker for found in self._adopted}]
         self._devices = await open_devices(
             stack, limits.gpu, loop=lambda: self._loop, environ=self._environ, leases=held, processes=self._processes, post=self._post
         )
@@ -120,12 +122,15 @@ class _Service:
         self._ticker = Ticker(post=self._post, fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, perform=self._perform, ping=self._channel.ping)
         self._settings = Settings(self._loaded, self._environ, loop=self._loop, say=self._service.say, take=self._take_settings)
         self._asking = Asking(self._post)
+        self._owners = Owners()
+        stack.callback(self._owners.close)
+        locks = LockOperations(fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, asking=self._asking, owners=self._owners, post=self._post)
         self._operations = Operations(
             fleet=lambda: self._loop.fleet,
             limits=lambda: self._loop.limits,
             asking=self._asking,
             store=self._jobs.store,
-            jobs=self._jobs.open(fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, asking=self._asking),
+            jobs={**self._jobs.open(fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, asking=self._asking), **locks.table},
             about=self._about(),
         )
         self._performer = Performer(
@@ -166,6 +171,7 @@ class _Service:
             stream=self._jobs.stream,
             wanted=self._wanted,
             files=self._jobs.files,
+            owners=self._owners,
             launcher=Launcher(
                 fill=filled,
                 endpoint=control.endpoint_of(self._state.path, "workers"),

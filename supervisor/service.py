@@ -66,7 +66,7 @@ class Service:
         while True:
             workers = fleet().workers.values()
             up = sum(1 for worker in workers if worker.process is not None)
-            held = ", ".join(f"{lease.device} held by {lease.worker}" for lease in fleet().leases.values())
+            held = ", ".join(f"{lease.device} held by {lease.owner}" for lease in fleet().leases.values())
             self._systemd.status(f"{up}/{len(workers)} workers up{f', {held}' if held else ''}")
             self._systemd.watchdog()
             trouble = self.log_trouble()

@@ -51,6 +51,7 @@ class HolderView(Struct, frozen=True, kw_only=True):
     state: str
     since_s: float
     fence: int
+    expires_in_s: float | None = None  # of a program outside Warden that renews; below zero: it should have
 
 
 class WaiterView(Struct, frozen=True, kw_only=True):
@@ -63,6 +64,24 @@ class WaiterView(Struct, frozen=True, kw_only=True):
     waited_s: float
     need_bytes: int
     waits_for: str
+    kind: str = "worker"  # outside: a program that Warden did not start
+    pid: int | None = None
+    ticket: str | None = None
+
+
+class LockView(Struct, frozen=True, kw_only=True):
+    """A device for a program outside Warden, or who is in the way. ticket: keeps its age when it asks again; env: what makes it see that device alone."""
+
+    granted: bool
+    ticket: str
+    lease: str | None = None
+    fence: int | None = None
+    device: str | None = None
+    expires_in_s: float | None = None
+    env: dict[str, str] = {}
+    reason: str = ""
+    message: str = ""
+    holders: list[HolderView] = []
 
 
 class HandoverView(Struct, frozen=True, kw_only=True):

@@ -197,8 +197,8 @@ def test_a_bad_flag_is_named(path: Path) -> None:
     assert problems(path, {}, overrides) == [
         'command line: "margn" names nothing; did you mean "margin"?',
         (
-            "command line: gpu is a table: name one of its keys, lock_timeout, lease_ttl, max_hold, age_step, load_timeout, "
-            "backend, host_budget, sharing, margin, vacate_timeout, poll_max"
+            "command line: gpu is a table: name one of its keys, max_hold, load_timeout, "
+            "backend, host_budget, sharing, margin, vacate_timeout, poll_max, lock_timeout, lease_ttl, age_step"
         ),
         'command line: gpu.sharing = "budget" is not offered by this release yet: it offers "exclusive"',
     ]

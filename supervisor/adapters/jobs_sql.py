@@ -33,6 +33,9 @@ MIGRATIONS: Final = (
     INSERT INTO trimmed (seq) VALUES (0);
     CREATE TABLE marks (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     """,
+    """
+    ALTER TABLE leases RENAME COLUMN worker TO owner;
+    """,
 )
 """One script for each version of the file, run in order; `user_version` says which were. A released one is never changed."""
 
@@ -120,7 +123,7 @@ FORGET_MARK: Final = "DELETE FROM marks WHERE name = ?"
 MARKS: Final = "SELECT name, value FROM marks"
 
 FORGET_LEASES: Final = "DELETE FROM leases"
-SAVE_LEASE: Final = "INSERT INTO leases (id, device, worker, fence, doc) VALUES (?, ?, ?, ?, ?)"
+SAVE_LEASE: Final = "INSERT INTO leases (id, device, owner, fence, doc) VALUES (?, ?, ?, ?, ?)"
 SAVE_FENCE: Final = "INSERT INTO fences (name, fence) VALUES ('device', ?) ON CONFLICT (name) DO UPDATE SET fence = max(fence, excluded.fence)"
 LEASES: Final = "SELECT doc FROM leases ORDER BY fence"
 LAST_FENCE: Final = "SELECT max(fence) FROM fences"

@@ -180,7 +180,7 @@ class SqliteJobs:
 
     async def save_leases(self, leases: Sequence[Lease], fence: int) -> None:
         """Return once these, instead of the ones before, are on disk, and this fence if it is higher than the last. Raises StoreError."""
-        rows = [(lease.id, lease.device, lease.worker, lease.fence, msgspec.json.encode(lease)) for lease in leases]
+        rows = [(lease.id, lease.device, lease.owner, lease.fence, msgspec.json.encode(lease)) for lease in leases]
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(sql.FORGET_LEASES)

@@ -78,10 +78,7 @@ LATER: Final[Mapping[str, Mapping[str, Form]]] = {
         "hard_floor": forms.SIZE,
     },
     "gpu": {
-        "lock_timeout": forms.DURATION,
-        "lease_ttl": forms.DURATION,
         "max_hold": forms.DURATION,
-        "age_step": forms.DURATION,
         "load_timeout": forms.DURATION,
     },
 }

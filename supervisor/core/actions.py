@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from supervisor.core.limits import JSONValue
-from supervisor.core.model import DeviceId, Fleet, Job, JobId, Wanted, WorkerName
+from supervisor.core.model import DeviceId, Fleet, Job, JobId, LeaseId, Outside, Ticket, Wanted, WorkerName
 
 
 class Action(Struct, frozen=True, kw_only=True, tag=True):
@@ -149,11 +149,30 @@ class SaveWanted(Action, frozen=True, kw_only=True):
     request: str = ""
 
 
+class SaveLeases(Action, frozen=True, kw_only=True):
+    """Do what waits for the leases, as they are now, to be on disk."""
+
+    then: tuple["AnyAction", ...]
+
+
+class WatchOwner(Action, frozen=True, kw_only=True):
+    """Watch the process of a program outside Warden. Comes back as OwnerGone, at once where it is gone already."""
+
+    outside: Outside
+
+
+class ForgetOwner(Action, frozen=True, kw_only=True):
+    """Watch it no more."""
+
+    ticket: Ticket
+
+
 class Reply(Action, frozen=True, kw_only=True):
     """Answer a request: with what it asked for, or with a refusal (error is a code, message the sentence)."""
 
     request: str
     job: JobId | None = None
+    lease: LeaseId | None = None
     error: str = ""
     message: str = ""
 
@@ -205,6 +224,9 @@ AnyAction = (
     | Admit
     | SaveMark
     | SaveWanted
+    | SaveLeases
+    | WatchOwner
+    | ForgetOwner
     | Reply
     | Announce
     | Publish

@@ -5,7 +5,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from supervisor.core import adoption, arrivals, generations, handover, reload, rests, sight, wishes, work
+from supervisor.core import adoption, arrivals, generations, handover, outside, reload, rests, sight, wishes, work
 from supervisor.core.actions import Decision, MeasureDevice, MeasureMemory, Reply, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
@@ -24,14 +24,18 @@ from supervisor.core.events import (
     JobStored,
     JobSubmitted,
     LevelMeasured,
+    LockRequested,
+    LockWithdrawn,
     MemoryMeasured,
     NoteHeard,
     OfWorker,
+    OwnerGone,
     PauseRequested,
     ProgramSeen,
     ReadyHeard,
     RecycleRequested,
     ReleaseMeasured,
+    RenewRequested,
     ResumeRequested,
     SaveFailed,
     ShutdownRequested,
@@ -41,6 +45,7 @@ from supervisor.core.events import (
     Tick,
     TreeGone,
     TreeStuck,
+    UnlockRequested,
     WantedChanged,
     WorkerEvent,
     WorkerExited,
@@ -182,7 +187,10 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             turn.fleet = replace(turn.fleet, stopping_since_s=turn.fleet.stopping_since_s or turn.now_s, stopping_now=event.at_once or turn.fleet.stopping_now)
             turn.announce("supervisor_stopping", reason="at once" if event.at_once else f"within {turn.limits.supervisor.shutdown_grace_s:g} s")
             turn.act(Reply(request=event.request))
+            outside.stop(turn)
             turn.wake_in(turn.limits.supervisor.shutdown_grace_s)
+        case LockRequested() | RenewRequested() | UnlockRequested() | LockWithdrawn() | OwnerGone():
+            outside.take(turn, event)
         case ConfigChanged():
             turn.announce("config_reloaded", reason="; ".join(event.changed) or "nothing that counts", fields={"generation": event.generation})
             reload.apply(turn, event)
@@ -219,6 +227,7 @@ def _tick(turn: Turn, event: Tick) -> bool:
         if old:
             recycle(turn, old)
         handover.expire(turn)
+        outside.expire(turn)
     follows = bool(turn.actions) or event.lag_s > 0 or may_follow(turn, resting)
     if now_s - turn.fleet.health_said_at_s >= turn.limits.supervisor.health_every_s:
         turn.fleet = replace(turn.fleet, health_said_at_s=now_s)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import Device, DeviceId, DeviceSample, DeviceState, Evidence, Exit, Job, JobId, Lease, Wanted, WorkerName
+from supervisor.core.model import Device, DeviceId, DeviceSample, DeviceState, Evidence, Exit, Job, JobId, Lease, LeaseId, Outside, Ticket, Wanted, WorkerName
 
 
 class Event(Struct, frozen=True, kw_only=True, tag=True):
@@ -266,6 +266,44 @@ class ShutdownRequested(Request, frozen=True, kw_only=True):
     at_once: bool = False
 
 
+class LockRequested(Request, frozen=True, kw_only=True):
+    """A program outside Warden wants a device. device: None for the one that fits best; kin: its pid and those of its ancestors, where they are proved."""
+
+    outside: Outside
+    priority: int
+    need_bytes: int
+    timeout_s: float
+    device: DeviceId | None = None
+    kin: tuple[int, ...] = ()
+
+
+class RenewRequested(Request, frozen=True, kw_only=True):
+    """A program outside Warden says that it still uses its lease. ttl_s: within which it says so again; None: as before."""
+
+    lease: LeaseId
+    fence: int
+    ttl_s: float | None = None
+
+
+class UnlockRequested(Request, frozen=True, kw_only=True):
+    """A program outside Warden gives its lease back."""
+
+    lease: LeaseId
+    fence: int
+
+
+class LockWithdrawn(Event, frozen=True, kw_only=True):
+    """Nobody waits for the answer to a LockRequested any more."""
+
+    ticket: Ticket
+
+
+class OwnerGone(Event, frozen=True, kw_only=True):
+    """The process of a program outside Warden, that holds a device or waits for one, is gone."""
+
+    ticket: Ticket
+
+
 class ConfigChanged(Event, frozen=True, kw_only=True):
     """supervisor.toml was read anew; these are the limits before. changed: the keys, for the log."""
 
@@ -321,6 +359,11 @@ FleetEvent = (
     | WantedChanged
     | RecycleRequested
     | ShutdownRequested
+    | LockRequested
+    | RenewRequested
+    | UnlockRequested
+    | LockWithdrawn
+    | OwnerGone
     | ConfigChanged
     | JobStored
     | SaveFailed

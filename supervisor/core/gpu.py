@@ -38,15 +38,19 @@ def may_begin(fleet: Fleet, device: Device, *, weak: bool) -> Begin | Blocked:
     An idle holder leaves for anyone who waits; a busy one finishes first. A weak claim (a resident that wants to be back, with no job) sends nobody away.
     """
     holders = leases_on(fleet, device)
-    stuck = [lease.worker for lease in holders if fleet.workers[lease.worker].state is WorkerState.UNKILLABLE]
+    stuck = [lease.worker for lease in holders if lease.worker and fleet.workers[lease.worker].state is WorkerState.UNKILLABLE]
     if device.state is not DeviceState.OK or stuck:
         why = f"{', '.join(stuck)} cannot be killed" if stuck else device.trouble
         return Blocked(f"{device.id} is {device.state}{f': {why}' if why else ''}")
     if device.trouble:  # it may be over with the next reading; until then nobody is sent away for a proof that may never come
         return Blocked(f"{device.id} cannot be read just now: {device.trouble}")
     if device.handover is not None:
-        return Blocked(f"{device.id} is being handed to {device.handover.worker}")
+        return Blocked(f"{device.id} is being handed to {device.handover.to}")
     for lease in holders:
+        if lease.worker is None:  # it is asked by nobody of ours to leave
+            if lease.state is LeaseState.COOLING:
+                continue
+            return Blocked(f"{called(lease)} holds {device.id}{', and does not renew its lease' if lease.state is LeaseState.STALE else ''}")
         holder = fleet.workers[lease.worker]
         if holder.state in _ON_ITS_WAY_OUT and not holder.jobs:
             continue
@@ -56,6 +60,11 @@ def may_begin(fleet: Fleet, device: Device, *, weak: bool) -> Begin | Blocked:
         if weak:
             return Blocked(f"{holder.name} holds {device.id}")
     return Begin(holders)
+
+
+def called(lease: Lease) -> str:
+    """Return what the owner of a lease is called in a sentence."""
+    return lease.outside.words if lease.outside else lease.owner
 
 
 def wants_back(worker: Worker, limits: Limits, now_s: float) -> bool:
@@ -90,7 +99,7 @@ def no_device(fleet: Fleet) -> str:
 def refusal(fleet: Fleet, device: Device, handover: Handover, margin_bytes: int, now_s: float) -> str:
     """Return why a hand-over that was not proved in time is refused: who holds what, in which state, since when."""
     need = f"{format_size(handover.need_bytes)} + {format_size(margin_bytes)} margin"
-    first = f"{handover.worker} needs {need} on {device.id}, {free_words(device)}, not proved in {now_s - handover.ordered_at_s:.0f} s"
+    first = f"{handover.to} needs {need} on {device.id}, {free_words(device)}, not proved in {now_s - handover.ordered_at_s:.0f} s"
     return "; ".join([first, *held_by(fleet, device, now_s)])
 
 
@@ -107,19 +116,42 @@ def held_by(fleet: Fleet, device: Device, now_s: float) -> list[str]:
     holdings = {holding.worker: holding for holding in sample.holdings if holding.worker is not None} if sample else {}
     parts = []
     for lease in leases_on(fleet, device):
+        if lease.worker is None:
+            parts.append(_held_outside(lease, device, now_s))
+            continue
         holder, holding = fleet.workers[lease.worker], holdings.pop(lease.worker, None)
         pid = (holder.process.pid if holder.process else None) or (holding.pid if holding else None)  # after its end the device may still list it
         words = f" (pid {pid})" if pid else ""
         parts.append(f"{holder.name}{words} holds {_size(holding) if holding else '?'}, {holder.state} for {now_s - holder.since_s:.0f} s")
     parts += [f"{holding.worker} (pid {holding.pid}) uses {_size(holding)} without a lease" for holding in holdings.values()]
-    return parts + (strangers_on(sample) + _unlisted(sample) if sample else [])
+    return parts + (strangers_on(fleet, device, sample) + _unlisted(sample) if sample else [])
 
 
-def strangers_on(sample: DeviceSample) -> list[str]:
+def _held_outside(lease: Lease, device: Device, now_s: float) -> str:
+    """Return what a program outside Warden holds, by the pid that it gave."""
+    holding = held_outside(device, lease)
+    ended = f", {lease.ended}" if lease.ended else ""
+    return f"{called(lease)} holds {_size(holding) if holding else '?'}, {lease.state} for {now_s - lease.since_s:.0f} s{ended}"
+
+
+def held_outside(device: Device, lease: Lease) -> Holding | None:
+    """Return what the device lists of the owner of an outside lease, None where it lists nothing of it."""
+    pid = lease.outside.pid if lease.outside else 0
+    seen = device.sample.holdings if device.sample else ()
+    return next((holding for holding in seen if pid and holding.pid == pid and holding.worker is None), None)
+
+
+def strangers(fleet: Fleet, device: Device) -> list[Holding]:
+    """Return who uses the device by the last reading, is none of our workers and has no lease."""
+    pids = {lease.outside.pid for lease in leases_on(fleet, device) if lease.outside}
+    return [holding for holding in (device.sample.holdings if device.sample else ()) if holding.worker is None and holding.pid not in pids]
+
+
+def strangers_on(fleet: Fleet, device: Device, sample: DeviceSample) -> list[str]:
     """Return who uses the device and is none of our workers, as far as that can be told."""
     whose = "not ours" if sample.by_pid else "as the driver counts, which may be one of ours"
-    strangers = (holding for holding in sample.holdings if holding.worker is None)
-    return [f"pid {holding.pid}{f' ({holding.name})' if holding.name else ''}, {whose}, uses {_size(holding)}" for holding in strangers]
+    found = strangers(fleet, device)
+    return [f"pid {holding.pid}{f' ({holding.name})' if holding.name else ''}, {whose}, uses {_size(holding)}" for holding in found]
 
 
 def _size(holding: Holding) -> str:

@@ -5,9 +5,10 @@ from typing import Final
 from msgspec.structs import replace
 
 from supervisor.core import generations, sight
-from supervisor.core.actions import MeasureDevice
+from supervisor.core.actions import ForgetOwner, MeasureDevice, Reply, SaveLeases
+from supervisor.core.claims import GIVEN_BACK, Age
 from supervisor.core.events import DeviceMeasured
-from supervisor.core.gpu import Begin, leases_on, refusal
+from supervisor.core.gpu import Begin, called, held_outside, leases_on, refusal
 from supervisor.core.jobs import failed
 from supervisor.core.lifecycle import Sight, advance_device, advance_lease
 from supervisor.core.lifecycle import Turn as Move
@@ -23,6 +24,7 @@ from supervisor.core.model import (
     LeaseId,
     LeaseState,
     Reason,
+    Waiter,
     Worker,
     WorkerName,
     WorkerState,
@@ -33,38 +35,56 @@ from supervisor.units import format_size
 POLLS_S: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 PROOF_PAUSE_S: Final = 0.1
 """Between the two readings that must both show enough: one alone may fall between a release and a new allocation."""
+TICKETS_KEPT: Final = 1000
+TICKET_KEPT_S: Final = 600.0
+"""A program that was told to come again later comes within that, with its age; so many of them are remembered."""
 TIMER_SLACK_S: Final = 0.05
 """By how much a timer may come early; less than the shortest pause between two looks."""
 
 
 def begin(turn: Turn, device: Device, worker: Worker, job: Job | None, plan: Begin) -> None:
     """Order the device for this worker: a lease that waits, and everyone in its way asked to leave."""
-    spec = turn.spec(worker)
+    spec, name = turn.spec(worker), job.id if job else None
+    lease = _waiting(turn, device, spec.gpu_bytes, job.priority if job else spec.priority)
+    turn.put_lease(replace(lease, worker=worker.name))
+    handover = Handover(lease=lease.id, worker=worker.name, job=name, leaving=_leaving(turn, plan), need_bytes=spec.gpu_bytes, ordered_at_s=turn.now_s)
+    _order(turn, device, handover, plan, f"{worker.name}{f' ({name})' if name else ''}")
+
+
+def begin_outside(turn: Turn, device: Device, waiter: Waiter, plan: Begin) -> None:
+    """Order the device for a program outside Warden, in the same way."""
+    lease = _waiting(turn, device, waiter.need_bytes, waiter.priority)
+    turn.put_lease(replace(lease, outside=waiter.outside))
+    turn.put_waiter(replace(waiter, lease=lease.id, message=f"{device.id} is being handed to it"))
+    who = waiter.outside
+    handover = Handover(lease=lease.id, waiter=who.ticket, name=who.words, leaving=_leaving(turn, plan), need_bytes=waiter.need_bytes, ordered_at_s=turn.now_s)
+    _order(turn, device, handover, plan, who.words)
+
+
+def _waiting(turn: Turn, device: Device, need_bytes: int, priority: int) -> Lease:
     turn.fleet = replace(turn.fleet, serial=turn.fleet.serial + 1)
-    lease = Lease(
-        id=LeaseId(f"l-{turn.fleet.serial}"),
-        device=device.id,
-        worker=worker.name,
-        need_bytes=spec.gpu_bytes,
-        priority=job.priority if job else spec.priority,
-        state=LeaseState.WAITING,
-        since_s=turn.now_s,
-    )
-    turn.put_lease(lease)
-    leaving = tuple(holder.worker for holder in plan.leaving if turn.fleet.workers[holder.worker].process is not None)
-    handover = Handover(lease=lease.id, worker=worker.name, job=job.id if job else None, leaving=leaving, need_bytes=spec.gpu_bytes, ordered_at_s=turn.now_s)
+    name = LeaseId(f"l-{turn.fleet.serial}")
+    return Lease(id=name, device=device.id, need_bytes=need_bytes, priority=priority, state=LeaseState.WAITING, since_s=turn.now_s)
+
+
+def _leaving(turn: Turn, plan: Begin) -> tuple[WorkerName, ...]:
+    return tuple(holder.worker for holder in plan.leaving if holder.worker is not None and turn.fleet.workers[holder.worker].process is not None)
+
+
+def _order(turn: Turn, device: Device, handover: Handover, plan: Begin, whom: str) -> None:
     turn.put_device(replace(device, handover=handover))
-    whom = f"{worker.name}{f' ({job.id})' if job else ''}"
     turn.announce(
         "gpu_vacating",
-        worker=worker.name,
-        job=job.id if job else None,
-        reason=f"{device.id} for {whom}: {', '.join(leaving) or 'nobody'} leaves",
-        fields={"device": device.id, "need_bytes": spec.gpu_bytes, "leaving": list(leaving)},
+        worker=handover.worker,
+        job=handover.job,
+        reason=f"{device.id} for {whom}: {', '.join(handover.leaving) or 'nobody'} leaves",
+        fields={"device": device.id, "need_bytes": handover.need_bytes, "leaving": list(handover.leaving)},
     )
     for holder in plan.leaving:
+        if holder.worker is None:  # its program is gone, its memory is still to be seen back
+            continue
         if holder.state is LeaseState.HELD:
-            unused = holder.worker not in leaving  # granted in this very turn: nobody has to be asked
+            unused = holder.worker not in handover.leaving  # granted in this very turn: nobody has to be asked
             turn.put_lease(advance_lease(holder, Move.LEAVE if unused else Move.ASK, turn.now_s))
         if turn.fleet.workers[holder.worker].idle:
             generations.order_leave(turn, turn.fleet.workers[holder.worker], Cause.HANDOVER, f"makes room for {whom}")
@@ -91,20 +111,26 @@ def holder_gone(turn: Turn, worker: Worker) -> None:
         return
     device = turn.fleet.devices[lease.device]
     if device.state is DeviceState.QUARANTINED:  # it was set aside because of this holder
-        device = turn.put_device(advance_device(device, Sight.LET_GO))
+        turn.put_device(advance_device(device, Sight.LET_GO))
+    cool(turn, lease)
+
+
+def cool(turn: Turn, lease: Lease) -> None:
+    """Whoever had the lease has it no more: it cools until the memory was seen to be back."""
     turn.put_lease(advance_lease(lease, Move.LEAVE, turn.now_s))
+    device = turn.fleet.devices[lease.device]
     if device.handover is None:
-        _look(turn, device)
+        look(turn, device)
     else:
         _prove_when_gone(turn, device, device.handover)
 
 
 def _prove_when_gone(turn: Turn, device: Device, handover: Handover) -> None:
     if all(lease.state is LeaseState.COOLING for lease in leases_on(turn.fleet, device)):
-        _look(turn, replace(device, handover=replace(handover, gone_at_s=turn.now_s, exited_at_s=handover.exited_at_s or turn.now_s)))
+        look(turn, replace(device, handover=replace(handover, gone_at_s=turn.now_s, exited_at_s=handover.exited_at_s or turn.now_s)))
 
 
-def _look(turn: Turn, device: Device, after_s: float = 0.0) -> None:
+def look(turn: Turn, device: Device, after_s: float = 0.0) -> None:
     """Keep the device, and have it read after a pause."""
     turn.put_device(replace(device, look_at_s=turn.now_s + after_s))
     turn.act(MeasureDevice(device=device.id, after_s=after_s))
@@ -123,35 +149,41 @@ def measured(turn: Turn, event: DeviceMeasured) -> None:
     handover = device.handover
     if handover is None or handover.gone_at_s is None:
         if handover is None and any(lease.state is LeaseState.COOLING for lease in leases_on(turn.fleet, device)):
-            _look(turn, device, min(1.0, turn.limits.gpu.poll_max_s))
+            look(turn, device, min(1.0, turn.limits.gpu.poll_max_s))
         return
     enough = device.state is DeviceState.OK and event.sample is not None and event.sample.free_bytes >= handover.need_bytes + turn.limits.gpu.margin_bytes
     empty = all(lease.state is not LeaseState.COOLING for lease in leases_on(turn.fleet, device))
     if not (enough and empty):
         pause_s = min(POLLS_S[min(handover.polls, len(POLLS_S) - 1)], turn.limits.gpu.poll_max_s)
-        _look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=None)), pause_s)
+        look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=None)), pause_s)
     elif handover.back_at_s is None:
-        _look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=turn.now_s)), PROOF_PAUSE_S)
+        look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=turn.now_s)), PROOF_PAUSE_S)
     else:
         _grant(turn, device, replace(handover, polls=handover.polls + 1, proved_at_s=turn.now_s))
 
 
 def _free_cooled(turn: Turn, device: Device, sample: DeviceSample) -> None:
-    seen = {holding.worker for holding in sample.holdings if holding.used_bytes != 0}  # None: it is there, and has some
+    seen = {holding.worker for holding in sample.holdings if holding.worker is not None and holding.used_bytes != 0}  # None: it is there, and has some
     for lease in leases_on(turn.fleet, device):
-        if lease.state is LeaseState.COOLING and lease.worker not in seen:
-            turn.drop_lease(advance_lease(lease, Move.RETURN, turn.now_s).id)
-            turn.announce("lease_released", worker=lease.worker, fields={"device": device.id, "lease": lease.id, "fence": lease.fence})
+        if lease.state is not LeaseState.COOLING or lease.worker in seen:
+            continue
+        if lease.outside is not None and lease.ended != GIVEN_BACK and held_outside(device, lease) is not None:
+            continue  # the driver still lists the process that ended; one that lives on may keep a context, and the next holder's proof decides
+        turn.drop_lease(advance_lease(lease, Move.RETURN, turn.now_s).id)
+        fields = {"device": device.id, "owner": called(lease), "lease": lease.id, "fence": lease.fence}
+        turn.announce("lease_released", worker=lease.worker, reason=lease.ended, fields=fields)
 
 
 def _grant(turn: Turn, device: Device, handover: Handover) -> None:
     fence = turn.fleet.fence + 1
     turn.fleet = replace(turn.fleet, fence=fence)
     lease = advance_lease(turn.fleet.leases[handover.lease], Move.GRANT, turn.now_s)
-    turn.put_lease(replace(lease, fence=fence))
+    lease = turn.put_lease(replace(lease, fence=fence))
     turn.put_device(replace(device, handover=None, last_handover=handover))
-    for name in turn.fleet.workers[handover.worker].jobs:
+    for name in turn.fleet.workers[handover.worker].jobs if handover.worker else ():
         turn.put_job(replace(turn.fleet.jobs[name], phase="loading"))
+    if handover.waiter is not None:
+        _answer(turn, turn.fleet.waiters[handover.waiter], lease)
     if handover.leaving:
         turn.announce("gpu_vacated", worker=handover.worker, job=handover.job, reason=f"{', '.join(handover.leaving)} left", fields=_evidence(device, handover))
     turn.announce(
@@ -159,8 +191,18 @@ def _grant(turn: Turn, device: Device, handover: Handover) -> None:
         worker=handover.worker,
         job=handover.job,
         reason=f"{format_size(device.sample.free_bytes if device.sample else 0)} free, read twice",
-        fields={"device": device.id, "lease": lease.id, "fence": fence, "need_bytes": handover.need_bytes},
+        fields={"device": device.id, "owner": called(lease), "lease": lease.id, "fence": fence, "need_bytes": handover.need_bytes},
     )
+
+
+def _answer(turn: Turn, waiter: Waiter, lease: Lease) -> None:
+    """Tell a program outside Warden that it has the device, once that is on disk: a supervisor that is killed meanwhile must not grant it to another."""
+    ttl_s = waiter.outside.ttl_s
+    turn.put_lease(replace(lease, expires_at_s=turn.now_s + ttl_s if ttl_s else None))
+    turn.drop_waiter(waiter.outside.ticket)
+    turn.act(SaveLeases(then=(Reply(request=waiter.request, lease=lease.id),)))
+    if ttl_s:
+        turn.wake_in(ttl_s)
 
 
 def _evidence(device: Device, handover: Handover) -> dict[str, float | int | str]:
@@ -183,25 +225,50 @@ def withdraw(turn: Turn, worker: WorkerName) -> None:
     """Give up a hand-over that nobody needs any more. Whoever was asked to leave still leaves, and comes back by itself."""
     for device in tuple(turn.fleet.devices.values()):
         if device.handover is not None and device.handover.worker == worker:
-            lease = turn.fleet.leases[device.handover.lease]
-            turn.drop_lease(advance_lease(lease, Move.WITHDRAW, turn.now_s).id)
-            _look(turn, replace(device, handover=None))
+            _give_up(turn, device, device.handover)
+
+
+def _give_up(turn: Turn, device: Device, handover: Handover) -> None:
+    turn.drop_lease(advance_lease(turn.fleet.leases[handover.lease], Move.WITHDRAW, turn.now_s).id)
+    look(turn, replace(device, handover=None))
 
 
 def expire(turn: Turn) -> None:
-    """Refuse every hand-over that was not proved in time: its job fails with who holds what. Called on every tick."""
+    """Refuse every hand-over that was not proved in time: who it was for hears who holds what. Called on every tick."""
     for device in tuple(turn.fleet.devices.values()):
         handover = device.handover
         if handover is None or turn.now_s < handover.ordered_at_s + turn.limits.gpu.vacate_timeout_s:
             continue
-        worker = turn.fleet.workers[handover.worker]
-        jobs = [turn.fleet.jobs[name] for name in worker.jobs if name in turn.fleet.jobs]
         evidence = refusal(turn.fleet, device, handover, turn.limits.gpu.margin_bytes, turn.now_s)
-        withdraw(turn, worker.name)
+        message = f"the device was not free within {turn.limits.gpu.vacate_timeout_s:g} s: {evidence}"
+        _give_up(turn, device, handover)
         turn.put_device(replace(turn.fleet.devices[device.id], hold_off_until_s=turn.now_s + turn.limits.gpu.poll_max_s))
-        turn.put_worker(replace(worker, jobs=()))
-        turn.announce("gpu_refused", worker=worker.name, job=handover.job, reason=evidence, fields={"device": device.id})
-        for job in jobs:
-            message = f"the device was not free within {turn.limits.gpu.vacate_timeout_s:g} s: {evidence}; submit it again when the device is free"
-            ended = failed(job, Failure(reason=Reason.GPU_REFUSED, message=message, evidence=evidence, phase="vacating"), turn.wall_s)
-            turn.save_job(ended, turn.announcement("job_failed", job=job.id, worker=worker.name, reason=message, fields={"kind": job.kind}))
+        turn.announce("gpu_refused", worker=handover.worker, job=handover.job, reason=evidence, fields={"device": device.id})
+        if handover.worker is not None:
+            _refuse_jobs(turn, turn.fleet.workers[handover.worker], evidence, f"{message}; submit it again when the device is free")
+        elif handover.waiter is not None:
+            waiter = turn.fleet.waiters[handover.waiter]
+            send_away(turn, waiter, Reply(request=waiter.request, error="refused", message=message))
+
+
+def _refuse_jobs(turn: Turn, worker: Worker, evidence: str, message: str) -> None:
+    jobs = [turn.fleet.jobs[name] for name in worker.jobs if name in turn.fleet.jobs]
+    turn.put_worker(replace(worker, jobs=()))
+    for job in jobs:
+        ended = failed(job, Failure(reason=Reason.GPU_REFUSED, message=message, evidence=evidence, phase="vacating"), turn.wall_s)
+        turn.save_job(ended, turn.announcement("job_failed", job=job.id, worker=worker.name, reason=message, fields={"kind": job.kind}))
+
+
+def send_away(turn: Turn, waiter: Waiter, reply: Reply | None) -> None:
+    """Let a program wait no longer. Its ticket keeps its age for a while; reply: None where nobody is there to hear it."""
+    ticket = waiter.outside.ticket
+    for device in tuple(turn.fleet.devices.values()):
+        if device.handover is not None and device.handover.waiter == ticket:
+            _give_up(turn, device, device.handover)
+    turn.drop_waiter(ticket)
+    left = {name: age for name, age in turn.fleet.tickets.items() if name != ticket and turn.now_s < age.left_at_s + TICKET_KEPT_S}
+    newest = dict(list(left.items())[1 - TICKETS_KEPT :])
+    turn.fleet = replace(turn.fleet, tickets={**newest, ticket: Age(arrived_at_s=waiter.arrived_at_s, left_at_s=turn.now_s)})
+    turn.act(ForgetOwner(ticket=ticket))
+    if reply is not None:
+        turn.act(reply)

@@ -17,6 +17,8 @@ def forgive(turn: Turn, lag_s: float) -> None:
         fleet,
         workers={name: _worker(worker, lag_s, now_s) for name, worker in fleet.workers.items()},
         jobs={name: _job(job, lag_s, now_s) for name, job in fleet.jobs.items()},
+        leases={name: lease if lease.expires_at_s is None else replace(lease, expires_at_s=lease.expires_at_s + lag_s) for name, lease in fleet.leases.items()},
+        waiters={name: replace(waiter, deadline_at_s=waiter.deadline_at_s + lag_s) for name, waiter in fleet.waiters.items()},
         devices={name: _device(device, lag_s, now_s) for name, device in fleet.devices.items()},
     )
     if lag_s >= LAG_WORTH_SAYING_S:

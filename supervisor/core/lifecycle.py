@@ -66,7 +66,7 @@ LEASE: Final[dict[LeaseState, dict[Turn, LeaseState]]] = {
     _L.HELD: {_T.ASK: _L.YIELDING, _T.LEAVE: _L.COOLING, _T.EXPIRE: _L.STALE, _T.INTRUDE: _L.CONTAMINATED},
     _L.YIELDING: {_T.LEAVE: _L.COOLING, _T.EXPIRE: _L.STALE},
     _L.COOLING: {_T.RETURN: _L.FREE},
-    _L.STALE: {_T.LEAVE: _L.COOLING},
+    _L.STALE: {_T.CLEAR: _L.HELD, _T.LEAVE: _L.COOLING},
     _L.CONTAMINATED: {_T.CLEAR: _L.HELD, _T.ASK: _L.YIELDING, _T.LEAVE: _L.COOLING},
     _L.FREE: {},
 }
@@ -112,7 +112,7 @@ def advance_lease(lease: Lease, turn: Turn, now_s: float) -> Lease:
     """Return the lease after the turn. Raises IllegalTransition where the table has no such move."""
     state = LEASE[lease.state].get(turn)
     if state is None:
-        raise IllegalTransition(f"lease {lease.id} of {lease.worker} on {lease.device} is {lease.state}: no move by {turn}")
+        raise IllegalTransition(f"lease {lease.id} of {lease.owner} on {lease.device} is {lease.state}: no move by {turn}")
     return replace(lease, state=state, since_s=now_s)
 
 

@@ -84,6 +84,9 @@ class GpuLimits(Struct, frozen=True, kw_only=True):
     margin_bytes: int = 256 * MIB
     vacate_timeout_s: float = 120.0
     poll_max_s: float = 5.0
+    lock_timeout_s: float = 120.0
+    lease_ttl_s: float = 30.0
+    age_step_s: float = 5.0
 
 
 class Retries(Struct, frozen=True, kw_only=True):

@@ -1,11 +1,13 @@
 """The fleet: everything Warden knows in one frozen value. Instants (`_at_s`) are monotonic seconds, sizes are bytes."""
 
 from collections.abc import Mapping
-from typing import NewType
 
 from msgspec import Struct, field
 
+from supervisor.core.claims import Age, Outside, Waiter
+from supervisor.core.devices import Device, DeviceSample, Handover, Holding
 from supervisor.core.limits import JSONValue
+from supervisor.core.names import DeviceId, JobId, LeaseId, Ticket, WorkerName
 from supervisor.core.records import Evidence, Exit, Failure, Receipt
 from supervisor.core.states import (
     AT_WORK,
@@ -43,20 +45,18 @@ __all__ = [
     "Lease",
     "LeaseId",
     "LeaseState",
+    "Outside",
     "Process",
     "Reason",
     "Receipt",
     "Stop",
+    "Ticket",
+    "Waiter",
     "Wanted",
     "Worker",
     "WorkerName",
     "WorkerState",
 ]
-
-WorkerName = NewType("WorkerName", str)
-JobId = NewType("JobId", str)
-LeaseId = NewType("LeaseId", str)
-DeviceId = NewType("DeviceId", str)
 
 
 class Stop(Struct, frozen=True, kw_only=True):
@@ -186,71 +186,25 @@ class Job(Struct, frozen=True, kw_only=True):
         return max(self.reached, min(99.0, 100.0 * self.done / self.total)) if self.total > 0 else self.reached
 
 
-class Holding(Struct, frozen=True):
-    """What one process tree uses of a device. worker is None for one that is not ours; used_bytes: None where nobody tells how much it has."""
-
-    worker: WorkerName | None
-    pid: int
-    used_bytes: int | None
-    name: str = ""  # of a process that is not ours, where it can be read
-
-
-class DeviceSample(Struct, frozen=True, kw_only=True):
-    """One reading of a device."""
-
-    used_bytes: int
-    free_bytes: int
-    holdings: tuple[Holding, ...] = ()
-    total_bytes: int | None = None  # where the reading tells it as well
-    proof: str = ""  # which proof of its memory being free this reading is; empty: the same as before
-    by_pid: bool = True  # the pids of the holdings are those of this machine; False: they may be another namespace's, and nobody can tell whose
-
-
-class Handover(Struct, frozen=True, kw_only=True):
-    """A device on its way to a worker: who leaves for it, and what was proved so far, each step with its time."""
-
-    lease: LeaseId
-    worker: WorkerName
-    job: JobId | None
-    leaving: tuple[WorkerName, ...]
-    need_bytes: int
-    ordered_at_s: float
-    exited_at_s: float | None = None  # the last leader of those who leave was reaped
-    gone_at_s: float | None = None  # their trees were proved empty
-    back_at_s: float | None = None  # the first reading with enough free
-    proved_at_s: float | None = None  # the second one
-    polls: int = 0
-    spawned_at_s: float | None = None
-
-
-class Device(Struct, frozen=True, kw_only=True):
-    """A card, or the host's RAM standing for one."""
-
-    id: DeviceId
-    name: str
-    backend: str
-    total_bytes: int
-    state: DeviceState = DeviceState.OK
-    proof: str = ""  # how its memory is proved to be free
-    trouble: str = ""  # why the last reading failed, and what a person can do about it
-    sample: DeviceSample | None = None
-    handover: Handover | None = None
-    last_handover: Handover | None = None
-    hold_off_until_s: float = 0.0  # after a refusal nobody returns by itself before this
-    look_at_s: float = 0.0  # when the reading that was ordered last is due
-
-
 class Lease(Struct, frozen=True, kw_only=True):
-    """A worker's right to a device: it lives as long as the process that it was granted for."""
+    """A right to a device: of a worker, for as long as the process that it was granted for, or of a program outside Warden. One of the two is there."""
 
     id: LeaseId
     device: DeviceId
-    worker: WorkerName
+    worker: WorkerName | None = None
+    outside: Outside | None = None
     need_bytes: int
     priority: int
     state: LeaseState
     since_s: float
     fence: int = 0
+    expires_at_s: float | None = None  # of an outside program that renews
+    ended: str = ""  # why an outside program has it no more, while its memory cools
+
+    @property
+    def owner(self) -> str:
+        """Return the name of whoever has it."""
+        return self.worker or (self.outside.name if self.outside else "")
 
 
 class Fleet(Struct, frozen=True, kw_only=True):
@@ -261,6 +215,8 @@ class Fleet(Struct, frozen=True, kw_only=True):
     arriving: Mapping[JobId, Job] = field(default_factory=dict)  # submitted, and not on disk yet: nobody works on them
     leases: Mapping[LeaseId, Lease] = field(default_factory=dict)
     devices: Mapping[DeviceId, Device] = field(default_factory=dict)
+    waiters: Mapping[Ticket, Waiter] = field(default_factory=dict)  # programs outside Warden that wait for a device
+    tickets: Mapping[Ticket, Age] = field(default_factory=dict)  # of those that went away, the oldest first
     fence: int = 0  # the last one given out; they only rise
     serial: int = 0  # numbers leases
     forgotten: Mapping[WorkerName, int] = field(default_factory=dict)  # the last generation of workers that were taken out: none is ever used twice

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from supervisor.core.actions import Announce, AnyAction, Decision, SaveJob, WakeAt
 from supervisor.core.announcements import LEVELS
 from supervisor.core.limits import JSONValue, Limits, WorkerSpec
-from supervisor.core.model import Device, DeviceId, Fleet, Job, JobId, Lease, LeaseId, Worker, WorkerName
+from supervisor.core.model import Device, DeviceId, Fleet, Job, JobId, Lease, LeaseId, Ticket, Waiter, Worker, WorkerName
 
 
 class Turn:
@@ -68,6 +68,15 @@ class Turn:
     def drop_lease(self, lease: LeaseId) -> None:
         """Take a lease that is free out of the fleet."""
         self.fleet = replace(self.fleet, leases={name: other for name, other in self.fleet.leases.items() if name != lease})
+
+    def put_waiter(self, waiter: Waiter) -> Waiter:
+        """Keep a program that waits for a device as it now is."""
+        self.fleet = replace(self.fleet, waiters={**self.fleet.waiters, waiter.outside.ticket: waiter})
+        return waiter
+
+    def drop_waiter(self, ticket: Ticket) -> None:
+        """Take a waiter out of the fleet."""
+        self.fleet = replace(self.fleet, waiters={name: other for name, other in self.fleet.waiters.items() if name != ticket})
 
     def act(self, action: AnyAction) -> None:
         """Order an action."""

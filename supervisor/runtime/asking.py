@@ -27,18 +27,18 @@ class Asking:
         if future is not None and not future.done():
             future.set_result(reply)
 
-    async def ask(self, event: Callable[[str], AnyEvent]) -> Reply:
+    async def ask(self, event: Callable[[str], AnyEvent], *, within_s: float = ANSWER_MAX_S) -> Reply:
         """Post an event and return the reply to it. Raises Rejected with the reply's sentence, or when none came in time."""
         request = uuid4().hex
         self._asked[request] = asyncio.get_running_loop().create_future()
         future = self._asked[request]
         self._post(event(request))
         try:
-            async with asyncio.timeout(ANSWER_MAX_S):
+            async with asyncio.timeout(within_s):
                 reply = await future
         except TimeoutError:
             self._asked.pop(request, None)
-            raise Rejected("failed", f"no answer within {ANSWER_MAX_S:g} s: the job store may be stuck; see warden status") from None
+            raise Rejected("failed", f"no answer within {within_s:g} s: the job store may be stuck; see warden status") from None
         if reply.error:
             raise Rejected(reply.error, reply.message)
         return reply

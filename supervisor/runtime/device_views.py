@@ -1,9 +1,10 @@
 """The shapes of devices that people and programs read: who holds them, who waits, how a hand-over went. Pure, as `views` is."""
 
-from supervisor.core.gpu import leases_on
+from supervisor.core.gpu import device_for, held_outside, leases_on, strangers
 from supervisor.core.jobs import aged_priority, in_order
 from supervisor.core.limits import Limits
-from supervisor.core.model import Device, Fleet, Handover, Holding, Reason, WorkerName
+from supervisor.core.model import Device, Fleet, Handover, Holding, Lease, Reason, WorkerName
+from supervisor.core.outside import aged, rank
 from supervisor.shapes import DeviceView, HandoverView, HolderView, StrangerView, WaiterView
 from supervisor.units import format_size
 
@@ -11,22 +12,6 @@ from supervisor.units import format_size
 def device_view(device: Device, *, fleet: Fleet, limits: Limits, now_s: float) -> DeviceView:
     """Return one device with its holders and waiters."""
     sample = device.sample
-    used = {holding.worker: holding.used_bytes for holding in _holdings(device)}
-    holders = [
-        HolderView(
-            lease=lease.id,
-            owner=lease.worker,
-            kind="worker",
-            pid=process.pid if (process := fleet.workers[lease.worker].process) else None,
-            priority=lease.priority,
-            need_bytes=lease.need_bytes,
-            used_bytes=used.get(lease.worker, 0) if sample else None,
-            state=lease.state,
-            since_s=now_s - lease.since_s,
-            fence=lease.fence,
-        )
-        for lease in leases_on(fleet, device)
-    ]
     return DeviceView(
         id=device.id,
         name=device.name,
@@ -37,12 +22,61 @@ def device_view(device: Device, *, fleet: Fleet, limits: Limits, now_s: float) -
         total_bytes=device.total_bytes,
         used_bytes=sample.used_bytes if sample else None,
         free_bytes=sample.free_bytes if sample else None,
-        holders=holders,
-        strangers=[StrangerView(pid=one.pid, name=one.name, used_bytes=one.used_bytes) for one in _holdings(device) if one.worker is None],
-        waiters=_waiters(fleet, limits, now_s),
+        holders=[_holder(lease, device, fleet, now_s) for lease in leases_on(fleet, device)],
+        strangers=[StrangerView(pid=one.pid, name=one.name, used_bytes=one.used_bytes) for one in strangers(fleet, device)],
+        waiters=_waiters(fleet, limits, now_s) + _outside_waiters(fleet, device, limits, now_s),
         handover=_handover_view(device.handover, now_s) if device.handover else None,
         last_handover=_handover_view(device.last_handover, now_s) if device.last_handover else None,
     )
+
+
+def _holder(lease: Lease, device: Device, fleet: Fleet, now_s: float) -> HolderView:
+    worker = fleet.workers[lease.worker] if lease.worker else None
+    used = {holding.worker: holding.used_bytes for holding in _holdings(device) if holding.worker is not None}
+    if worker is not None:
+        kind, pid, used_bytes = "worker", worker.process.pid if worker.process else None, used.get(worker.name, 0)
+    else:
+        seen = held_outside(device, lease)
+        kind, pid = "outside", lease.outside.pid or None if lease.outside else None
+        used_bytes = seen.used_bytes if seen is not None else None  # the budget of RAM does not count it; a card lists it by its pid
+    return HolderView(
+        lease=lease.id,
+        owner=lease.owner,
+        kind=kind,
+        pid=pid,
+        priority=lease.priority,
+        need_bytes=lease.need_bytes,
+        used_bytes=used_bytes if device.sample else None,
+        state=lease.state,
+        since_s=now_s - lease.since_s,
+        fence=lease.fence,
+        expires_in_s=None if lease.expires_at_s is None else lease.expires_at_s - now_s,
+    )
+
+
+def _outside_waiters(fleet: Fleet, device: Device, limits: Limits, now_s: float) -> list[WaiterView]:
+    """Return the programs outside Warden that wait for this device, the next first."""
+    waiting = sorted(fleet.waiters.values(), key=lambda waiter: rank(waiter, limits.gpu, now_s))
+    views = []
+    for waiter in waiting:
+        best = device_for(fleet, waiter.need_bytes, limits.gpu.margin_bytes)
+        if device.id != (waiter.device or (best.id if best else device.id)):
+            continue
+        views.append(
+            WaiterView(
+                owner=waiter.outside.name,
+                job=None,
+                priority=waiter.priority,
+                aged_priority=aged(waiter, limits.gpu, now_s),
+                waited_s=now_s - waiter.arrived_at_s,
+                need_bytes=waiter.need_bytes,
+                waits_for=waiter.message,
+                kind="outside",
+                pid=waiter.outside.pid or None,
+                ticket=waiter.outside.ticket,
+            )
+        )
+    return views
 
 
 def _waiters(fleet: Fleet, limits: Limits, now_s: float) -> list[WaiterView]:
@@ -66,7 +100,7 @@ def _handover_view(handover: Handover, now_s: float) -> HandoverView:
         return None if at_s is None else at_s - handover.ordered_at_s
 
     return HandoverView(
-        to=handover.worker,
+        to=handover.to,
         job=handover.job,
         leaving=list(handover.leaving),
         need_bytes=handover.need_bytes,

@@ -49,7 +49,7 @@ class Launcher(Struct, frozen=True, kw_only=True):
             "WARDEN_CONFIG_DIR": str(self.config_dir),
             "WARDEN_CONCURRENCY": str(spec.concurrency),
             "WARDEN_OPTIONS": json.dumps(spec.options),
-            **(_shown(device) if device else {}),
+            **(shown(device) if device else {}),
             **({"WARDEN_LISTEN": ",".join(str(FIRST_DESCRIPTOR + place) for place in range(len(descriptors)))} if descriptors else {}),
         }
         return Launch(
@@ -68,7 +68,7 @@ class Launcher(Struct, frozen=True, kw_only=True):
         )
 
 
-def _shown(device: Device) -> dict[str, str]:
+def shown(device: Device) -> dict[str, str]:
     """Return what makes a program see this device alone. A card by its UUID: its number depends on who counts, and may change with the next boot."""
     own: dict[str, str] = {"WARDEN_DEVICE": device.id}
     return {**own, "CUDA_VISIBLE_DEVICES": device.id, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if device.backend == "nvml" else own

@@ -19,6 +19,7 @@ from supervisor.core.events import (
     EvidenceGathered,
     JobStored,
     NoteHeard,
+    OwnerGone,
     SpawnFailed,
     TreeStuck,
     WorkerSpawned,
@@ -29,6 +30,7 @@ from supervisor.runtime import views
 from supervisor.runtime.device_views import holdings
 from supervisor.runtime.launch import Launcher
 from supervisor.runtime.measuring import Measures
+from supervisor.runtime.peers import Owners
 from supervisor.runtime.ports import Channel, Device, EventStream, JobFiles, JobStore, Processes, Programs, SpawnError, StreamEvent, WantedStore
 from supervisor.runtime.saving import Saves
 from supervisor.runtime.words import keep_word
@@ -56,6 +58,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     stream: EventStream
     wanted: WantedStore
     files: JobFiles
+    owners: Owners
     launcher: Launcher
     say: Say
     answer: Callable[[act.Reply], None]
@@ -115,7 +118,7 @@ class Performer:
         for task in self._tasks:
             task.cancel()
 
-    def _one(self, action: act.AnyAction, about: Job | None = None) -> None:  # noqa: C901, PLR0912  # one row per action
+    def _one(self, action: act.AnyAction, about: Job | None = None) -> None:  # noqa: C901, PLR0912, PLR0915  # one row per action
         """Start one action. about: the job that was written before it, which may have left the fleet."""
         ports = self._ports
         match action:
@@ -131,6 +134,12 @@ class Performer:
                 self._start(self._saves.mark(action))
             case act.SaveWanted():
                 self._start(keep_word(action, ports.wanted, announce=partial(self._announce, about=None), answer=ports.answer))
+            case act.SaveLeases():
+                self._start(self._saves.after_leases(action))
+            case act.WatchOwner():
+                ports.owners.watch(action.outside.ticket, action.outside, partial(self._post, OwnerGone(ticket=action.outside.ticket)))
+            case act.ForgetOwner():
+                ports.owners.forget(action.ticket)
             case act.Reply():
                 ports.answer(action)
             case act.SendStored():

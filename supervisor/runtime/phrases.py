@@ -39,7 +39,7 @@ def jobs_of(fleet: Fleet, names: Iterable[JobId], now_s: float) -> list[str]:
 
 def handover_words(device: Device, handover: Handover, *, fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
     """Return how far a hand-over is: who was asked to leave, what was proved, and when it is given up at the latest."""
-    whom = f"{handover.worker}{f' ({handover.job})' if handover.job else ''}"
+    whom = f"{handover.to}{f' ({handover.job})' if handover.job else ''}"
     asked = ", ".join(handover.leaving) or "nobody"
     lines = [
         f"{device.id} is being handed to {whom}: {asked} asked to leave {short_duration(now_s - handover.ordered_at_s)} ago, {_step(device, handover, fleet)}"
@@ -69,4 +69,4 @@ def last_handover(device: Device) -> str:
     last = device.last_handover
     if last is None or last.proved_at_s is None:
         return ""
-    return f"the last hand-over, to {last.worker}, took {short_duration(last.proved_at_s - last.ordered_at_s)} until the proof"
+    return f"the last hand-over, to {last.to}, took {short_duration(last.proved_at_s - last.ordered_at_s)} until the proof"

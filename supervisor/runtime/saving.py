@@ -45,6 +45,7 @@ class Saves:
         self.trouble = ""  # what the last write failed of; empty while writes succeed
         self._under_way: dict[JobId, asyncio.Task[None]] = {}
         self._leases: Mapping[LeaseId, Lease] = {}
+        self._leases_write: asyncio.Task[None] | None = None
 
     def writes(self, job: JobId) -> bool:
         """Return whether a write of this job is under way."""
@@ -97,7 +98,14 @@ class Saves:
         """Write the leases where they changed: a supervisor that comes after us gives each holder that still runs its lease back."""
         if leases is not self._leases:
             self._leases = leases
-            self._start(self._save_leases(fence + FENCES_AHEAD))
+            self._leases_write = self._start(self._save_leases(fence + FENCES_AHEAD))
+
+    async def after_leases(self, action: act.SaveLeases) -> None:
+        """Go on to what waits for the leases of this decision, which `leases` began to write."""
+        if self._leases_write is not None:
+            await asyncio.wait({self._leases_write})
+        for following in action.then:
+            self._follow(following, None)
 
     async def _save_leases(self, fence: int) -> None:
         while True:

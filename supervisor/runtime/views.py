@@ -169,7 +169,7 @@ def _comeback(worker: Worker, fleet: Fleet) -> str:
     own = fleet.lease_of(worker.name)
     if own is not None:
         return f"comes back when what it had of {own.device} is proved free"
-    if holders := [other.worker for other in fleet.leases.values()]:
+    if holders := [other.owner for other in fleet.leases.values()]:
         return f"comes back after {', '.join(holders)}"
     if failing := [device.id for device in fleet.devices.values() if device.state is not DeviceState.OK]:
         return f"comes back when {' or '.join(failing)} can be read again"

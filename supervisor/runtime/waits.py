@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from supervisor.core.gpu import device_for, free_words, held_by, leases_on
+from supervisor.core.gpu import device_for, free_words, held_by, leases_on, strangers
 from supervisor.core.jobs import aged_priority, rests, standing
 from supervisor.core.limits import Limits, WorkerSpec
 from supervisor.core.model import AT_WORK, Device, DeviceState, Fleet, Job, JobStatus, Reason, Wanted, Worker
@@ -141,9 +141,9 @@ def _at_the_device(job: Job, scene: Scene) -> list[str]:
     if device.handover is not None:
         words = handover_words(device, device.handover, fleet=fleet, limits=scene.limits, now_s=now_s)
         return [*lines, f"now: {words[0]}", *(f"     {line}" for line in words[1:])]
-    in_the_way = [name for lease in leases_on(fleet, device) for name in fleet.workers[lease.worker].jobs]
+    in_the_way = [name for lease in leases_on(fleet, device) if lease.worker for name in fleet.workers[lease.worker].jobs]
     lines += [f"now: {line}" for line in jobs_of(fleet, in_the_way, now_s)]
-    lines += _risk(device, spec.gpu_bytes + scene.limits.gpu.margin_bytes)
+    lines += _risk(fleet, device, spec.gpu_bytes + scene.limits.gpu.margin_bytes)
     done_in = _done_in([fleet.jobs[name] for name in in_the_way if name in fleet.jobs], now_s)
     last = last_handover(device)
     then = f"then: whoever holds {device.id} leaves when its work is done{done_in}, the need is proved free twice, and the work is loaded"
@@ -157,13 +157,13 @@ def _done_in(jobs: list[Job], now_s: float) -> str:
     return f" (about {short_duration(max(known))} from now)" if known and len(known) == len(left) else ""
 
 
-def _risk(device: Device, needed_bytes: int) -> list[str]:
+def _risk(fleet: Fleet, device: Device, needed_bytes: int) -> list[str]:
     """Return a warning where the need cannot fit for as long as those stay who are not ours."""
-    strangers = [holding for holding in device.sample.holdings if holding.worker is None] if device.sample and device.sample.by_pid else []
-    used = sum(holding.used_bytes or 0 for holding in strangers)
+    others = strangers(fleet, device) if device.sample and device.sample.by_pid else []
+    used = sum(holding.used_bytes or 0 for holding in others)
     if not used or device.total_bytes - used >= needed_bytes:
         return []
-    pids = ", ".join(str(holding.pid) for holding in strangers)
+    pids = ", ".join(str(holding.pid) for holding in others)
     return [f"risk: pid {pids}, not ours, must leave first: the need does not fit beside {format_size(used)}, and the hand-over would be refused"]
 
 

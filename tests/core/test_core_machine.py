@@ -15,7 +15,7 @@ from supervisor.core.actions import Announce
 from supervisor.core.decide import decide
 from supervisor.core.health import stall_limit_s
 from supervisor.core.limits import GIB, GpuLimits, JobLimits, Limits, SupervisorLimits, Watchdog, WorkerSpec
-from supervisor.core.model import AT_WORK, Cause, DeviceState, Fleet, JobId, JobStatus, LeaseState, Wanted, WorkerName, WorkerState
+from supervisor.core.model import AT_WORK, Cause, DeviceState, Fleet, JobId, JobStatus, LeaseState, Ticket, Wanted, WorkerName, WorkerState
 from supervisor.core.reload import places
 from supervisor.core.rules import conflicts
 from supervisor.core.settle import settle
@@ -225,6 +225,36 @@ class Life(RuleBasedStateMachine):
         device = self.world.device
         device.unreadable, device.state, device.stranger_bytes, device.stranger_shown = unreadable, state, stranger, shown
 
+    @rule(
+        which=st.integers(0, 3),
+        need=st.sampled_from([0, 4 * GIB, 15 * GIB]),
+        priority=st.sampled_from([0, 10, 20]),
+        timeout_s=st.sampled_from([0.0, 2.0, 60.0]),
+        ttl_s=st.sampled_from([5.0, 30.0]),
+        kin=st.sampled_from([0, 0, 0, 101]),
+    )
+    def lock(self, which: int, need: int, priority: int, timeout_s: float, ttl_s: float, kin: int) -> None:  # noqa: PLR0917  # hypothesis names them
+        """Two of these programs have a process here, two live by their renewals."""
+        pid = 900 + which if which % 2 else 0
+        self.world.lock(f"t-{which}", need, priority=priority, timeout_s=timeout_s, ttl_s=ttl_s, pid=pid, kin=kin if pid else 0)
+
+    @rule(which=st.integers(0, 3), order=st.sampled_from([ev.RenewRequested, ev.UnlockRequested]), off=st.sampled_from([0, 0, 0, 1]))
+    def speak_of_a_lease(self, which: int, order: type[ev.RenewRequested | ev.UnlockRequested], off: int) -> None:
+        lease, fence = self.world.lease_of(f"t-{which}")
+        self.world.post(0, order(request="lease", lease=lease, fence=fence - off))
+
+    @rule(which=st.integers(0, 3), uses=st.sampled_from([0, 3 * GIB]), ends=st.booleans())
+    def outsider(self, which: int, uses: int, ends: bool) -> None:
+        who = self.world.outsiders.get(Ticket(f"t-{which}"))
+        if ends:
+            self.world.end_outsider(f"t-{which}")
+        elif who is not None:
+            self.world.device.outside[who.pid] = uses
+
+    @rule(which=st.integers(0, 3))
+    def withdraw(self, which: int) -> None:
+        self.world.post(0, ev.LockWithdrawn(ticket=Ticket(f"t-{which}")))
+
     @rule(seconds=st.sampled_from([0.004, 0.11, 0.7, 3.0, 12.0, 40.0]))
     def time_passes(self, seconds: float) -> None:
         self.world.run(self.world.now_s + seconds)
@@ -322,9 +352,12 @@ class Life(RuleBasedStateMachine):
         assert len(fences) == len(set(fences))
         for device in fleet.devices.values():
             leases = [lease for lease in fleet.leases.values() if lease.device == device.id]
-            having = [lease for lease in leases if lease.state in {LeaseState.HELD, LeaseState.YIELDING}]
+            having = [lease for lease in leases if lease.state in {LeaseState.HELD, LeaseState.YIELDING, LeaseState.STALE}]
             assert len(having) <= 1, having
             for lease in having:
+                assert (lease.worker is None) is (lease.outside is not None)
+                if lease.worker is None:
+                    continue
                 assert fleet.workers[lease.worker].process is not None, f"{lease.worker} holds a device and has no process"
             waiting = [lease.id for lease in leases if lease.state is LeaseState.WAITING]
             assert waiting == ([device.handover.lease] if device.handover else [])
@@ -379,6 +412,9 @@ class Life(RuleBasedStateMachine):
         world.device.stranger_bytes = 0
         for worker in WORKERS:
             self.mend(worker)
+        for which in range(4):
+            self.world.end_outsider(f"t-{which}")
+            self.withdraw(which)
         self._edit(small_limits())
         for process in tuple(world.processes.values()):
             if process.killed or world.fleet.workers[process.worker].state is WorkerState.UNKILLABLE:  # the kernel lets it go
@@ -405,9 +441,10 @@ class Life(RuleBasedStateMachine):
     def _at_peace(self) -> bool:
         fleet = self.world.fleet
         sam, yolo = fleet.workers[WorkerName("sam-0")], fleet.workers[WorkerName("yolo-0")]
-        held = [(lease.worker, lease.state) for lease in fleet.leases.values()]
+        held = [(lease.owner, lease.state) for lease in fleet.leases.values()]
         return (
             not fleet.jobs
+            and not fleet.waiters
             and set(fleet.workers) == set(places(small_limits()))
             and not self.world.disk.waiting
             and sam.state is WorkerState.READY

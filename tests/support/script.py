@@ -5,6 +5,7 @@ Above the line `----`, in any order of the first two kinds, then the events in o
     worker sam stall_after=5s replicas=2                one of a worker (a new name makes a new worker)
     show job_progress stored                            also tell these events and messages
     @5 submit j-1 yolo.train priority=3                 also: cancel, pause, resume, start, hold, release, up, down, restart, shutdown, freeze, look ...
+    @5 lock t-a 8GiB priority=5 timeout=30s ttl=10s pid=900 kin=101    a program outside Warden asks; also: renew, unlock, withdraw, dies t-a, uses t-a 8GiB
     @5 submit j-2 yolo.train held=1 run_at=60           one that waits for a person, or for its time
     @7 edit worker sam stall_after=5s                   also: edit limit, edit remove sam; several with "and" between them
     @9 new-supervisor keeps sam-0                       it was killed and is back: with every worker ("keeps all"), these, or none
@@ -22,7 +23,7 @@ from msgspec.structs import replace
 from supervisor.core import actions as act
 from supervisor.core import events as ev
 from supervisor.core.limits import GIB, Limits, Retries, WorkerSpec
-from supervisor.core.model import DeviceState, Job, JobId, Wanted, WorkerName
+from supervisor.core.model import DeviceState, Job, JobId, Ticket, Wanted, WorkerName
 from supervisor.units import format_size, parse_duration, parse_size
 from tests.support.simulated import CRASHED, Faults
 from tests.support.world import World, usual_limits
@@ -105,6 +106,18 @@ class Script:
                 world.post(0, ev.WantedChanged(request=f"{order} {' '.join(names)}", workers=workers, wanted=wanted, restart=order == "restart"))
             case ["recycle", *names]:
                 world.post(0, ev.RecycleRequested(request=f"recycle {' '.join(names)}", workers=tuple(map(WorkerName, names))))
+            case ["lock", ticket, need, *pairs]:
+                world.lock(ticket, parse_size(need), **dict(map(_asked, pairs)))
+            case ["renew" | "unlock" as order, ticket, *fence]:
+                lease, current = world.lease_of(ticket)
+                shape = ev.RenewRequested if order == "renew" else ev.UnlockRequested
+                world.post(0, shape(request=f"{order} {ticket}", lease=lease, fence=int(fence[0]) if fence else current))
+            case ["withdraw", ticket]:
+                world.post(0, ev.LockWithdrawn(ticket=Ticket(ticket)))
+            case ["dies", ticket]:
+                world.end_outsider(ticket)
+            case ["uses", ticket, size]:
+                world.device.outside[world.outsiders[Ticket(ticket)].pid] = parse_size(size)
             case ["shutdown", *now]:
                 world.post(0, ev.ShutdownRequested(request="shutdown", at_once=bool(now)))
             case ["supervisor-dies"]:
@@ -151,17 +164,20 @@ class Script:
                 self.story.append(f"@{at_s:.2f} {line}")
         self.told = len(world.performed)
 
-    def _line(self, action: act.AnyAction) -> str:  # noqa: PLR0911  # one row per action
+    def _line(self, action: act.AnyAction) -> str:  # noqa: C901, PLR0911  # one row per action
         match action:
             case act.Announce() if action.event not in _QUIET or action.event in self.shown:
                 fields = action.fields
-                extra = [f"freed {format_size(fields['freed_bytes'])} in {fields['took_s']:.2f} s"] if "freed_bytes" in fields else []
+                extra = [f"{fields['owner']}"] if action.event.startswith("lease_") and action.worker is None else []
+                extra += [f"freed {format_size(fields['freed_bytes'])} in {fields['took_s']:.2f} s"] if "freed_bytes" in fields else []
                 extra += [f"{key[:-2]} {fields[key]:.2f} s" for key in ("exit_s", "gone_s", "back_s", "proof_s") if key in fields]
                 extra += [f"fence {fields['fence']}"] if "fence" in fields else []
                 extra += [f"attempt {fields['attempt']}"] if action.event == "job_started" else []
                 extra += [f"{fields['done']:g} of {fields['total']:g}"] if action.event == "job_progress" else []
                 reason = "; ".join(part for part in (action.reason, *extra) if part)
                 return " ".join(str(part) for part in (action.event, action.worker, action.job, f"({reason})" if reason else "") if part)
+            case act.Reply() if action.lease is not None:
+                return f"answer {action.request} (lease {action.lease})"
             case act.Reply() if action.error:
                 return f"refuse {action.request} ({action.error}: {action.message})"
             case act.Leave():
@@ -188,8 +204,10 @@ class Script:
             failures = f" failures={worker.failures}" if worker.failures else ""
             self.story.append(f"{before}{worker.name} {worker.state} gen {worker.generation}{jobs}{failures}{causes}")
         for device in world.fleet.devices.values():
-            leases = ", ".join(f"{lease.worker} {lease.state}" for lease in world.fleet.leases.values() if lease.device == device.id)
-            self.story.append(f"{before}{device.id} {device.state}: {leases or 'no lease'}{f', for {device.handover.worker}' if device.handover else ''}")
+            leases = ", ".join(f"{lease.owner} {lease.state}" for lease in world.fleet.leases.values() if lease.device == device.id)
+            self.story.append(f"{before}{device.id} {device.state}: {leases or 'no lease'}{f', for {device.handover.to}' if device.handover else ''}")
+        for waiter in world.fleet.waiters.values():
+            self.story.append(f"{before}{waiter.outside.words} waits ({waiter.message})")
         for job in {**world.disk.jobs, **world.fleet.jobs}.values():
             self.story.append(f"{before}{_job(job)}")
         if world.fleet.dropped:
@@ -200,6 +218,11 @@ def _job(job: Job) -> str:
     failure = f"; evidence: {job.error.evidence}" if job.error and job.error.evidence and job.error.evidence not in job.message else ""
     words = f"{job.id} {job.status}{f' {job.reason}' if job.reason else ''} attempt {job.attempt}"
     return f"{words} ({job.message}{failure})" if job.message else words
+
+
+def _asked(pair: str) -> tuple[str, Any]:
+    key, _, text = pair.partition("=")
+    return (f"{key}_s", parse_duration(text)) if key in {"timeout", "ttl"} else (key, int(text))
 
 
 def _message(name: WorkerName, generation: int, kind: str, *, job: JobId, attempt: int, rest: list[str]) -> ev.AnyEvent:

@@ -9,7 +9,7 @@ from supervisor.core import actions as act
 from supervisor.core import events as ev
 from supervisor.core.decide import decide, first_fleet, look
 from supervisor.core.limits import GIB, Limits, WorkerSpec
-from supervisor.core.model import Device, Evidence, Fleet, Job, JobId, WorkerName
+from supervisor.core.model import Device, Evidence, Fleet, Job, JobId, LeaseId, Outside, Ticket, WorkerName
 from supervisor.core.reload import effective, places
 from supervisor.core.rests import HELD
 from tests.support.simulated import SOON_S, Faults, SimulatedProcess
@@ -41,6 +41,7 @@ class World:
     checkpoints: dict[JobId, int] = field(default_factory=dict)
     replies: dict[str, act.Reply] = field(default_factory=dict)
     faults: dict[WorkerName, Faults] = field(default_factory=dict)
+    outsiders: dict[Ticket, Outside] = field(default_factory=dict)  # the programs outside Warden whose process lives
     left: bool = False
     watch: Callable[[Fleet, ev.AnyEvent, Fleet], None] | None = None  # sees each decision: the fleet before, the event, the fleet after
     wrongs: list[str] = field(default_factory=list)  # what must never happen to real processes, and did
@@ -169,6 +170,29 @@ class World:
         )
         self.post(0, ev.JobSubmitted(request=f"submit {job}", job=new))
 
+    def lock(self, ticket: str, need_bytes: int, *, priority: int = 15, timeout_s: float = 60.0, ttl_s: float = 0.0, pid: int = 0, kin: int = 0) -> None:
+        """A program outside Warden asks for the device. pid: 0 for one on another machine; kin: a process that it descends from."""
+        who = Outside(ticket=Ticket(ticket), name=ticket.removeprefix("t-"), pid=pid, start_ticks=pid, boot_id="b", ttl_s=ttl_s)
+        if pid:
+            self.outsiders[who.ticket] = who
+        pids = tuple(number for number in (pid, kin) if number)
+        request = f"lock {ticket}"
+        self.replies.pop(request, None)
+        self.post(0, ev.LockRequested(request=request, outside=who, priority=priority, need_bytes=need_bytes, timeout_s=timeout_s, kin=pids))
+
+    def lease_of(self, ticket: str) -> tuple[LeaseId, int]:
+        """Return the lease and the fence that a program outside Warden was told of; of none, where it was told of none."""
+        reply = self.replies.get(f"lock {ticket}")
+        lease = self.fleet.leases.get(reply.lease) if reply is not None and reply.lease is not None else None
+        return (lease.id, lease.fence) if lease is not None else (LeaseId("l-none"), 0)
+
+    def end_outsider(self, ticket: str) -> None:
+        """End the process of a program outside Warden; its memory goes with it."""
+        who = self.outsiders.pop(Ticket(ticket), None)
+        if who is not None:
+            self.device.outside.pop(who.pid, None)
+            self.post(0.001, ev.OwnerGone(ticket=who.ticket))
+
     def process(self, worker: str) -> SimulatedProcess:
         """Return the process that is now in a worker's place."""
         name = WorkerName(worker)
@@ -217,6 +241,13 @@ class World:
                 self._own(0.002, lambda: self._save_mark(action))
             case act.SaveWanted():
                 self._own(0.002, lambda: self._save_wanted(action))
+            case act.SaveLeases():
+                self._own(0.003, lambda: self._leases_saved(action))
+            case act.WatchOwner():
+                if action.outside.ticket not in self.outsiders:
+                    self.post(0.001, ev.OwnerGone(ticket=action.outside.ticket))
+            case act.ForgetOwner():
+                pass
             case act.Reply():
                 self.replies[action.request] = action
             case act.WakeAt():
@@ -225,6 +256,14 @@ class World:
                 self._leave()
             case act.Announce() | act.Publish():
                 pass
+
+    def _leases_saved(self, action: act.SaveLeases) -> None:
+        if self.disk.fails:
+            self._own(1.0, lambda: self._leases_saved(action))
+            return
+        self.disk.write_leases(self.fleet)
+        for following in action.then:
+            self._perform(following)
 
     def _save_mark(self, action: act.SaveMark) -> None:
         if self.disk.fails:

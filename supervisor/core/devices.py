@@ -1,0 +1,67 @@
+"""Devices: what a reading shows of one, and how one goes from hand to hand. Instants (`_at_s`) are monotonic seconds, sizes are bytes."""
+
+from msgspec import Struct
+
+from supervisor.core.names import DeviceId, JobId, LeaseId, Ticket, WorkerName
+from supervisor.core.states import DeviceState
+
+
+class Holding(Struct, frozen=True):
+    """What one process tree uses of a device. worker is None for one that is not ours; used_bytes: None where nobody tells how much it has."""
+
+    worker: WorkerName | None
+    pid: int
+    used_bytes: int | None
+    name: str = ""  # of a process that is not ours, where it can be read
+
+
+class DeviceSample(Struct, frozen=True, kw_only=True):
+    """One reading of a device."""
+
+    used_bytes: int
+    free_bytes: int
+    holdings: tuple[Holding, ...] = ()
+    total_bytes: int | None = None  # where the reading tells it as well
+    proof: str = ""  # which proof of its memory being free this reading is; empty: the same as before
+    by_pid: bool = True  # the pids of the holdings are those of this machine; False: they may be another namespace's, and nobody can tell whose
+
+
+class Handover(Struct, frozen=True, kw_only=True):
+    """A device on its way to a worker, or to an outside waiter: who leaves for it, and what was proved so far, each step with its time."""
+
+    lease: LeaseId
+    worker: WorkerName | None = None
+    waiter: Ticket | None = None
+    name: str = ""  # of the program that waits
+    job: JobId | None = None
+    leaving: tuple[WorkerName, ...]
+    need_bytes: int
+    ordered_at_s: float
+    exited_at_s: float | None = None  # the last leader of those who leave was reaped
+    gone_at_s: float | None = None  # their trees were proved empty
+    back_at_s: float | None = None  # the first reading with enough free
+    proved_at_s: float | None = None  # the second one
+    polls: int = 0
+    spawned_at_s: float | None = None
+
+    @property
+    def to(self) -> str:
+        """Return whose the device is to be, in words."""
+        return self.worker or self.name
+
+
+class Device(Struct, frozen=True, kw_only=True):
+    """A card, or the host's RAM standing for one."""
+
+    id: DeviceId
+    name: str
+    backend: str
+    total_bytes: int
+    state: DeviceState = DeviceState.OK
+    proof: str = ""  # how its memory is proved to be free
+    trouble: str = ""  # why the last reading failed, and what a person can do about it
+    sample: DeviceSample | None = None
+    handover: Handover | None = None
+    last_handover: Handover | None = None
+    hold_off_until_s: float = 0.0  # after a refusal nobody returns by itself before this
+    look_at_s: float = 0.0  # when the reading that was ordered last is due

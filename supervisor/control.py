@@ -19,6 +19,8 @@ PROTOCOL: Final = 1
 MAX_MESSAGE_BYTES: Final = 16 * 2**20
 DEFAULT_TIMEOUT_S: Final = 10.0
 
+_LOOK_S: Final = 1.0
+
 JSONValue = Any
 
 
@@ -87,14 +89,26 @@ class Client:
         self._socket.close()
         self._context.term()
 
-    def ask(self, op: str, args: Mapping[str, JSONValue] | None = None, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> JSONValue:
-        """Return the answer's data. Raises Refused with a sentence, or Unreachable when none came within timeout_s."""
+    def ask(
+        self,
+        op: str,
+        args: Mapping[str, JSONValue] | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> JSONValue:
+        """Return the answer's data. Raises Refused with a sentence, or Unreachable when none came within timeout_s.
+
+        meanwhile: called once a second while there is no answer; what it raises ends the wait.
+        """
         request = Request(id=uuid4().hex, op=op, args=args or {}, by="command line")
         self._socket.send(_encoded(request))
         end_s = time.monotonic() + timeout_s
         while (left_s := end_s - time.monotonic()) > 0:
-            if not self._socket.poll(int(1000 * left_s) + 1):
-                break
+            if not self._socket.poll(int(1000 * (left_s if meanwhile is None else min(left_s, _LOOK_S))) + 1):
+                if meanwhile is not None:
+                    meanwhile()
+                continue
             answer = msgspec.json.decode(self._socket.recv(), type=Answer)
             if answer.id != request.id:  # of a request that was given up
                 continue

@@ -10,7 +10,9 @@ import supervisor
 from supervisor.cli.check import check, config
 from supervisor.cli.complete import completion
 from supervisor.cli.context import Context, Exit
+from supervisor.cli.gpu_run import run as gpu_run
 from supervisor.cli.jobs import jobs
+from supervisor.cli.locks import lock, renew, unlock
 from supervisor.cli.logs import logs
 from supervisor.cli.schedules import schedules
 from supervisor.cli.status import gpu, health, status
@@ -50,6 +52,8 @@ def demo(context: Context, folder: str | None) -> None:
     sys.exit(tell(context.environ, folder))
 
 
+for of_gpu in (lock, renew, unlock, gpu_run):
+    gpu.add_command(of_gpu)
 for command in (check, config, status, health, gpu, jobs, schedules, workers, logs, reload, stop, completion):
     cli.add_command(command)
 

@@ -15,7 +15,7 @@ from supervisor.cli.schedules import next_runs
 from supervisor.cli.screen import ago, clock, colour, size, table
 from supervisor.control import Refused, Unreachable
 from supervisor.errors import ConfigError
-from supervisor.shapes import DeviceView, HandoverView, ScheduleView, StatusView, WorkerView
+from supervisor.shapes import DeviceView, HandoverView, HolderView, ScheduleView, StatusView, WaiterView, WorkerView
 
 _TAIL_BYTES: Final = 64 * 1024
 _DISK_NEAR: Final = 2
@@ -149,8 +149,17 @@ def _jobs_lines(view: StatusView) -> list[str]:
     if view.held:
         lines.append(colour("HELD   nothing new is started until: warden jobs release", "warn"))
     for device in view.devices:
-        lines += [f"       {waiter.job} waits for {device.id}, {ago(waiter.waited_s)}: {waiter.waits_for}" for waiter in device.waiters]
+        lines += [f"       {_waiting(waiter)} waits for {device.id}, {ago(waiter.waited_s)}: {waiter.waits_for}" for waiter in device.waiters]
     return lines
+
+
+def _waiting(waiter: WaiterView) -> str:
+    """Return what a waiter is called: a job by its id, a program outside Warden by its name."""
+    return waiter.job or f"{waiter.owner}{f' (pid {waiter.pid})' if waiter.pid else ''}"
+
+
+def _holding(holder: HolderView) -> str:
+    return holder.owner if holder.kind == "worker" else f"{holder.owner} ({f'pid {holder.pid}, ' if holder.pid else ''}not Warden's)"
 
 
 def _note(worker: WorkerView) -> str:
@@ -167,7 +176,7 @@ def _device_line(device: DeviceView) -> str:
     if device.used_bytes is None:  # of a device that is not ok, what is wrong stands below
         why = f" ({device.trouble or 'not read yet'})" if device.state == "ok" else ""
         used = f"? of {size(device.total_bytes) if device.total_bytes else '?'}{why}"
-    held = ", ".join(f"{holder.owner} ({holder.state} {ago(holder.since_s)})" for holder in device.holders) or "nobody holds it"
+    held = ", ".join(f"{_holding(holder)} ({holder.state} {ago(holder.since_s)})" for holder in device.holders) or "nobody holds it"
     next_ = ""
     if device.handover is not None:
         next_ = f"  -> {device.handover.to}: {_handover_words(device.handover)}"
@@ -184,7 +193,7 @@ def _handover_words(handover: HandoverView) -> str:
 def _device_screen(device: DeviceView) -> list[str]:
     lines = [f"{device.id}  {device.name}  {size(device.total_bytes)}  {device.state}  proof: {device.proof or '?'}"]
     rows = [
-        (holder.owner, holder.lease, str(holder.fence), ago(holder.since_s), size(holder.need_bytes), size(holder.used_bytes), holder.state)
+        (_holding(holder), holder.lease, str(holder.fence), ago(holder.since_s), size(holder.need_bytes), size(holder.used_bytes), holder.state)
         for holder in device.holders
     ]
     lines += table(("HOLDER", "LEASE", "FENCE", "HELD", "NEED", "SEEN", "STATE"), rows) if rows else ["nobody holds it"]
@@ -195,7 +204,14 @@ def _device_screen(device: DeviceView) -> list[str]:
         lines.append(colour(f"TROUBLE       {device.trouble}", "bad"))
     if device.waiters:
         waiting = [
-            (waiter.owner, waiter.job or "-", f"{waiter.priority} ({waiter.aged_priority})", size(waiter.need_bytes), ago(waiter.waited_s), waiter.waits_for)
+            (
+                _waiting(waiter) if waiter.kind == "outside" else waiter.owner,
+                waiter.job or "-",
+                f"{waiter.priority} ({waiter.aged_priority})",
+                size(waiter.need_bytes),
+                ago(waiter.waited_s),
+                waiter.waits_for,
+            )
             for waiter in device.waiters
         ]
         lines += table(("WAITING", "JOB", "PRIO (AGED)", "NEED", "SINCE", "FOR"), waiting)

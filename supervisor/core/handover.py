@@ -55,7 +55,13 @@ def begin_outside(turn: Turn, device: Device, waiter: Waiter, plan: Begin) -> No
     """Order the device for a program outside Warden, in the same way."""
     lease = _waiting(turn, device, waiter.need_bytes, waiter.priority)
     turn.put_lease(replace(lease, outside=waiter.outside))
-    turn.put_waiter(replace(waiter, lease=lease.id, message=f"{device.id} is being handed to it"))
+    turn.put_waiter(
+        replace(
+            waiter,
+            lease=lease.id,
+            message=f"{device.id} is being handed to it: {', '.join(_leaving(turn, plan)) or 'nobody'} leaves, and its memory is measured",
+        )
+    )
     who = waiter.outside
     handover = Handover(lease=lease.id, waiter=who.ticket, name=who.words, leaving=_leaving(turn, plan), need_bytes=waiter.need_bytes, ordered_at_s=turn.now_s)
     _order(turn, device, handover, plan, who.words)

@@ -24,6 +24,7 @@ from supervisor.front import (
     routes_fleet,
     routes_health,
     routes_jobs,
+    routes_locks,
     routes_predict,
     routes_sessions,
     routes_training,
@@ -38,6 +39,7 @@ _BIG: Final = 2048
 _ROUTERS: Final = (
     routes_health.router,
     routes_fleet.router,
+    routes_locks.router,
     routes_events.router,
     routes_jobs.router,
     routes_files.router,

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import struct
+from pathlib import Path
 from typing import Any, Final
 
 import h11
@@ -13,6 +15,10 @@ from supervisor.front.problems import MEDIA_TYPE, ProblemView
 HEAD_S: Final = 15.0
 """How long a connection may take to send the head of its request; the time between two requests counts as well."""
 LOCAL: Final = "warden_local"
+PEER: Final = "warden_peer"
+"""The process at the other end of a unix socket: its pid and start ticks; zeros where nobody proves one."""
+_START_FIELD: Final = 19
+"""Counted after the command's closing parenthesis."""
 
 
 class Connection(H11Protocol):
@@ -24,7 +30,8 @@ class Connection(H11Protocol):
         """Note whether the peer is on a unix socket: a missing address proves nothing, it is missing for a TCP peer that left as well."""
         super().connection_made(transport)
         peer = transport.get_extra_info("socket")
-        self.app_state = {**self.app_state, LOCAL: peer is not None and peer.family == socket.AF_UNIX}
+        local = peer is not None and peer.family == socket.AF_UNIX
+        self.app_state = {**self.app_state, LOCAL: local, PEER: _peer(peer) if local else (0, 0)}
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -66,3 +73,13 @@ class Connection(H11Protocol):
         if self._head is not None:
             self._head.cancel()
             self._head = None
+
+
+def _peer(peer: socket.socket) -> tuple[int, int]:
+    """Return who connected, as the kernel noted it then. The start ticks tell a pid that is another's by now."""
+    pid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[0]
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:  # it is gone, or of a pid namespace that is not seen from here
+        return 0, 0
+    return pid, int(fields[_START_FIELD])

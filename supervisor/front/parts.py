@@ -47,9 +47,9 @@ class Caller:
         """Return the answer's data. Raises Refused, Unreachable."""
         return await self.front.supervisor.ask(op, args, by=self.by, timeout_s=timeout_s)
 
-    async def view(self, op: str, shape: Any, args: dict[str, Any] | None = None) -> Any:
+    async def view(self, op: str, shape: Any, args: dict[str, Any] | None = None, *, timeout_s: float = DEADLINE_S) -> Any:
         """Return the answer as its shape. Raises Refused, Unreachable."""
-        return await self.front.supervisor.view(op, shape, args, by=self.by)
+        return await self.front.supervisor.view(op, shape, args, by=self.by, timeout_s=timeout_s)
 
     async def status(self) -> StatusView:
         """Return the status, which is shared with whoever asks for it at the same time. Raises Refused, Unreachable."""

@@ -1,7 +1,7 @@
 """What people send: the bodies of the routes. Sizes and lengths are bounded, unknown names refused."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -102,3 +102,43 @@ class JobRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which job."""
 
     job_id: JobId
+
+
+Owner = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[ -~]*$")]
+LeaseName = Annotated[str, Meta(min_length=1, max_length=100)]
+Fence = Annotated[int, Meta(ge=0, le=2**53)]
+Seconds = Annotated[float, Meta(ge=0, le=86400)]
+Size = Annotated[str, Meta(max_length=40, pattern=r"^\d+(\.\d+)?\s*[A-Za-z]*$")]
+
+
+class LockBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A device for a program outside Warden. priority: 0 is the most urgent; need: such as "8GiB", what must be free; device: this one and no other.
+
+    timeout_s, ttl_s: left out for gpu.lock_timeout and gpu.lease_ttl. pid: yours is proved by the unix socket; 0 to live by renewals alone there too; over TCP
+    it says nothing. ticket: of an answer that said to come again.
+    """
+
+    owner: Owner
+    priority: Priority = 15
+    timeout_s: Seconds | None = None
+    ttl_s: Seconds | None = None
+    need: Size | None = None
+    device: Text | None = None
+    pid: Natural | None = None
+    purpose: Literal["inference"] = "inference"
+    ticket: Annotated[str, Meta(max_length=100, pattern=r"^[!-~]*$")] = ""
+
+
+class RenewBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A lease that is still used. ttl_s: left out for as long as before."""
+
+    lease: LeaseName
+    fence: Fence
+    ttl_s: Seconds | None = None
+
+
+class UnlockBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A lease that is given back."""
+
+    lease: LeaseName
+    fence: Fence

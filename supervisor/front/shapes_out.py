@@ -22,6 +22,23 @@ class ReadyView(Struct, frozen=True, kw_only=True):
     ready: bool = True
 
 
+class LeaseView(Struct, frozen=True, kw_only=True):
+    """A device is yours. expires_in_s: renew it before; None: it lives as long as your process. env: what makes a program see that device alone."""
+
+    lease: str
+    fence: int
+    device: str
+    expires_in_s: float | None
+    ticket: str
+    env: dict[str, str]
+
+
+class UnlockedView(Struct, frozen=True, kw_only=True):
+    """It is given back."""
+
+    lease: str
+
+
 class HeldView(Struct, frozen=True, kw_only=True):
     """What one holder has of a device. used_bytes: measured, None where it is unknown."""
 

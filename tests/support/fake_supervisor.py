@@ -46,9 +46,11 @@ class FakeSupervisor:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.gone: set[str] = set()
         self.keys: dict[str, tuple[str, str]] = {}
+        self.lease: dict[str, Any] | None = None  # of the one program outside Warden that has the device
         self.events: list[dict[str, Any]] = []
         self.asked: list[tuple[str, dict[str, Any], str]] = []
         self.silent = False
+        self.unanswered: set[str] = set()  # operations
         self.mute = False  # events are written down but not published, as for a subscriber that was away
         self.held = False
         self.on_status: Callable[[], None] = lambda: None  # between the making of a status and its sending, in the thread of the sockets
@@ -129,7 +131,7 @@ class FakeSupervisor:
 
     def _answer(self, router: "zmq.Socket[bytes]", sender: bytes, request: dict[str, Any]) -> None:
         self.asked.append((request["op"], request.get("args", {}), request.get("by", "")))
-        if self.silent:
+        if self.silent or request["op"] in self.unanswered:
             return
         answer: dict[str, Any] = {"v": PROTOCOL, "id": request["id"], "ok": True}
         try:
@@ -197,10 +199,30 @@ class FakeSupervisor:
             "events.since": self._since,
             **{f"workers.{name}": self._workers for name in ("start", "stop", "restart", "recycle")},
             "workers.dump": self._dump,
+            "gpu.lock": self._lock,
+            "gpu.renew": self._keep,
+            "gpu.unlock": self._keep,
+            "gpu.withdraw": lambda args: {"ticket": args["ticket"]},
         }
         if op not in table:
             raise No("usage", f"operation {op!r} is unknown")
         return table[op](args)
+
+    def _lock(self, args: dict[str, Any]) -> Any:
+        """Grant a device to whoever asks first; the others are told at once who holds it."""
+        if args.get("device") not in {None, "host"}:
+            raise No("unknown", f"there is no device {args['device']}; there are host")
+        if self.lease is not None and self.lease["ticket"] != args["ticket"]:
+            return {"granted": False, "ticket": args["ticket"], "device": "host", "reason": "lock_timeout", "message": "first holds host",
+                    "holders": [holder(self.lease["owner"], kind="outside", pid=None)]}  # fmt: skip
+        self.lease = {"owner": args["owner"], "ticket": args["ticket"], "fence": 7}
+        return self._keep({"lease": "l-7", "fence": 7})
+
+    def _keep(self, args: dict[str, Any]) -> dict[str, Any]:
+        if self.lease is None or (args["lease"], args["fence"]) != ("l-7", 7):
+            raise No("conflict", f"lease {args['lease']} with fence {args['fence']} holds no more")
+        env = {"WARDEN_DEVICE": "host"}
+        return {"granted": True, "ticket": self.lease["ticket"], "lease": "l-7", "fence": 7, "device": "host", "expires_in_s": 30.0, "env": env}
 
     def _live(self) -> list[dict[str, Any]]:
         live = Counter((job["kind"], job["status"]) for job in self.jobs.values() if job["status"] not in ("completed", "failed", "cancelled"))

@@ -31,7 +31,7 @@ _OF_A_SIGNAL: Final = 128
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True, metavar="-- CMD …")
 @click.pass_obj
-def run(context: Context, /, *, command: tuple[str, ...], need: str, priority: int, timeout: float | None, device: str) -> None:
+def run(context: Context, /, *, command: tuple[str, ...], need: str, priority: int, timeout: float | None, device: str, ticket: str) -> None:
     """Run a program when it has the device. It sees that device alone (CUDA_VISIBLE_DEVICES); the lease ends with it, and so does this command.
 
     Exit: the program's own code, 128+n for signal n; 75 when the device was not granted in time; 127 for a program that is not there.
@@ -50,7 +50,7 @@ def run(context: Context, /, *, command: tuple[str, ...], need: str, priority: i
     _die_with(parent)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     asked = {"owner": os.path.basename(program), "need": need, "priority": priority, "device": device, "pid": os.getpid(), "ttl_s": 0.0}  # noqa: PTH119  # of a text
-    view = locked(context, asked, timeout_s=wait_s(context, timeout), ticket="")
+    view = locked(context, asked, timeout_s=wait_s(context, timeout), ticket=ticket)
     if not view.granted:
         refuse(view)
     _become(program, command, {**os.environ, **view.env, "WARDEN_LEASE": view.lease or "", "WARDEN_FENCE": str(view.fence)})

@@ -34,6 +34,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, text: str) -> st
 def asking(command: click.Command) -> click.Command:
     """Add the options of whoever asks for a device."""
     for option in (
+        click.option("--ticket", default="", metavar="TICKET", help="Of an earlier try: it keeps its age."),
         click.option("--device", default="", metavar="ID", help="This device, and no other; default: the smallest that can hold the need."),
         click.option("--timeout", metavar="T", callback=_duration, help="How long to wait, then exit 75; default: gpu.lock_timeout."),
         click.option("--priority", type=click.IntRange(min=0), default=15, show_default=True, help="0 is the most urgent; age counts."),
@@ -60,7 +61,6 @@ def wait_s(context: Context, timeout: float | None) -> float:
     "--pid", type=click.IntRange(min=0), help="Whose lease it is: it ends with this process. Default: the caller of this command; 0: nobody's, by --ttl alone."
 )
 @click.option("--owner", metavar="NAME", help="What it is called; default: the name of that process.")
-@click.option("--ticket", default="", metavar="TICKET", help="Of an earlier try: it keeps its age.")
 @JSON
 @click.pass_obj
 def lock(

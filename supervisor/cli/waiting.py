@@ -23,16 +23,16 @@ def locked(context: Context, asked: Mapping[str, JSONValue], *, timeout_s: float
     look = _Look(context, ticket)
     heard = False
     while True:
-        left_s = max(0.0, end_s - time.monotonic())
+        left_s = round(max(0.0, end_s - time.monotonic()), 3)
         try:
+            look.supervisor = context.status().supervisor.pid
+            heard = True
             with context.client() as client:
-                heard = True
                 answer = client.ask("gpu.lock", {**asked, "timeout_s": left_s, "ticket": ticket}, timeout_s=left_s + _ANSWER_S, meanwhile=look.tell)
             return msgspec.convert(answer, LockView)
         except Unreachable:
             if not heard or time.monotonic() >= end_s:
                 raise
-            look.supervisor = None
             time.sleep(_AGAIN_S)
 
 
@@ -48,9 +48,8 @@ class _Look:
     def tell(self) -> None:
         """Print a line where there is news. Raises Unreachable once the supervisor that was asked is gone."""
         view = self._context.status()
-        if self.supervisor not in (None, view.supervisor.pid):
+        if self.supervisor != view.supervisor.pid:
             raise Unreachable("the supervisor that was asked is gone")
-        self.supervisor = view.supervisor.pid
         sentence = _in_the_way(view, self._ticket)
         if sentence and sentence != self._said:
             print(f"waiting: {sentence}", file=sys.stderr, flush=True)

@@ -149,7 +149,7 @@ def _holdings(users: Iterable[User], owners: Mapping[int, Owner]) -> tuple[Holdi
     for user in users:
         owner = owners.get(user.pid) or Owner(None, "")
         if owner.worker is None:
-            strangers.append(Holding(None, user.pid, user.used_bytes, owner.name))
+            strangers.append(Holding(None, user.pid, user.used_bytes, owner.name, owner.above))
         else:
             ours.setdefault(owner.worker, []).append(user)
     return (*(_together(worker, has) for worker, has in ours.items()), *strangers)

@@ -10,7 +10,6 @@ from supervisor.core.model import Outside
 from supervisor.runtime.peers import Peer
 
 _AGAIN_S: Final = 1.0
-_ANCESTORS_MAX: Final = 64
 
 
 class Owners:
@@ -30,11 +29,7 @@ class Owners:
         seen = proc.look(pid)
         if seen is None or seen.state in "ZX":
             return None
-        kin, parent = [pid], seen.ppid
-        while parent > 1 and len(kin) < _ANCESTORS_MAX and (above := proc.look(parent)) is not None:
-            kin.append(parent)
-            parent = above.ppid
-        return Peer(pid=pid, start_ticks=seen.start_ticks, boot_id=self._boot_id, kin=tuple(kin), name=seen.name)
+        return Peer(pid=pid, start_ticks=seen.start_ticks, boot_id=self._boot_id, kin=(pid, *proc.ancestors(pid)), name=seen.name)
 
     def watch(self, name: str, who: Outside | Peer, gone: Callable[[], None]) -> None:
         """Call gone once this process is no more, in a moment where it is none now. name: what the watch is called; an earlier one of that name ends."""

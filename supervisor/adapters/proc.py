@@ -14,6 +14,7 @@ _GROUP_FIELD: Final = 2  # counted after the command's closing parenthesis: stat
 _SESSION_FIELD: Final = 3
 _START_FIELD: Final = 19
 _CHUNK_BYTES: Final = 64 * 1024
+_ANCESTORS_MAX: Final = 64
 _RESERVED_PIDS: Final = 1000
 """Of each round of pids: the first 300 are left out after the first one; the rest is for those who are born while we look."""
 
@@ -52,6 +53,16 @@ def look(pid: int) -> Seen | None:
         start_ticks=int(fields[_START_FIELD]),
         name=name.partition("(")[2],
     )
+
+
+def ancestors(pid: int) -> tuple[int, ...]:
+    """Return the pids of those that it descends from, the parent first and without init; one whose parent ended has none left to tell."""
+    found: list[int] = []
+    seen = look(pid)
+    while seen is not None and seen.ppid > 1 and len(found) < _ANCESTORS_MAX:
+        found.append(seen.ppid)
+        seen = look(seen.ppid)
+    return tuple(found)
 
 
 def everyone() -> Iterator[Seen]:

@@ -15,10 +15,14 @@ _KEPT: Final = 1000
 
 
 class Owner(Struct, frozen=True):
-    """worker: None for a process that is not ours; name: what it is called, empty where there is no such process (or none that can be seen)."""
+    """worker: None for a process that is not ours; name: what it is called, empty where there is no such process (or none that can be seen).
+
+    above: the ancestors of a process that is not ours: one of them may have a lease.
+    """
 
     worker: WorkerName | None
     name: str
+    above: tuple[int, ...] = ()
 
 
 class Members:
@@ -46,7 +50,7 @@ class Members:
                 if pid not in now and pid in pids and _is_still(pid, was[1]):
                     now[pid] = was
             self._was = now
-        return {pid: Owner(now[pid][0] if pid in now else None, _name(pid)) for pid in pids}
+        return {pid: Owner(now[pid][0], _name(pid)) if pid in now else Owner(None, _name(pid), proc.ancestors(pid)) for pid in pids}
 
 
 def _members(records: Sequence[Record]) -> dict[int, tuple[WorkerName, int]]:

@@ -13,6 +13,7 @@ class Holding(Struct, frozen=True):
     pid: int
     used_bytes: int | None
     name: str = ""  # of a process that is not ours, where it can be read
+    above: tuple[int, ...] = ()  # the ancestors of one that is not ours
 
 
 class DeviceSample(Struct, frozen=True, kw_only=True):

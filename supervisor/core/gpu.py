@@ -1,5 +1,6 @@
 """Who gets a device next, and who must leave for it. Pure: it may be asked any number of times."""
 
+from collections.abc import Collection
 from typing import Final
 
 from msgspec import Struct
@@ -135,16 +136,22 @@ def _held_outside(lease: Lease, device: Device, now_s: float) -> str:
 
 
 def held_outside(device: Device, lease: Lease) -> Holding | None:
-    """Return what the device lists of the owner of an outside lease, None where it lists nothing of it."""
+    """Return what the device lists of the owner of an outside lease and of what it started, None where it lists nothing of them."""
     pid = lease.outside.pid if lease.outside else 0
-    seen = device.sample.holdings if device.sample else ()
-    return next((holding for holding in seen if pid and holding.pid == pid and holding.worker is None), None)
+    seen = [holding for holding in (device.sample.holdings if device.sample else ()) if _is_of(holding, {pid})]
+    sizes = [holding.used_bytes for holding in seen]
+    return Holding(None, pid, None if None in sizes else sum(size or 0 for size in sizes)) if seen else None
+
+
+def _is_of(holding: Holding, pids: Collection[int]) -> bool:
+    """Return whether a process that is not ours is one of these, or descends from one."""
+    return holding.worker is None and any(pid in pids for pid in (holding.pid, *holding.above))
 
 
 def strangers(fleet: Fleet, device: Device) -> list[Holding]:
-    """Return who uses the device by the last reading, is none of our workers and has no lease."""
+    """Return who uses the device by the last reading, is none of our workers, and has no lease nor descends from one that has."""
     pids = {lease.outside.pid for lease in leases_on(fleet, device) if lease.outside}
-    return [holding for holding in (device.sample.holdings if device.sample else ()) if holding.worker is None and holding.pid not in pids]
+    return [holding for holding in (device.sample.holdings if device.sample else ()) if holding.worker is None and not _is_of(holding, pids)]
 
 
 def strangers_on(fleet: Fleet, device: Device, sample: DeviceSample) -> list[str]:

@@ -118,22 +118,18 @@ def _own(turn: Turn, lease: Lease, event: LockRequested) -> bool:
     return holder.pid in event.kin if holder.pid else not who.pid and holder.name == who.name
 
 
-def place(turn: Turn, waiter: Waiter, first: str) -> bool:
-    """Begin the hand-over to a waiter, and return True; or keep the sentence that says who is in the way. first: who is before it in the queue."""
+def place(turn: Turn, waiter: Waiter, first: str) -> str:
+    """Begin the hand-over to a waiter, or return the sentence that says who is in the way. first: who is before it in the queue."""
+    if first:
+        return f"{first} is before it in the queue for the device"
     device = turn.fleet.devices.get(waiter.device) if waiter.device else device_for(turn.fleet, waiter.need_bytes, turn.limits.gpu.margin_bytes)
     if device is None:
-        sentence = no_device(turn.fleet)
-    elif first:
-        sentence = f"{first} is before it in the queue for the device"
-    else:
-        plan = may_begin(turn.fleet, device, weak=False)
-        if not isinstance(plan, Blocked):
-            handover.begin_outside(turn, device, waiter, plan)
-            return True
-        sentence = plan.sentence
-    if sentence != waiter.message:
-        turn.put_waiter(replace(waiter, message=sentence))
-    return False
+        return no_device(turn.fleet)
+    plan = may_begin(turn.fleet, device, weak=False)
+    if isinstance(plan, Blocked):
+        return plan.sentence
+    handover.begin_outside(turn, device, waiter, plan)
+    return ""
 
 
 def wants(turn: Turn, device: Device) -> bool:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from supervisor.core import handover, outside
 from supervisor.core.gpu import Blocked, device_for, may_begin, no_device, startable
 from supervisor.core.jobs import Step, advance, in_order, rank, rests
-from supervisor.core.model import AT_WORK, Job, JobId, JobStatus, LeaseState, Reason, Waiter, Wanted, Worker, WorkerName, WorkerState
+from supervisor.core.model import AT_WORK, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
 
 
@@ -42,6 +42,7 @@ class _Queue:
         self._first = ""  # who waits for a device that another holds: nobody behind it may prolong that hold
         self._known: dict[str, _NoPlace] = {}  # by kind: what one job heard, the next of its kind hears too, until a worker or the device is taken
         self._told: dict[JobId, Job] = {}
+        self._told_outside: dict[Ticket, Waiter] = {}
 
     def serve(self, line: Iterable[Job | Waiter]) -> None:
         """Place whoever can be placed, and tell the others what they wait for."""
@@ -52,13 +53,18 @@ class _Queue:
                 self._job(one)
         if self._told:
             self._turn.put_jobs(self._told)
+        if self._told_outside:
+            self._turn.put_waiters(self._told_outside)
 
     def _outside(self, waiter: Waiter) -> None:
-        if outside.place(self._turn, waiter, self._first):
-            self._known.clear()
-        elif not self._first:
+        sentence = outside.place(self._turn, waiter, self._first)
+        if sentence and sentence != waiter.message:
+            self._told_outside[waiter.outside.ticket] = replace(waiter, message=sentence)
+        if sentence and not self._first:
             self._first = waiter.outside.words
-            self._known.clear()
+        elif sentence:
+            return
+        self._known.clear()
 
     def _job(self, job: Job) -> None:
         turn = self._turn

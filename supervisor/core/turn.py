@@ -74,6 +74,10 @@ class Turn:
         self.fleet = replace(self.fleet, waiters={**self.fleet.waiters, waiter.outside.ticket: waiter})
         return waiter
 
+    def put_waiters(self, waiters: Mapping[Ticket, Waiter]) -> None:
+        """Keep many of them, with one copy of the mapping."""
+        self.fleet = replace(self.fleet, waiters={**self.fleet.waiters, **waiters})
+
     def drop_waiter(self, ticket: Ticket) -> None:
         """Take a waiter out of the fleet."""
         self.fleet = replace(self.fleet, waiters={name: other for name, other in self.fleet.waiters.items() if name != ticket})

@@ -111,9 +111,10 @@ class _Service:
         stack.callback(self._programs.close)
         fence, leases = await self._jobs.store.last_fence(), await self._jobs.store.leases()
         await self._jobs.store.save_leases(leases, fence + FENCES_AHEAD)
-        held = [lease for lease in leases if lease.worker in {found.worker for found in self._adopted}]
+        workers = {found.worker for found in self._adopted}
+        held = {lease.device for lease in leases if lease.worker in workers} | {found.device for found in self._adopted if found.device is not None}
         self._devices = await open_devices(
-            stack, limits.gpu, loop=lambda: self._loop, environ=self._environ, leases=held, processes=self._processes, post=self._post
+            stack, limits.gpu, loop=lambda: self._loop, environ=self._environ, held=held, processes=self._processes, post=self._post
         )
         fleet = first_fleet(limits, self._devices.first, fence=fence, generations=generations, wanted=self._wanted.words())
         self._loop = Loop(fleet, limits, perform=self._perform, journal=self._ring)

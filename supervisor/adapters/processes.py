@@ -133,9 +133,10 @@ class LocalProcesses:
         number = signal.Signals[f"SIG{name}"]
         if (worker, generation) in self._spawning:  # it would hear nothing yet
             self._spawning[worker, generation] = self._spawning[worker, generation] or number
+            return
         record = self._records.get((worker, generation))
         if record is not None and record.leaf is None:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, OSError):
                 await asyncio.wait_for(self._looks.over(record), _LOOK_MAX_S)
         self._signal_group(worker, generation, number)
         self._signal_group(worker, generation, signal.SIGCONT)
@@ -157,21 +158,28 @@ class LocalProcesses:
         if (worker, generation) in self._spawning:
             self._spawning[worker, generation] = signal.SIGKILL
         record = self._records.get((worker, generation))
-        if record is not None:  # the whole of it at once: a group that dies first leaves children by whom nobody can tell whose they are
-            await self._sweeps.over(record)
+        if record is None:
+            return
+        try:  # the whole of it at once: a group that dies first leaves children of whom nobody can tell whose they are
+            with suppress(TimeoutError, OSError):
+                await asyncio.wait_for(asyncio.shield(self._sweeps.over(record)), _LOOK_MAX_S)
+        finally:  # also where /proc does not answer, as it does for a process that is stuck in a driver
+            self._signal_group(worker, generation, signal.SIGKILL)
 
     async def prove_gone(self, worker: WorkerName, generation: int, within_s: float) -> TreeGone | TreeStuck:
         """End what the leader left behind; return the proof that nothing is left, or who is."""
         record = self._records.get((worker, generation))
         if record is None:
             return TreeGone(worker=worker, generation=generation)
-        end_s = asyncio.get_running_loop().time() + within_s
         swept: set[int] = set()
-        while left := await self._sweeps.over(record):
-            swept |= set(left)
-            if asyncio.get_running_loop().time() >= end_s:
-                return TreeStuck(worker=worker, generation=generation, pids=tuple(left))
-            await asyncio.sleep(_SWEEP_PAUSE_S)
+        left = [record.pid]
+        try:
+            async with asyncio.timeout(within_s):
+                while left := await asyncio.shield(self._sweeps.over(record)):
+                    swept |= set(left)
+                    await asyncio.sleep(_SWEEP_PAUSE_S)
+        except TimeoutError:  # somebody does not die, or /proc does not answer
+            return TreeStuck(worker=worker, generation=generation, pids=tuple(left))
         return await self._gone(record, len(swept))
 
     async def _gone(self, record: Record, swept: int) -> TreeGone:

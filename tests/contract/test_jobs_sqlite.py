@@ -126,7 +126,7 @@ async def test_a_file_of_a_newer_release_is_refused_and_left_alone(tmp_path: Pat
     connection.execute("PRAGMA user_version = 99")
     connection.close()
 
-    with pytest.raises(StoreError, match=r"jobs.sqlite: written by a newer release \(version 99, this one knows 2\)"):
+    with pytest.raises(StoreError, match=r"jobs.sqlite: written by a newer release \(version 99, this one knows 3\)"):
         await open_store(path)
 
     connection = sqlite3.connect(path)

@@ -15,7 +15,7 @@ from supervisor.adapters.evidence import gather, tail
 from supervisor.adapters.passes import Passes
 from supervisor.adapters.tree_members import Members, Owner
 from supervisor.adapters.tree_memory import Readings, measure
-from supervisor.adapters.trees import Record, go_on, look, send_to_group, sweep
+from supervisor.adapters.trees import Record, go_on, remember_all, send_to_group, sweep
 from supervisor.core.events import Adopted, TreeGone, TreeStuck, WorkerExited
 from supervisor.core.model import DeviceId, Evidence, WorkerName
 from supervisor.errors import StateError
@@ -42,6 +42,7 @@ class LocalProcesses:
         self._records: dict[tuple[WorkerName, int], Record] = {}
         self._pidfds: dict[tuple[WorkerName, int], int] = {}
         self._spawning: dict[tuple[WorkerName, int], signal.Signals | None] = {}  # with the signal that was ordered meanwhile
+        self._doomed: set[tuple[WorkerName, int]] = set()  # ordered to be killed
         self._reading: asyncio.Future[dict[WorkerName, int]] | None = None
         self._read_at_s = 0.0
         self._readings = Readings()
@@ -49,7 +50,7 @@ class LocalProcesses:
         # Apart, so that many stalls at once, each three seconds of evidence, keep no proof and no meter waiting. A thread is made when it is first needed.
         self._proofs = ThreadPoolExecutor(8, "warden-proof")
         self._sweeps = Passes(self._proofs, sweep)
-        self._looks = Passes(self._proofs, look)
+        self._looks = Passes(self._proofs, remember_all)
         self._witnesses = ThreadPoolExecutor(16, "warden-evidence")
         self._meters = ThreadPoolExecutor(2, "warden-meter")
 
@@ -138,6 +139,8 @@ class LocalProcesses:
         if record is not None and record.leaf is None:
             with suppress(TimeoutError, OSError):
                 await asyncio.wait_for(self._looks.over(record), _LOOK_MAX_S)
+        if (worker, generation) in self._doomed:  # a SIGCONT would wake a tree that is stopped to be killed
+            return
         self._signal_group(worker, generation, number)
         self._signal_group(worker, generation, signal.SIGCONT)
 
@@ -160,6 +163,7 @@ class LocalProcesses:
         record = self._records.get((worker, generation))
         if record is None:
             return
+        self._doomed.add((worker, generation))
         try:  # the whole of it at once: a group that dies first leaves children of whom nobody can tell whose they are
             with suppress(TimeoutError, OSError):
                 await asyncio.wait_for(asyncio.shield(self._sweeps.over(record)), _LOOK_MAX_S)
@@ -185,6 +189,7 @@ class LocalProcesses:
     async def _gone(self, record: Record, swept: int) -> TreeGone:
         last = await asyncio.get_running_loop().run_in_executor(self._proofs, self._forget, record)
         self._records.pop((record.worker, record.generation), None)
+        self._doomed.discard((record.worker, record.generation))
         self._readings = Readings()
         return TreeGone(worker=record.worker, generation=record.generation, swept=swept, log_tail=last)
 

@@ -80,7 +80,7 @@ def members_of(records: Sequence[Record]) -> list[list[proc.Seen]]:
     return found
 
 
-def look(records: Sequence[Record]) -> list[list[int]]:
+def remember_all(records: Sequence[Record]) -> list[list[int]]:
     """Remember who there is of each tree, and return the pids."""
     return [[member.pid for member in members] for members in members_of(records)]
 

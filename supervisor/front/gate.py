@@ -42,7 +42,7 @@ class Gate:
         await self._app(scope, body.receive, self._while_allowed(scope, body.send))
 
     def _while_allowed(self, scope: Scope, send: Send) -> Send:
-        """Return a `send` that ends a stream without a length, at its next piece, once its token is good no longer: the application is told that the client left."""
+        """Return a `send` that ends a stream of no known length once its token is good no longer. The application is told that the client left."""
         if self._tokens is None or _is_local(scope):
             return send
         tokens, admitted, ended, sized = self._tokens, self._tokens.now(), False, False

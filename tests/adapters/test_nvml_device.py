@@ -128,6 +128,22 @@ async def test_a_pid_that_was_given_out_anew_is_not_the_workers() -> None:
     assert owners[os.getpid()].worker is None
 
 
+async def test_the_dead_of_one_card_are_remembered_while_another_is_read(cards: FakeCards, kept: Kept) -> None:
+    one, other = cards.add(), cards.add()
+    leader = await kept.spawn("sleep", "3600")
+    cards.claim(leader, GIB, release_s=NEVER)
+    cards.claim(os.getpid(), GIB, card=1)
+    await kept.processes.kill(NAME, 1)
+    await kept.exit()
+    await kept.processes.prove_gone(NAME, 1, WITHIN_S)
+    async with reading(cards, owners=kept.processes.owners) as device:
+        before = await device.measure(DeviceId(one))
+        await device.measure(DeviceId(other))
+        after = await device.measure(DeviceId(one))
+
+    assert before.holdings == after.holdings == (Holding(NAME, leader, GIB),)
+
+
 async def test_without_sizes_presence_counts(cards: FakeCards) -> None:
     card = cards.add()
     cards.claim(os.getpid(), 3 * GIB, shown=False)

@@ -44,7 +44,7 @@ async def one_round(store, number):
     await store.save(replace(running, status=JobStatus.COMPLETED, completed_wall=float(number), result=large)); said("completed", number)
     events = [StreamEvent(at_wall=1.0, event=name, job=queued.id) for name in ("job_queued", "job_completed")]
     said("events", list(await store.append_events(events)))
-    await store.save_marks({"m": str(number})); said("mark", number)
+    await store.save_marks({"m": str(number)}); said("mark", number)
     lease = Lease(id=LeaseId("l"), device=DeviceId("d"), worker=WorkerName("w"), need_bytes=1, priority=1, state=LeaseState.HELD, since_s=1.0, fence=number)
     await store.save_leases([lease], number); said("lease", number)
     for gone in await store.expire(ended_before=number - 0.5, gone_before=-1.0, keys_before=-1.0):

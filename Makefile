@@ -1,6 +1,6 @@
 # Everything a person does with a clone. Needs python3 (3.11 to 3.13) with venv, and make; each target sets up .venv by itself.
 #   PYTHON=python3.12   another interpreter for .venv
-#   JOBS=3             processes for the tests; they wait more than they compute. They get few tests at a time: the slow ones lie side by side
+#   JOBS=3              processes for the tests, which wait more than they compute; a few tests at a time, for the slow ones lie side by side
 #   PIP_FLAGS=...       flags for pip install, such as an index that has the CPU build of torch
 
 PYTHON ?= python3

@@ -71,6 +71,7 @@ class _Service:
         self._ring = Ring()
         self._crash: BaseException | None = None
         self._signalled = False
+        self._early: list[AnyEvent] | None = []  # posted before there is a loop: a worker that was taken back may end while a driver is waited for
 
     async def run(self) -> int:
         """Return the exit code."""
@@ -118,6 +119,9 @@ class _Service:
         )
         fleet = first_fleet(limits, self._devices.first, fence=fence, generations=generations, wanted=self._wanted.words())
         self._loop = Loop(fleet, limits, perform=self._perform, journal=self._ring)
+        early_events, self._early = self._early or (), None
+        for event in early_events:
+            self._loop.post(event)
         self._ticker = Ticker(post=self._post, fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, perform=self._perform, ping=self._channel.ping)
         self._settings = Settings(self._loaded, self._environ, loop=self._loop, say=self._service.say, take=self._take_settings)
         self._asking = Asking(self._post)
@@ -257,7 +261,10 @@ class _Service:
         self._channel.set_limits({"orphan_after_s": limits.supervisor.orphan_after_s})
 
     def _post(self, event: AnyEvent) -> None:
-        self._loop.post(event)
+        if self._early is None:
+            self._loop.post(event)
+        else:
+            self._early.append(event)
 
     def _perform(self, decision: Decision) -> None:
         self._performer.perform(decision)

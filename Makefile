@@ -1,5 +1,6 @@
 # Everything a person does with a clone. Needs python3 (3.11 to 3.13) with venv, and make; each target sets up .venv by itself.
 #   PYTHON=python3.12   another interpreter for .venv
+#   JOBS=3              processes for the tests, which wait more than they compute; a few tests at a time, for the slow ones lie side by side
 #   PIP_FLAGS=...       flags for pip install, such as an index that has the CPU build of torch
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ PIP_FLAGS ?=
 JOBS ?= 3
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
-PYTEST := $(RUN) -m pytest -n $(JOBS)
+PYTEST := $(RUN) -m pytest -n $(JOBS) --maxschedchunk 4
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help

@@ -30,7 +30,7 @@ from supervisor.config import Loaded, fill
 from supervisor.core.actions import Decision
 from supervisor.core.announcements import LEVELS
 from supervisor.core.decide import first_fleet
-from supervisor.core.events import AnyEvent, ShutdownRequested, SupervisorStarted
+from supervisor.core.events import ShutdownRequested, SupervisorStarted
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import WorkerName
 from supervisor.core.rests import HELD
@@ -38,6 +38,7 @@ from supervisor.device_service import open_devices
 from supervisor.job_service import open_jobs
 from supervisor.runtime.api_child import with_api
 from supervisor.runtime.asking import Asking
+from supervisor.runtime.inbox import Inbox
 from supervisor.runtime.launch import Launcher
 from supervisor.runtime.lock_operations import LockOperations
 from supervisor.runtime.loop import Loop
@@ -73,6 +74,7 @@ class _Service:
         self._ring = Ring()
         self._crash: BaseException | None = None
         self._signalled = False
+        self._inbox = Inbox()
 
     async def run(self) -> int:
         """Return the exit code."""
@@ -89,7 +91,7 @@ class _Service:
         stack.callback(context.term)
         self._jobs = await open_jobs(stack, limits=limits, state=state, context=context, say=self._service.say)
         self._wanted = WantedFile(state.path / "wanted.json")
-        self._processes = LocalProcesses(run_dir=state.run_dir, post=self._post, leaves_in=find_parent())
+        self._processes = LocalProcesses(run_dir=state.run_dir, post=self._inbox.post, leaves_in=find_parent())
         generations = self._processes.last_generations()
         # The HTTP front is not taken back: it holds the sockets that are bound next, and has nothing to lose.
         names = {f"{model}-{i}" for model, spec in self._loaded.limits.workers.items() for i in range(spec.replicas)}
@@ -99,43 +101,40 @@ class _Service:
         stack.callback(self._listening.close)
         self._channel = WorkerChannel(
             partial(Router, context, state.sockets_dir / "workers.sock", max_message_bytes=wire.MAX_MESSAGE_BYTES),
-            post=self._post,
+            post=self._inbox.post,
             limits={"orphan_after_s": settings.orphan_after_s},
             learn=self._learn,
         )
         stack.callback(self._channel.close)
         self._programs = ProgramWatch(
             state.sockets_dir,
-            post=self._post,
+            post=self._inbox.post,
             leader_of=self._processes.pid_of,
             watchdog_of=lambda name: self._loop.limits.workers[self._loop.fleet.workers[name].model].watchdog,
         )
         stack.callback(self._programs.close)
         fence, leases = await self._jobs.store.last_fence(), await self._jobs.store.leases()
         await self._jobs.store.save_leases(leases, fence + FENCES_AHEAD)
-        held = [lease for lease in leases if lease.outside is not None or lease.worker in {found.worker for found in self._adopted}]
+        workers = {found.worker for found in self._adopted}
+        held = {lease.device for lease in leases if lease.outside is not None or lease.worker in workers}
+        held |= {found.device for found in self._adopted if found.device is not None}
         self._devices = await open_devices(
-            stack, limits.gpu, loop=lambda: self._loop, environ=self._environ, leases=held, processes=self._processes, post=self._post
+            stack, limits.gpu, loop=lambda: self._loop, environ=self._environ, held=held, processes=self._processes, post=self._inbox.post
         )
         fleet = first_fleet(limits, self._devices.first, fence=fence, generations=generations, wanted=self._wanted.words())
-        self._loop = Loop(fleet, limits, perform=self._perform, journal=self._ring)
-        self._ticker = Ticker(post=self._post, fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, perform=self._perform, ping=self._channel.ping)
+        self._loop = Loop(fleet, limits, self._inbox, perform=self._perform, journal=self._ring)
+        the_fleet, the_limits, post = (lambda: self._loop.fleet), (lambda: self._loop.limits), self._inbox.post
+        self._ticker = Ticker(post=post, fleet=the_fleet, limits=the_limits, perform=self._perform, ping=self._channel.ping)
         self._settings = Settings(self._loaded, self._environ, loop=self._loop, say=self._service.say, take=self._take_settings)
-        self._asking = Asking(self._post)
+        self._asking = Asking(post)
         self._owners = Owners()
         stack.callback(self._owners.close)
-        locks = LockOperations(fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, asking=self._asking, owners=self._owners, post=self._post)
+        locks = LockOperations(fleet=the_fleet, limits=the_limits, asking=self._asking, owners=self._owners, post=post)
+        jobs = self._jobs.open(fleet=the_fleet, limits=the_limits, asking=self._asking)
         self._operations = Operations(
-            fleet=lambda: self._loop.fleet,
-            limits=lambda: self._loop.limits,
-            asking=self._asking,
-            store=self._jobs.store,
-            jobs={**self._jobs.open(fleet=lambda: self._loop.fleet, limits=lambda: self._loop.limits, asking=self._asking), **locks.table},
-            about=self._about(),
+            fleet=the_fleet, limits=the_limits, asking=self._asking, store=self._jobs.store, jobs={**jobs, **locks.table}, about=self._about()
         )
-        self._performer = Performer(
-            self._ports(), limits=lambda: self._loop.limits, fleet=lambda: self._loop.fleet, post=self._post, tick=self._ticker.tick, leave=self._loop.leave
-        )
+        self._performer = Performer(self._ports(), limits=the_limits, fleet=the_fleet, post=post, tick=self._ticker.tick, leave=self._loop.leave)
         await self._service.prove(state.path)
 
     def _open_doors(self, stack: AsyncExitStack) -> None:
@@ -261,9 +260,6 @@ class _Service:
         self._service.take(limits)
         self._channel.set_limits({"orphan_after_s": limits.supervisor.orphan_after_s})
 
-    def _post(self, event: AnyEvent) -> None:
-        self._loop.post(event)
-
     def _perform(self, decision: Decision) -> None:
         self._performer.perform(decision)
 
@@ -272,7 +268,7 @@ class _Service:
 
     def _asked_to_stop(self) -> None:
         """SIGTERM or Ctrl-C: stop in order; a second one stops at once."""
-        self._post(ShutdownRequested(request="", at_once=self._signalled))
+        self._inbox.post(ShutdownRequested(request="", at_once=self._signalled))
         self._signalled = True
 
     def _bug(self, _loop: asyncio.AbstractEventLoop, context: dict[str, JSONValue]) -> None:

@@ -1,7 +1,7 @@
 """Which devices there are: NVIDIA cards where their driver answers, the host's RAM standing for one, or none. Chosen once, at the start."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from supervisor.adapters.nvml_device import NO_CARD, NvmlDevice
 from supervisor.adapters.processes import LocalProcesses
 from supervisor.core.events import DevicesFound
 from supervisor.core.limits import GpuLimits
-from supervisor.core.model import Device, DeviceState, Lease, WorkerName
+from supervisor.core.model import Device, DeviceId, DeviceState, WorkerName
 from supervisor.core.sight import EVENTS
 from supervisor.runtime import ports
 from supervisor.runtime.loop import Loop
@@ -38,11 +38,11 @@ async def open_devices(
     *,
     loop: Callable[[], Loop],
     environ: Mapping[str, str],
-    leases: Sequence[Lease],
+    held: Collection[DeviceId],
     processes: LocalProcesses,
     post: Callable[[DevicesFound], None],
 ) -> Devices:
-    """Return the devices of gpu.backend; the stack ends what reads them. leases: a card of one of these is kept, whether it answers or not.
+    """Return the devices of gpu.backend; the stack ends what reads them. held: a card of these is kept, whether it answers or not.
 
     auto: the cards where one answers, else the host, for as long as this supervisor runs; that a driver is there and shows no card is said.
     """
@@ -53,7 +53,7 @@ async def open_devices(
     notes: tuple[tuple[str, str], ...] = ()
     if backend == "nvml" or (backend == "auto" and _has_driver(environ)):
         nvml = NvmlDevice(environ, owners=processes.owners, post=post)
-        cards = await nvml.devices(leases)
+        cards = await nvml.devices(held)
         stand_in = next((card for card in cards if card.id == NO_CARD), None)
         if backend == "nvml" or stand_in is None:
             stack.push_async_callback(nvml.close)

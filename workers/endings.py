@@ -52,10 +52,12 @@ def _broken(error: BaseException, stack: str) -> Ended:
 
 def _full_disk(error: BaseException | None) -> OSError | None:
     """Return the error of a full disk that the work ended by; None where there was none. A library may have raised its own because of it."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # `raise error.__cause__` makes a ring
         if isinstance(error, OSError) and error.errno in _FULL:
             return error
-        error = error.__cause__ or error.__context__
+        seen.add(id(error))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 

@@ -79,11 +79,11 @@ class Fake(Worker):
             _leave_child()
 
     def run(self, job: Job, report: Report) -> dict[str, Any]:
-        """Count to `steps`, from the checkpoint on if there is one."""
+        """Count to `steps`, and hold on the way what the job holds of the card."""
         params: Params = job.params
         self._hold(params.card_mb)
         try:
-            return self._count(job, report, params)
+            return count(job, report)
         finally:
             self._hold(0)
 
@@ -92,19 +92,22 @@ class Fake(Worker):
         options: Options = self.options
         claim(options.card_mb + more_mb, release_s=options.card_release_s, listed=options.card_listed)
 
-    def _count(self, job: Job, report: Report, params: Params) -> dict[str, Any]:
-        start = int(job.resume_from.read_text()) if job.resume_from else 0
-        held: list[bytearray] = []
+
+def count(job: Job, report: Report) -> dict[str, Any]:
+    """Count to `steps`, from the checkpoint on if there is one, and go wrong on the way as the parameters say."""
+    params: Params = job.params
+    start = int(job.resume_from.read_text()) if job.resume_from else 0
+    held: list[bytearray] = []
+    if params.checkpoint:
+        report.will_checkpoint()
+    for step in range(start + 1, params.steps + 1):
+        if params.fault and step == params.at and params.attempt in (0, job.attempt):
+            _go_wrong(params, report, held)
+        time.sleep(params.step_s)
+        report.progress(step, params.steps, phase="count", metrics={"step": float(step)})
         if params.checkpoint:
-            report.will_checkpoint()
-        for step in range(start + 1, params.steps + 1):
-            if params.fault and step == params.at and params.attempt in (0, job.attempt):
-                _go_wrong(params, report, held)
-            time.sleep(params.step_s)
-            report.progress(step, params.steps, phase="count", metrics={"step": float(step)})
-            if params.checkpoint:
-                _save(job.dir / "count", step, report, save_s=params.save_s)
-        return {"counted": params.steps, "from": start, "attempt": job.attempt, "pid": os.getpid()}
+            _save(job.dir / "count", step, report, save_s=params.save_s)
+    return {"counted": params.steps, "from": start, "attempt": job.attempt, "pid": os.getpid()}
 
 
 def _save(mark: Path, step: int, report: Report, *, save_s: float) -> None:

@@ -101,33 +101,29 @@ class PublishedEvents:
             await self._posted.wait()
             self._posted.clear()
             while self._waiting:
-                events = self._taken()
-                self.publish(await self._written(events), events)
+                await self._write(list(islice(self._waiting.items(), BATCH_MAX)))
             self._idle.set()
 
-    def _taken(self) -> list[StreamEvent]:
-        """Take the next batch out: from here on a newer job_moved comes after it, not in its place."""
-        return [self._take(place) for place in list(islice(self._waiting, BATCH_MAX))]
+    async def _write(self, batch: Sequence[tuple[int, StreamEvent]]) -> None:
+        """Write the next ones down and tell them; where that fails they wait again. A newer job_moved comes after one that is on its way, not in its place."""
+        events = [self._take(place) for place, _ in batch]
+        try:
+            numbers = await self._store.append_events(events)
+        except StoreError as error:
+            self._waiting = {**dict(batch), **self._waiting}
+            if not self._failed:
+                self._say("error", "store_failed", {"reason": f"events wait in memory: {error}"})
+            self._failed = True
+            await asyncio.sleep(self._again_s)
+        else:
+            self._failed = False
+            self.publish(numbers, events)
 
     def _take(self, place: int) -> StreamEvent:
         event = self._waiting.pop(place)
         if self._moved.get(event.job) == place:
             del self._moved[event.job]
         return event
-
-    async def _written(self, events: Sequence[StreamEvent]) -> Sequence[int]:
-        """Return the numbers of the events once they are on disk, however long that takes."""
-        while True:
-            try:
-                numbers = await self._store.append_events(events)
-            except StoreError as error:
-                if not self._failed:
-                    self._say("error", "store_failed", {"reason": f"events wait in memory: {error}"})
-                self._failed = True
-                await asyncio.sleep(self._again_s)
-            else:
-                self._failed = False
-                return numbers
 
     def _lose(self, reason: str) -> None:
         """Count it; say it when it begins, and again at each power of ten."""

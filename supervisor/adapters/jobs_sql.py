@@ -29,9 +29,11 @@ MIGRATIONS: Final = (
     CREATE INDEX keys_by_created ON keys (created);
     CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT, doc BLOB NOT NULL) STRICT;
     CREATE INDEX events_by_job ON events (job, seq) WHERE job IS NOT NULL;
-    CREATE TABLE trimmed (seq INTEGER NOT NULL) STRICT;
-    INSERT INTO trimmed (seq) VALUES (0);
     CREATE TABLE marks (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    """,
+    """
+    CREATE TABLE trimmed (seq INTEGER NOT NULL) STRICT;
+    INSERT INTO trimmed (seq) SELECT coalesce((SELECT min(seq) - 1 FROM events), (SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0);
     """,
     """
     ALTER TABLE leases RENAME COLUMN worker TO owner;

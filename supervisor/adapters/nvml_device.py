@@ -7,7 +7,7 @@ from typing import Final
 from supervisor.adapters.probe_client import Patience, ProbeClient
 from supervisor.adapters.tree_members import Owner
 from supervisor.core.events import DevicesFound
-from supervisor.core.model import Device, DeviceId, DeviceSample, DeviceState, Holding, Lease, WorkerName
+from supervisor.core.model import Device, DeviceId, DeviceSample, DeviceState, Holding, WorkerName
 from supervisor.probing import Card, Reading, User
 from supervisor.runtime.ports import DeviceError
 
@@ -50,10 +50,10 @@ class NvmlDevice:
         self._own_pids = counts_our_pids() if own_pids is None else own_pids
         self._probes: dict[DeviceId, ProbeClient] = {}
 
-    async def devices(self, leases: Iterable[Lease] = ()) -> tuple[Device, ...]:
+    async def devices(self, held: Iterable[DeviceId] = ()) -> tuple[Device, ...]:
         """Return the cards, as the fleet knows them at its start.
 
-        Never none: what stands for cards that do not answer is a device that says why, and so is a card that somebody has a lease on and that is not listed.
+        Never none: what stands for cards that do not answer is a device that says why, and so is a card that is held and not listed.
         """
         found: tuple[Device, ...] = ()
         failed: tuple[Device, ...] = ()
@@ -62,7 +62,7 @@ class NvmlDevice:
         except DeviceError as error:
             failed = (_absent(NO_CARD, "no card", str(error), error.state or DeviceState.UNRESPONSIVE),)
         ids = {device.id for device in found}
-        away = {lease.device for lease in leases if lease.device not in ids and lease.device.startswith(("GPU-", "MIG-"))}
+        away = {name for name in held if name not in ids and name.startswith(("GPU-", "MIG-"))}
         lost = [_absent(name, "a card that is not listed", "the driver did not list this card at the start", DeviceState.LOST) for name in sorted(away)]
         return (*found, *lost, *failed)
 
@@ -100,8 +100,9 @@ class NvmlDevice:
     async def _listed(self) -> tuple[Device, ...]:
         answer = await self._probe(NO_CARD).ask()
         cards = answer.cards or ()
-        if cards:  # the probe that has listed them goes on with the first
-            self._probes.setdefault(DeviceId(cards[0].uuid), self._probes.pop(NO_CARD))
+        lister = self._probes.pop(NO_CARD, None) if cards else None  # None: another reading at the same time has dealt with it
+        if lister is not None and self._probes.setdefault(DeviceId(cards[0].uuid), lister) is not lister:  # else it goes on with the first card
+            await lister.close()
         return tuple(map(self._device, cards))
 
     def _device(self, card: Card) -> Device:

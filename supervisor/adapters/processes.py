@@ -15,7 +15,7 @@ from supervisor.adapters.evidence import gather, tail
 from supervisor.adapters.passes import Passes
 from supervisor.adapters.tree_members import Members, Owner
 from supervisor.adapters.tree_memory import Readings, measure
-from supervisor.adapters.trees import Record, go_on, look, send_to_group, sweep
+from supervisor.adapters.trees import Record, go_on, remember_all, send_to_group, sweep
 from supervisor.core.events import Adopted, TreeGone, TreeStuck, WorkerExited
 from supervisor.core.model import DeviceId, Evidence, WorkerName
 from supervisor.errors import StateError
@@ -42,6 +42,7 @@ class LocalProcesses:
         self._records: dict[tuple[WorkerName, int], Record] = {}
         self._pidfds: dict[tuple[WorkerName, int], int] = {}
         self._spawning: dict[tuple[WorkerName, int], signal.Signals | None] = {}  # with the signal that was ordered meanwhile
+        self._doomed: set[tuple[WorkerName, int]] = set()  # ordered to be killed
         self._reading: asyncio.Future[dict[WorkerName, int]] | None = None
         self._read_at_s = 0.0
         self._readings = Readings()
@@ -49,7 +50,7 @@ class LocalProcesses:
         # Apart, so that many stalls at once, each three seconds of evidence, keep no proof and no meter waiting. A thread is made when it is first needed.
         self._proofs = ThreadPoolExecutor(8, "warden-proof")
         self._sweeps = Passes(self._proofs, sweep)
-        self._looks = Passes(self._proofs, look)
+        self._looks = Passes(self._proofs, remember_all)
         self._witnesses = ThreadPoolExecutor(16, "warden-evidence")
         self._meters = ThreadPoolExecutor(2, "warden-meter")
 
@@ -133,10 +134,13 @@ class LocalProcesses:
         number = signal.Signals[f"SIG{name}"]
         if (worker, generation) in self._spawning:  # it would hear nothing yet
             self._spawning[worker, generation] = self._spawning[worker, generation] or number
+            return
         record = self._records.get((worker, generation))
         if record is not None and record.leaf is None:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, OSError):
                 await asyncio.wait_for(self._looks.over(record), _LOOK_MAX_S)
+        if (worker, generation) in self._doomed:  # a SIGCONT would wake a tree that is stopped to be killed
+            return
         self._signal_group(worker, generation, number)
         self._signal_group(worker, generation, signal.SIGCONT)
 
@@ -157,26 +161,35 @@ class LocalProcesses:
         if (worker, generation) in self._spawning:
             self._spawning[worker, generation] = signal.SIGKILL
         record = self._records.get((worker, generation))
-        if record is not None:  # the whole of it at once: a group that dies first leaves children by whom nobody can tell whose they are
-            await self._sweeps.over(record)
+        if record is None:
+            return
+        self._doomed.add((worker, generation))
+        try:  # the whole of it at once: a group that dies first leaves children of whom nobody can tell whose they are
+            with suppress(TimeoutError, OSError):
+                await asyncio.wait_for(asyncio.shield(self._sweeps.over(record)), _LOOK_MAX_S)
+        finally:  # also where /proc does not answer, as it does for a process that is stuck in a driver
+            self._signal_group(worker, generation, signal.SIGKILL)
 
     async def prove_gone(self, worker: WorkerName, generation: int, within_s: float) -> TreeGone | TreeStuck:
         """End what the leader left behind; return the proof that nothing is left, or who is."""
         record = self._records.get((worker, generation))
         if record is None:
             return TreeGone(worker=worker, generation=generation)
-        end_s = asyncio.get_running_loop().time() + within_s
         swept: set[int] = set()
-        while left := await self._sweeps.over(record):
-            swept |= set(left)
-            if asyncio.get_running_loop().time() >= end_s:
-                return TreeStuck(worker=worker, generation=generation, pids=tuple(left))
-            await asyncio.sleep(_SWEEP_PAUSE_S)
+        left = [record.pid]
+        try:
+            async with asyncio.timeout(within_s):
+                while left := await asyncio.shield(self._sweeps.over(record)):
+                    swept |= set(left)
+                    await asyncio.sleep(_SWEEP_PAUSE_S)
+        except TimeoutError:  # somebody does not die, or /proc does not answer
+            return TreeStuck(worker=worker, generation=generation, pids=tuple(left))
         return await self._gone(record, len(swept))
 
     async def _gone(self, record: Record, swept: int) -> TreeGone:
         last = await asyncio.get_running_loop().run_in_executor(self._proofs, self._forget, record)
         self._records.pop((record.worker, record.generation), None)
+        self._doomed.discard((record.worker, record.generation))
         self._readings = Readings()
         return TreeGone(worker=record.worker, generation=record.generation, swept=swept, log_tail=last)
 

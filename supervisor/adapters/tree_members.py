@@ -46,9 +46,8 @@ class Members:
             return {}
         now = _members([record for record in records if record.pid])
         with self._lock:
-            for pid, was in self._was.items():
-                if pid not in now and pid in pids and _is_still(pid, was[1]):
-                    now[pid] = was
+            before = [(pid, was) for pid, was in self._was.items() if pid not in now]
+            now = {**{pid: was for pid, was in before[-_KEPT:] if _is_still(pid, was[1])}, **now}  # also those that only another device lists
             self._was = now
         return {pid: Owner(now[pid][0], _name(pid)) if pid in now else Owner(None, _name(pid), proc.ancestors(pid)) for pid in pids}
 

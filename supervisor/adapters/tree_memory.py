@@ -7,7 +7,7 @@ from typing import Final
 from msgspec import Struct
 
 from supervisor.adapters import proc
-from supervisor.adapters.trees import Record
+from supervisor.adapters.trees import Record, members_of
 from supervisor.core.model import WorkerName
 
 _MOVED_BYTES: Final = 2**20
@@ -51,7 +51,6 @@ def measure(records: Sequence[Record], readings: Readings) -> dict[WorkerName, i
             used[record.worker] += readings.pss_bytes(inside, now_s)
         elif record.pid:
             scanned.append(record)
-    for record, members in zip(scanned, proc.trees([record.tree for record in scanned]) if scanned else [], strict=True):
-        record.remember(members)
+    for record, members in zip(scanned, members_of(scanned), strict=True):
         used[record.worker] += readings.pss_bytes((member.pid for member in members), now_s)
     return used

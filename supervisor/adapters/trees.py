@@ -55,9 +55,13 @@ class Record(Struct, kw_only=True):
         inside = self.leaf.pids() if self.leaf else []
         return found + [seen for pid in inside if pid not in outside and (seen := proc.look(pid)) is not None and seen.state not in "ZX"]
 
-    def remember(self, members: Sequence[proc.Seen]) -> None:
-        """Keep who was there at this look: they are found again by it when they have lost session, tag and parents."""
-        self.known = {member.pid: member.start_ticks for member in members[:_KNOWN_MAX]}
+    def remember(self, tree: proc.Tree, members: Sequence[proc.Seen]) -> None:
+        """Keep who was there at a look for this tree: they are found again by it when they have lost session, tag and parents.
+
+        Who was seen first by another look meanwhile stays known.
+        """
+        later = {pid: ticks for pid, ticks in self.known.items() if pid not in tree.known}
+        self.known = {**later, **{member.pid: member.start_ticks for member in members[:_KNOWN_MAX]}}
 
     def write(self, run_dir: Path) -> None:
         """Write it whole or not at all. Raises OSError. Not fsynced: only our own death has to be survived, and a reboot ends the process as well."""
@@ -67,13 +71,18 @@ class Record(Struct, kw_only=True):
         partial.replace(path)
 
 
-def look(records: Sequence[Record]) -> list[list[int]]:
-    """Remember who there is of each tree, and return the pids. One pass for all."""
-    answers = []
-    for record, members in zip(records, proc.trees([record.tree for record in records]), strict=True):
-        record.remember(members)
-        answers.append([member.pid for member in members])
-    return answers
+def members_of(records: Sequence[Record]) -> list[list[proc.Seen]]:
+    """Return who there is of each tree, and remember them. One pass for all."""
+    wanted = [record.tree for record in records]
+    found = proc.trees(wanted) if wanted else []
+    for record, tree, members in zip(records, wanted, found, strict=True):
+        record.remember(tree, members)
+    return found
+
+
+def remember_all(records: Sequence[Record]) -> list[list[int]]:
+    """Remember who there is of each tree, and return the pids."""
+    return [[member.pid for member in members] for members in members_of(records)]
 
 
 def sweep(records: Sequence[Record]) -> list[list[int]]:
@@ -91,7 +100,8 @@ def sweep(records: Sequence[Record]) -> list[list[int]]:
             leaf.kill()
     answers = []
     for record, inside, members in zip(records, insides, _stop_outside(records, insides), strict=True):
-        outside = _send_to(members, signal.SIGKILL)
+        youngest_first = sorted(members, key=lambda member: member.start_ticks, reverse=True)  # a leader that dies wakes those it stopped (SIGHUP, SIGCONT)
+        outside = _send_to(youngest_first, signal.SIGKILL)
         found = sorted({*inside, *outside})
         answers.append(found or ([record.pid] if record.leaf is not None and not record.leaf.empty() else []))
     return answers
@@ -134,7 +144,7 @@ def _send_to(members: Sequence[proc.Seen], number: signal.Signals) -> list[int]:
             again = proc.look(member.pid)
             if again is not None and again.start_ticks == member.start_ticks:
                 found.append(member.pid)
-                with suppress(ProcessLookupError):
+                with suppress(ProcessLookupError, PermissionError):  # somebody else's by now (sudo): he stays, and is named as stuck
                     signal.pidfd_send_signal(pidfd, number)
         finally:
             os.close(pidfd)

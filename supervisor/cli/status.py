@@ -65,15 +65,16 @@ def gpu() -> None:
 @JSON
 @click.pass_obj
 def gpu_status(context: Context, *, as_json: bool) -> None:
-    """Show devices with their holders, waiters and the last hand-over."""
+    """Show devices with their holders, waiters and the last hand-over; exit 3 when one of them is not ok."""
     view = context.status()
     if as_json:
         print_json(view.devices)
-        return
-    for device in view.devices:
-        print("\n".join(_device_screen(device)))
-    if not view.devices:
-        print('there is no device: gpu.backend is "none"')
+    else:
+        for device in view.devices:
+            print("\n".join(_device_screen(device)))
+        if not view.devices:
+            print('there is no device: gpu.backend is "none"')
+    sys.exit(Exit.OK if all(device.state == "ok" for device in view.devices) else Exit.UNHEALTHY)
 
 
 def _stale(view: StatusView, health_every_s: float) -> list[str]:

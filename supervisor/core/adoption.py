@@ -10,7 +10,7 @@ from supervisor.core.gpu import leases_on
 from supervisor.core.jobs import RELEASING, RETRY_MAX_S, Step, advance, after_worker_end
 from supervisor.core.lifecycle import Signal
 from supervisor.core.lifecycle import advance as move
-from supervisor.core.model import AT_WORK, Cause, Device, DeviceId, Failure, Job, JobStatus, Lease, LeaseId, LeaseState, Process, Reason, Wanted, Worker
+from supervisor.core.model import AT_WORK, Cause, DeviceId, Failure, Job, JobStatus, Lease, LeaseId, LeaseState, Process, Reason, Wanted, Worker
 from supervisor.core.turn import Turn
 
 
@@ -50,9 +50,14 @@ def _take_back(turn: Turn, worker: Worker, found: Adopted, event: SupervisorStar
 
 
 def _take_lease(turn: Turn, worker: Worker, stored: Lease | None, given: DeviceId | None) -> None:
-    """The holder holds on: with the lease that was stored, or with a new one, on the device that it was given, where the crash came before it was."""
+    """The holder holds on: with the lease that was stored, or with a new one, on the device that it was given, where the crash came before it was.
+
+    One that was given none, on a machine whose cards do not answer, gets none: what stands for them is never given away.
+    """
     devices = turn.fleet.devices
-    device: Device = devices[given] if given is not None and given in devices else next(iter(devices.values()))
+    device = devices.get(stored.device if stored is not None else given or DeviceId("")) or next((one for one in devices.values() if one.total_bytes), None)
+    if device is None:
+        return
     turn.fleet = replace(turn.fleet, serial=turn.fleet.serial + 1, fence=turn.fleet.fence + (stored is None))
     spec = turn.spec(worker)
     fresh = Lease(

@@ -1,7 +1,6 @@
 """Jobs on their way into the queue: taken, on disk, in line."""
 
 from itertools import islice
-from operator import attrgetter
 from typing import Final
 
 from msgspec.structs import replace
@@ -9,13 +8,12 @@ from msgspec.structs import replace
 from supervisor.core.actions import Admit, Reply, SaveJob
 from supervisor.core.endings import said
 from supervisor.core.events import JobStored, JobSubmitted, SaveFailed
-from supervisor.core.jobs import rests
+from supervisor.core.jobs import BY_AGE, rests
 from supervisor.core.model import Job, JobId, JobStatus, Reason
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
 
 _IN_LINE: Final = frozenset({Reason.WAITING_FOR_WORKER, Reason.WAITING_FOR_GPU, Reason.WAITING_FOR_MEMORY})
-_AGE: Final = attrgetter("queued_at_s", "id")
 
 
 def submitted(turn: Turn, event: JobSubmitted) -> None:
@@ -64,7 +62,7 @@ def _neighbour(turn: Turn, job: Job) -> Job | None:
         if other.kind == job.kind and other.priority == job.priority and other.status is JobStatus.QUEUED and other.reason in _IN_LINE
     )
     two = tuple(islice(alike, 2))  # what the first in line hears is about itself
-    return max(two, key=_AGE) if two[1:] else None
+    return max(two, key=BY_AGE) if two[1:] else None
 
 
 def save_failed(turn: Turn, event: SaveFailed) -> None:

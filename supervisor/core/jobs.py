@@ -85,13 +85,13 @@ def rank(job: Job, limits: JobLimits, now_s: float) -> tuple[int, float, str]:
 
 def in_order(jobs: Iterable[Job], limits: JobLimits, now_s: float) -> list[Job]:
     """Return the queued ones of these jobs, the next first: as `rank` has it, at the cost of two numbers for each."""
-    by_age = sorted([job for job in jobs if job.status is JobStatus.QUEUED], key=_AGE)
+    by_age = sorted([job for job in jobs if job.status is JobStatus.QUEUED], key=BY_AGE)
     if len({job.priority for job in by_age}) < 2:  # noqa: PLR2004  # among equals the older one is never behind
         return by_age
     return sorted(by_age, key=lambda job: aged_priority(job, limits, now_s))
 
 
-_AGE: Final = attrgetter("queued_at_s", "id")
+BY_AGE: Final = attrgetter("queued_at_s", "id")
 
 
 def rests(job: Job, now_s: float, wall_s: float) -> Reason:

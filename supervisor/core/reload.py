@@ -78,6 +78,7 @@ def _change(turn: Turn, worker: Worker, old: WorkerSpec) -> None:
     worker = turn.fleet.workers[worker.name]
     reason = f"its configuration changed: {', '.join(changed)}"
     if worker.process is None:
+        worker = turn.put_worker(replace(worker, retry_at_s=turn.now_s))  # the table may be mended now: no back-off is waited out
         if old.gpu_bytes != new.gpu_bytes:  # the device that is on its way to it was measured for another need
             wishes.give_back(turn, worker, reason)
     elif worker.stop is None:

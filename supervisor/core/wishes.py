@@ -16,10 +16,10 @@ def wanted_changed(turn: Turn, event: WantedChanged) -> None:
         return
     for name in event.workers:
         worker = want(turn, turn.fleet.workers[name], Wanted(event.wanted))
-        if event.restart:
+        if worker.wanted is Wanted.UP:  # whoever says so has mended what was wrong: no back-off is waited out
             worker = turn.put_worker(replace(worker, retry_at_s=turn.now_s))
-            if worker.stop is None:
-                generations.order_leave(turn, worker, Cause.OPERATOR, "restart asked for by the operator", boundary=True)
+        if event.restart and worker.stop is None:
+            generations.order_leave(turn, worker, Cause.OPERATOR, "restart asked for by the operator", boundary=True)
     turn.act(SaveWanted(words=dict.fromkeys(event.workers, Wanted(event.wanted)), request=event.request))  # on disk before anybody hears of it
 
 

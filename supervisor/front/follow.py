@@ -28,7 +28,7 @@ async def follow(hub: Hub, *, after: int | None, job: str = "", wanted: Callable
 
     job: only this one's; wanted: only those for which it is true.
     """
-    at = after
+    at, said = after, 0
     while not hub.closed:
         bell = hub.bell()
         if not hub.in_step:
@@ -36,6 +36,10 @@ async def follow(hub: Hub, *, after: int | None, job: str = "", wanted: Callable
             continue
         found, at = await _next(hub, hub.last if at is None else at, job, bell)
         for one in found:
+            if isinstance(one, Gap):
+                if one.first <= said:  # each page of a replay has it
+                    continue
+                said = one.first
             if _fits(one, job, wanted):
                 yield one
 

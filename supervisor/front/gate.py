@@ -42,21 +42,23 @@ class Gate:
         await self._app(scope, body.receive, self._while_allowed(scope, body.send))
 
     def _while_allowed(self, scope: Scope, send: Send) -> Send:
-        """Return a `send` that ends a stream, at its next piece, once its token is good no longer. The server then tells the application to end."""
+        """Return a `send` that ends a stream of no known length once its token is good no longer. The application is told that the client left."""
         if self._tokens is None or _is_local(scope):
             return send
-        tokens, admitted, ended = self._tokens, self._tokens.now(), False
+        tokens, admitted, ended, sized = self._tokens, self._tokens.now(), False, False
 
         async def watched(message: Message) -> None:
-            nonlocal admitted, ended
+            nonlocal admitted, ended, sized
             if ended:
                 return
-            if message["type"] == "http.response.body" and message.get("more_body") and (now := tokens.now()) is not admitted:
+            if not sized and message["type"] == "http.response.body" and message.get("more_body") and (now := tokens.now()) is not admitted:
                 admitted = now
                 try:
                     self._check(scope)
                 except Refusal:
                     ended, message = True, {"type": "http.response.body", "body": b"", "more_body": False}
+            elif message["type"] == "http.response.start":
+                sized = any(name == b"content-length" for name, _ in message["headers"])
             await send(message)
 
         return watched

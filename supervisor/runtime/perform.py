@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
@@ -37,6 +38,7 @@ from supervisor.runtime.words import keep_word
 from supervisor.shapes import Intervention
 
 _INTERVENTIONS_KEPT: Final = 20
+_LEVEL_MAX_S: Final = 1.0
 
 
 class Say(Protocol):
@@ -240,7 +242,9 @@ class Performer:
 
     async def _send_job(self, action: act.SendJob) -> None:
         if (device := self._device_of(action.worker)) is not None:
-            await self._measures.level(action, "before", device)
+            with suppress(TimeoutError):  # the job's clocks run: a driver that hangs must not hold it up, and its cancel then says less
+                async with asyncio.timeout(_LEVEL_MAX_S):
+                    await self._measures.level(action, "before", device)
         self._ports.channel.send(action, folder=self._ports.files.folder(action.job), checkpoint=self._ports.files.checkpoint(action.job))
 
     async def _send_cancel(self, action: act.SendCancel) -> None:

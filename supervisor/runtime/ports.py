@@ -186,7 +186,7 @@ class JobStore(Protocol):
         ...
 
     async def event_bounds(self) -> tuple[int, int]:
-        """Return the number of the oldest event that is kept, and the last number ever given (0 before the first)."""
+        """Return the number from which on every event is kept, and the last number ever given (0 before the first)."""
         ...
 
     async def save_marks(self, marks: Mapping[str, str]) -> None:

@@ -73,15 +73,22 @@ class Saves:
                     self._post(SaveFailed(job=action.job.id, error=str(error), refuse_to=action.refuse_to))
                     said = True
                 if action.refuse_to:
+                    self._give_back(waiting)
                     return
                 await asyncio.sleep(_SAVE_AGAIN_S)
             else:
                 self.trouble = ""
                 break
-        if numbers:  # a write that came too late changes nothing, and nothing is told of it
+        if numbers:
             self._stream.publish(numbers, events)
+        else:  # a write that came too late changes nothing, and nothing is told of it
+            self._give_back(waiting)
         for following in action.then:
             self._follow(following, action.job)
+
+    def _give_back(self, waiting: Sequence[StreamEvent]) -> None:
+        for event in waiting:
+            self._stream.post(event)
 
     async def mark(self, action: act.SaveMark) -> None:
         """Remember a small thing, and go on to what waited for that. What cannot be written is done all the same, and said not to last."""

@@ -15,7 +15,7 @@ from supervisor.adapters.probe_client import Patience, ProbeClient
 from supervisor.adapters.tree_members import Members, Owner
 from supervisor.adapters.trees import Record
 from supervisor.core.events import DevicesFound
-from supervisor.core.model import DeviceId, DeviceSample, DeviceState, Holding, Lease, LeaseId, LeaseState, WorkerName
+from supervisor.core.model import DeviceId, DeviceSample, DeviceState, Holding, WorkerName
 from supervisor.probing import MODULE
 from supervisor.runtime.ports import DeviceError
 from tests.support.fake_card import GIB, NEVER, T4, FakeCards
@@ -103,7 +103,9 @@ async def test_a_pid_is_its_workers_also_when_it_is_gone_and_still_listed(cards:
         await kept.processes.prove_gone(NAME, 1, WITHIN_S)
         after = await device.measure(DeviceId(card))
 
-    assert set(while_it_lives.holdings) == {Holding(NAME, child, 5 * GIB), Holding(None, me.pid, 2 * GIB, me.name)}
+    stranger = next(one for one in while_it_lives.holdings if one.worker is None)
+    assert set(while_it_lives.holdings) == {Holding(NAME, child, 5 * GIB), Holding(None, me.pid, 2 * GIB, me.name, stranger.above)}
+    assert stranger.above[0] == os.getppid()
     assert set(after.holdings) == set(while_it_lives.holdings)
 
 
@@ -126,6 +128,22 @@ async def test_a_pid_that_was_given_out_anew_is_not_the_workers() -> None:
     owners = members.owners((), (os.getpid(),))
 
     assert owners[os.getpid()].worker is None
+
+
+async def test_the_dead_of_one_card_are_remembered_while_another_is_read(cards: FakeCards, kept: Kept) -> None:
+    one, other = cards.add(), cards.add()
+    leader = await kept.spawn("sleep", "3600")
+    cards.claim(leader, GIB, release_s=NEVER)
+    cards.claim(os.getpid(), GIB, card=1)
+    await kept.processes.kill(NAME, 1)
+    await kept.exit()
+    await kept.processes.prove_gone(NAME, 1, WITHIN_S)
+    async with reading(cards, owners=kept.processes.owners) as device:
+        before = await device.measure(DeviceId(one))
+        await device.measure(DeviceId(other))
+        after = await device.measure(DeviceId(one))
+
+    assert before.holdings == after.holdings == (Holding(NAME, leader, GIB),)
 
 
 async def test_without_sizes_presence_counts(cards: FakeCards) -> None:
@@ -317,18 +335,29 @@ async def test_a_driver_that_hangs_at_the_start_is_unresponsive(cards: FakeCards
     assert (stand_in.id, stand_in.state) == (NO_CARD, DeviceState.UNRESPONSIVE)
 
 
-async def test_a_card_with_a_lease_that_is_not_listed_is_lost_and_kept(cards: FakeCards) -> None:
+async def test_a_card_that_is_held_and_not_listed_is_lost_and_kept(cards: FakeCards) -> None:
     card = cards.add()
-    leases = [
-        Lease(id=LeaseId(name), device=DeviceId(device), worker=WorkerName("sam-0"), need_bytes=1, priority=1, state=LeaseState.HELD, since_s=0.0)
-        for name, device in (("l-1", card), ("l-2", "GPU-of-yesterday"), ("l-3", "host"))
-    ]
     async with reading(cards) as device:
-        found = await device.devices(leases)
+        found = await device.devices([DeviceId(name) for name in (card, "GPU-of-yesterday", "host")])
         error = await failing(device, "GPU-of-yesterday")
 
     assert [(one.id, one.state) for one in found] == [(card, DeviceState.OK), ("GPU-of-yesterday", DeviceState.LOST)]
     assert error.state is DeviceState.LOST
+
+
+async def test_two_who_read_the_stand_in_at_once_and_a_card_that_was_read_before_leave_no_probe(cards: FakeCards) -> None:
+    async with reading(cards, patience=SHORT) as device:
+        await device.devices()
+        card = cards.add()
+        await until_read(device, card)  # it was held, and has a probe of its own
+        said: set[str] = set()
+        async with asyncio.timeout(WITHIN_S):
+            while said != {f"{card} answers by now"}:
+                answers = await asyncio.gather(*(device.measure(NO_CARD) for _ in range(2)), return_exceptions=True)
+                assert [type(answer) for answer in answers] == [DeviceError, DeviceError]
+                said = {str(answer) for answer in answers}
+
+        assert set(device._probes) == {card}
 
 
 # --- a probe that is not ours at all: what it may say and do ---

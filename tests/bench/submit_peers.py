@@ -90,19 +90,21 @@ def rows(took: dict[Queue, list[Took]]) -> list[tuple[str, ...]]:
 def killed(folder: Path, after: int) -> tuple[int, int]:
     """Kill a supervisor once so many jobs were acknowledged. Returns how many were in all, and how many of them are lost."""
     folder.mkdir()
-    warden = Warden(folder, TOML)
-    warden.wait_ready()
-    out = folder / "acknowledged"
-    with out.open("ab") as file:
-        clients = [subprocess.Popen([sys.executable, "-c", SUBMITTER, warden.endpoint], env=environment(), stdout=file) for _ in range(CLIENTS)]
-    while out.stat().st_size < 10 * after and all(client.poll() is None for client in clients):
-        time.sleep(0.001)  # noqa: TID251  # a file tells nobody when it grows
-    os.kill(warden.pid, signal.SIGKILL)
-    warden.process.wait()
-    for client in clients:
-        client.kill()
-        client.wait()
-    warden.stop()
+    warden, out = Warden(folder, TOML), folder / "acknowledged"
+    clients: list[subprocess.Popen[bytes]] = []
+    try:
+        warden.wait_ready()
+        with out.open("ab") as file:
+            clients += (subprocess.Popen([sys.executable, "-c", SUBMITTER, warden.endpoint], env=environment(), stdout=file) for _ in range(CLIENTS))
+        while out.stat().st_size < 10 * after and all(client.poll() is None for client in clients):
+            time.sleep(0.001)  # noqa: TID251  # a file tells nobody when it grows
+        os.kill(warden.pid, signal.SIGKILL)
+        warden.process.wait()
+    finally:  # also where this script is asked to end in the middle
+        for client in clients:
+            client.kill()
+            client.wait()
+        warden.stop()
     lines = out.read_bytes().split(b"\n")[:-1]
     return len(lines), asyncio.run(_missing(folder / "var" / "jobs.sqlite", {line.decode() for line in lines}))
 

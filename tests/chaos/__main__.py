@@ -168,6 +168,8 @@ class Run:
         self.checks.look()
         self.checks.at_the_end(views)
         self.outcomes = Counter(view["status"] if view["status"] != "failed" else f"failed: {view['reason']}" for view in views)
+        if not self.outcomes["completed"]:
+            self.checks.wrong("nothing done", "not one job was completed")
         for left in (named := processes.ours(self.scene.state_dir)):
             self.checks.wrong("orphans", f"pid {left.pid} of {left.worker}#{left.generation} lives on after the stop")
             processes.Handle(left.pid).signal(signal.SIGKILL)

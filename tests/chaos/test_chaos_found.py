@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from supervisor.core.decide import first_fleet
 from supervisor.core.events import AnyEvent, ConfigChanged, SupervisorStarted, Tick
 from supervisor.core.limits import Limits
+from supervisor.runtime.inbox import Inbox
 from supervisor.runtime.loop import Loop
 from tests.faults.conftest import live
 from tests.support.live import ONE_WORKER, MakeLive
@@ -32,19 +34,19 @@ class Seen:
             self.loop.leave()
 
 
-def order(count: int, fill: Any) -> list[type]:
+def order(count: int, fill: Callable[[Loop, Inbox], None]) -> list[type]:
     """Return the kinds of events in the order in which they were decided."""
-    limits, journal = Limits(), Seen(count)
-    journal.loop = Loop(first_fleet(limits, (), fence=0, generations={}), limits, perform=lambda _decision: None, journal=journal)
-    fill(journal.loop)
+    limits, journal, inbox = Limits(), Seen(count), Inbox()
+    journal.loop = Loop(first_fleet(limits, (), fence=0, generations={}), limits, inbox, perform=lambda _decision: None, journal=journal)
+    fill(journal.loop, inbox)
     asyncio.run(journal.loop.run())
     return [type(event) for event in journal.events]
 
 
 def test_what_runs_already_is_known_before_a_request_that_came_in_earlier() -> None:
     # `warden workers start` while a new supervisor opened its store: the worker was spawned a second time, and taking the first one back was an illegal move.
-    def fill(loop: Loop) -> None:
-        loop.post(Tick(wall_s=0.0, lag_s=0.0))
+    def fill(loop: Loop, inbox: Inbox) -> None:
+        inbox.post(Tick(wall_s=0.0, lag_s=0.0))
         loop.begin(SupervisorStarted(wall_s=0.0, jobs=(), leases=(), adopted=()))
 
     assert order(2, fill) == [SupervisorStarted, Tick]
@@ -52,8 +54,8 @@ def test_what_runs_already_is_known_before_a_request_that_came_in_earlier() -> N
 
 def test_an_edit_reaches_the_fleet_before_any_event_is_decided_by_it() -> None:
     # A worker that had lost its need for a device was spawned by an event in between, and ordered to leave in the same turn.
-    def fill(loop: Loop) -> None:
-        loop.post(Tick(wall_s=0.0, lag_s=0.0))
+    def fill(loop: Loop, inbox: Inbox) -> None:
+        inbox.post(Tick(wall_s=0.0, lag_s=0.0))
         loop.change_limits(Limits(), generation=2, changed=())
 
     assert order(2, fill) == [ConfigChanged, Tick]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -269,6 +270,26 @@ def test_a_supervisor_that_is_killed_takes_its_probes_along_and_the_next_one_tak
     assert taken.id == card.id
     assert before.isdisjoint(probes(cards)), "the probes are the new supervisor's own"
     assert warden.wait_for_job(warden.submit("demo.train", steps=2)).status == "completed"
+
+
+def test_a_holder_that_ends_while_the_next_supervisor_waits_for_the_driver_is_seen(on_a_t4: MakeLive, cards: FakeCards) -> None:
+    warden = on_a_t4(two_models())
+    pid = sam_pid(warden)
+    warden.kill()
+    assert warden.holds(lambda: not probes(cards))
+    cards.put("hang-nvmlInitWithFlags")
+    mark = warden.mark()
+
+    with ThreadPoolExecutor(1) as one:
+        starting = one.submit(warden.start, env=cards.env)
+        while not probes(cards):  # it was taken back before the driver is asked
+            assert not starting.done(), starting.exception()
+        os.kill(pid, signal.SIGKILL)
+        cards.take("hang-nvmlInitWithFlags")
+        starting.result()
+
+    warden.wait_for_event("worker_exited", worker="sam-0", after=mark)
+    assert sam_pid(warden) != pid
 
 
 def test_a_cancel_gives_back_what_the_job_had_on_the_card_and_the_worker_stays(on_a_t4: MakeLive, cards: FakeCards) -> None:

@@ -130,6 +130,23 @@ def test_a_follower_goes_on_after_a_restart_of_the_front(make_front: MakeFront) 
         assert numbers(events_of(stream, 10)) == [2, 3]
 
 
+def test_a_gap_is_said_once_however_long_the_replay_is(make_front: MakeFront) -> None:
+    front = make_front()
+    job = front.warden.submit("demo.count")
+    for step in range(1200):  # more than two pages of the store
+        front.warden.change(job, done=float(step))
+    front.warden.whole_from = 1100
+    front.end(kill=True)
+    front.start().ready()  # what was before its start it has to ask for
+
+    with front.client() as http, http.stream("GET", "/v1/events", headers={"Last-Event-ID": "1"}) as stream:
+        events = events_of(stream, 1201)
+
+    gaps = [json.loads(event["data"]) for event in events if event.get("event") == "gap"]
+    assert gaps == [{"after": 1, "first": 1100}]
+    assert numbers([event for event in events if "id" in event]) == list(range(2, 1202))
+
+
 def test_a_number_of_another_life_is_a_gap_and_not_silence(make_front: MakeFront) -> None:
     front = make_front()
     front.warden.submit("demo.count")

@@ -48,6 +48,7 @@ class FakeSupervisor:
         self.keys: dict[str, tuple[str, str]] = {}
         self.lease: dict[str, Any] | None = None  # of the one program outside Warden that has the device
         self.events: list[dict[str, Any]] = []
+        self.whole_from = 1  # before it events may have been taken away
         self.asked: list[tuple[str, dict[str, Any], str]] = []
         self.silent = False
         self.unanswered: set[str] = set()  # operations
@@ -333,7 +334,7 @@ class FakeSupervisor:
 
     def _since(self, args: dict[str, Any]) -> dict[str, Any]:
         found = [event for event in self.events if event["seq"] > args["after"] and args["job"] in {"", event["job"]}]
-        return {"events": found[: args["limit"]], "first": 1 if self.events else 0, "last": len(self.events)}
+        return {"events": found[: args["limit"]], "first": max(1, self.whole_from) if self.events else 0, "last": len(self.events)}
 
     def _named(self, name: str) -> list[str]:
         found = [one["name"] for one in self.workers if name in {one["name"], one["model"]}]

@@ -144,6 +144,8 @@ class SupervisorView(Struct, frozen=True, kw_only=True):
     config_error: str
     health_every_s: float = 60.0
     log_level: str = "info"
+    vacate_timeout_s: float = 120.0  # how long a hand-over may take
+    lock_timeout_s: float = 120.0  # how long a program waits for a device that names no time
     api: str = ""  # where HTTP is served, such as http://127.0.0.1:8650; empty when it is off
 
 

@@ -39,7 +39,7 @@ async def lock(request: Request, caller: FromCaller, body: Annotated[LockBody, D
     ticket = body.ticket or f"t-{secrets.token_hex(8)}"
     pid, ticks = _owner(request, body)
     args: dict[str, Any] = {"owner": body.owner, "priority": body.priority, "ticket": ticket, "pid": pid, "start_ticks": ticks, "caller": os.getpid()}
-    timeout_s = caller.front.options.lock_timeout_s if body.timeout_s is None else body.timeout_s
+    timeout_s = (await caller.status()).supervisor.lock_timeout_s if body.timeout_s is None else body.timeout_s
     given = {"timeout_s": timeout_s, "ttl_s": body.ttl_s, "need": body.need, "device": body.device}
     args |= {name: value for name, value in given.items() if value is not None}
     view: LockView = await _while_connected(request, caller, args, timeout_s + DEADLINE_S)

@@ -20,7 +20,7 @@ STREAMS = ("/v1/events", "/v1/jobs/{job}/events")  # they do not end; test_front
 
 DOCUMENT = build(
     Options(
-        state_dir="/", bind="127.0.0.1:0", loopback=True, tokens=Tokens(()), max_upload_bytes=1, allowed_roots=(), vacate_timeout_s=1.0, listen=()  # type: ignore[arg-type]
+        state_dir="/", bind="127.0.0.1:0", loopback=True, tokens=Tokens(()), max_upload_bytes=1, allowed_roots=(), listen=()  # type: ignore[arg-type]
     ),
     parts=lambda: None,
 ).openapi()  # fmt: skip

@@ -57,6 +57,7 @@ class FakeSupervisor:
         self.on_status: Callable[[], None] = lambda: None  # between the making of a status and its sending, in the thread of the sockets
         self.unwell: list[str] = []
         self.stopping = False
+        self.vacate_timeout_s = 120.0
         self.memory: dict[str, Any] = {"available_bytes": 8 * 2**30}
         self.workers = [worker("sam-0", "sam"), worker("yolo-0", "yolo", state="down"), worker("demo-0", "demo")]
         self.devices = [device()]
@@ -237,6 +238,7 @@ class FakeSupervisor:
             "supervisor": {
                 "pid": 1, "version": "0", "uptime_s": 1.0, "config": "", "state_dir": str(self.state_dir), "log_dir": "", "loop_lag_ms": 0.5,
                 "pss_bytes": None, "dropped_messages": 0, "stopping": self.stopping, "config_generation": 1, "config_error": "",
+                "vacate_timeout_s": self.vacate_timeout_s,
             },
             "workers": self.workers,
             "devices": self.devices,

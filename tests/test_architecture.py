@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "job_service": {"adapters", "runtime", "core", "errors"},
     "device_service": {"adapters", "runtime", "core"},
     "front": {"front", "control", "shapes", "units", "errors"},
+    "client": {"client", "config", "control", "errors"},
     "helpers": {"helpers", "wire", "config", "probing", "errors"},
     "config": {"config", "core", "units", "cron", "errors"},
     "adapters": {"adapters", "runtime", "core", "control", "wire", "probing", "shapes", "units", "errors"},

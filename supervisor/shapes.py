@@ -125,6 +125,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     handover: HandoverView | None
     last_handover: HandoverView | None
     strangers: list[StrangerView] = field(default_factory=list)  # who uses it and is none of our workers
+    xids: dict[str, int] = field(default_factory=dict)  # how often its driver reported which fault
 
 
 class SupervisorView(Struct, frozen=True, kw_only=True):

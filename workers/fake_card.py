@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+_nodes: list[int] = []
+"""The card's node, open from the first claim on until the end of the process, as CUDA has it; who is forked inherits it."""
+
 
 def claim(size_mb: int, *, release_s: float, listed: bool) -> None:
     """Hold so much of the card that CUDA_VISIBLE_DEVICES names, until release_s after this process's end (-1: for ever).
@@ -19,6 +22,8 @@ def claim(size_mb: int, *, release_s: float, listed: bool) -> None:
             if not size_mb:
                 (card / "claims" / str(os.getpid())).unlink(missing_ok=True)
                 return
+            if not _nodes:
+                _nodes.append(os.open(f"{root}/nvidia{card.name}", os.O_RDONLY | os.O_CLOEXEC))
             partial = card / f".{os.getpid()}.partial"
             partial.write_text(f"{os.getpid()} {size_mb * 2**20} {release_s} {listed:d}")
             partial.replace(card / "claims" / str(os.getpid()))

@@ -201,6 +201,8 @@ def _device_screen(device: DeviceView) -> list[str]:
     lines += [
         f"NOT OURS      pid {one.pid}  {one.name or '?'}  {'an unknown size' if one.used_bytes is None else size(one.used_bytes)}" for one in device.strangers
     ]
+    if device.xids:
+        lines.append(f"FAULTS        {', '.join(f'Xid {xid}: {count}' for xid, count in device.xids.items())}")
     if device.trouble:
         lines.append(colour(f"TROUBLE       {device.trouble}", "bad"))
     if device.waiters:

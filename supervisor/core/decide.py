@@ -5,13 +5,14 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from supervisor.core import adoption, arrivals, generations, handover, outside, reload, rests, sight, wishes, work
+from supervisor.core import adoption, arrivals, generations, handover, outside, reload, rests, sight, wishes, work, xids
 from supervisor.core.actions import Decision, MeasureDevice, MeasureMemory, Reply, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
     BeatHeard,
     CancelRequested,
     ConfigChanged,
+    DeviceFaulted,
     DeviceMeasured,
     DevicesFound,
     EvidenceGathered,
@@ -163,6 +164,8 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             handover.measured(turn, event)
         case DevicesFound():
             sight.found(turn, event)
+        case DeviceFaulted():
+            xids.faulted(turn, event)
         case MemoryMeasured():
             _memory(turn, event)
             return False

@@ -14,7 +14,7 @@ from supervisor.units import say_duration
 _ASKED_BY: Final = frozenset({1, 2, 15})
 """SIGHUP, SIGINT, SIGTERM: somebody asked a process to leave that was leaving already."""
 
-_TIMED: Final = frozenset({Cause.STALL, Cause.SILENT, Cause.START_TIMEOUT})
+_TIMED: Final = frozenset({Cause.STALL, Cause.SILENT, Cause.START_TIMEOUT, Cause.GPU_ERROR})
 
 
 def cause_of(worker: Worker) -> Cause:

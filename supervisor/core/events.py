@@ -196,6 +196,13 @@ class DevicesFound(Event, frozen=True, kw_only=True):
     instead_of: DeviceId
 
 
+class DeviceFaulted(Event, frozen=True, kw_only=True):
+    """A device's driver reports a fault by itself. xid: by the catalogue of its vendor."""
+
+    device: DeviceId
+    xid: int
+
+
 class MemoryMeasured(Event, frozen=True, kw_only=True):
     """The memory of every worker's tree, what the machine has available, and the room on the state folder's disk (None: it cannot be read)."""
 
@@ -349,6 +356,7 @@ FleetEvent = (
     | SupervisorStarted
     | DeviceMeasured
     | DevicesFound
+    | DeviceFaulted
     | MemoryMeasured
     | JobSubmitted
     | CancelRequested

@@ -22,7 +22,7 @@ class Blocked(Struct, frozen=True):
     sentence: str
 
 
-_UNLISTED_BYTES: Final = 256 * MIB
+UNLISTED_BYTES: Final = 256 * MIB
 """What a driver keeps for itself is less, as a rule."""
 
 _ON_ITS_WAY_OUT = frozenset({WorkerState.DRAINING, WorkerState.STOPPING, WorkerState.EXITED, WorkerState.DOWN, WorkerState.BACKOFF, WorkerState.QUARANTINED})
@@ -169,4 +169,10 @@ def _unlisted(sample: DeviceSample) -> list[str]:
     """Return what is in use and belongs to no process that the device lists: the memory of a process that is gone, as a rule."""
     sizes = [holding.used_bytes for holding in sample.holdings]
     rest = sample.used_bytes - sum(size or 0 for size in sizes)
-    return [f"{format_size(rest)} are used by no process that is listed"] if None not in sizes and rest > _UNLISTED_BYTES else []
+    unlisted = [f"{format_size(rest)} are used by no process that is listed"] if None not in sizes and rest > UNLISTED_BYTES else []
+    return unlisted + [_opener(one, sample) for one in sample.openers]
+
+
+def _opener(one: Holding, sample: DeviceSample) -> str:
+    whose = f"of {one.worker}" if one.worker else "not ours"
+    return f"pid {one.pid}{f' ({one.name})' if one.name else ''}, {whose}, has {sample.node} open and is not listed"

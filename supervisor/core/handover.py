@@ -117,7 +117,8 @@ def holder_gone(turn: Turn, worker: Worker) -> None:
         return
     device = turn.fleet.devices[lease.device]
     if device.state is DeviceState.QUARANTINED:  # it was set aside because of this holder
-        turn.put_device(advance_device(device, Sight.LET_GO))
+        device = advance_device(device, Sight.LET_GO)
+        turn.put_device(advance_device(device, Sight.LOSE) if device.fault else device)
     cool(turn, lease)
 
 
@@ -169,7 +170,7 @@ def measured(turn: Turn, event: DeviceMeasured) -> None:
 
 
 def _free_cooled(turn: Turn, device: Device, sample: DeviceSample) -> None:
-    seen = {holding.worker for holding in sample.holdings if holding.worker is not None and holding.used_bytes != 0}  # None: it is there, and has some
+    seen = {holding.worker for holding in (*sample.holdings, *sample.openers) if holding.worker is not None and holding.used_bytes != 0}  # None: it is there
     for lease in leases_on(turn.fleet, device):
         if lease.state is not LeaseState.COOLING or lease.worker in seen:
             continue

@@ -86,6 +86,8 @@ class Process(Struct, frozen=True, kw_only=True):
     device_bytes: int | None = None
     moved: bool = False  # some job of this generation made progress
     adopted: bool = False  # an earlier supervisor started it
+    fault: str = ""  # of its device, which it may have caused; empty again as soon as its work moves
+    fault_at_s: float | None = None
     recycle_asked: bool = False  # by the operator: it is due now, whatever its age
 
 

@@ -56,7 +56,7 @@ def beat(turn: Turn, worker: Worker, event: BeatHeard) -> None:
         if job is not None and job.begun_at_s is not None:
             moved = (progress.phase, progress.done) != (job.phase, job.done)
             if moved:
-                process = replace(process, moved=True)
+                process = replace(process, moved=True, fault="", fault_at_s=None)
             _progress(turn, worker, job, progress, moved=moved)
     turn.put_worker(replace(worker, process=process))
 

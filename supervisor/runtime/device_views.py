@@ -24,6 +24,7 @@ def device_view(device: Device, *, fleet: Fleet, limits: Limits, now_s: float) -
         free_bytes=sample.free_bytes if sample else None,
         holders=[_holder(lease, device, fleet, now_s) for lease in leases_on(fleet, device)],
         strangers=[StrangerView(pid=one.pid, name=one.name, used_bytes=one.used_bytes) for one in strangers(fleet, device)],
+        xids={str(xid): count for xid, count in device.xids.items()},
         waiters=_waiters(fleet, limits, now_s) + _outside_waiters(fleet, device, limits, now_s),
         handover=_handover_view(device.handover, now_s) if device.handover else None,
         last_handover=_handover_view(device.last_handover, now_s) if device.last_handover else None,

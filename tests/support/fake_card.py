@@ -29,17 +29,23 @@ class FakeCards:
     @property
     def env(self) -> Mapping[str, str]:
         """Return what a process needs in its environment to find them."""
-        found = {"FAKE_NVML": str(self.folder)}
+        found = {"FAKE_NVML": str(self.folder), "NVIDIA_NODES": str(self.folder / "nvidia")}
         return {**found, "LD_LIBRARY_PATH": str(self.library)} if self.library else found
 
     def add(self, name: str = "Fake T4", *, total_bytes: int = T4, reserved_bytes: int = 0) -> str:
         """Add a card, and return its UUID."""
         place = sum(1 for path in self.folder.iterdir() if path.is_dir())
         uuid = f"GPU-00000000-fake-4000-8000-{place:012d}"
-        (self.folder / str(place) / "claims").mkdir(parents=True)
+        for folder in ("claims", "xids"):
+            (self.folder / str(place) / folder).mkdir(parents=True)
         for key, value in (("name", name), ("total", total_bytes), ("reserved", reserved_bytes), ("uuid", uuid)):
             self.put(f"{place}/{key}", value)
+        self.node(place).touch()
         return uuid
+
+    def node(self, card: int = 0) -> Path:
+        """Return the file that stands for a card's node: a fake worker that uses the card has it open."""
+        return self.folder / f"nvidia{card}"
 
     def put(self, path: str, value: object = "") -> None:
         """Write one of its files, whole or not at all: error-FUNCTION, hang-FUNCTION, init, 0/error ..."""
@@ -65,6 +71,10 @@ class FakeCards:
     ) -> None:
         """Let a process hold memory, for release_s after its end."""
         self.put(f"{card}/claims/{name or pid}", f"{pid} {used_bytes} {release_s} {listed:d} {shown:d} {graphics:d}")
+
+    def report(self, xid: int, *, card: int = 0) -> None:
+        """Let the driver report a fault of a card."""
+        self.put(f"{card}/xids/{xid}", xid)
 
     def was_over(self) -> bool:
         """Return whether more was ever claimed of a card than it has."""

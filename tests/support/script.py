@@ -26,6 +26,7 @@ from supervisor.core.limits import GIB, Limits, Retries, WorkerSpec
 from supervisor.core.model import DeviceState, Job, JobId, Ticket, Wanted, WorkerName
 from supervisor.units import format_size, parse_duration, parse_size
 from tests.support.simulated import CRASHED, Faults
+from tests.support.simulated_device import HOST
 from tests.support.world import World, usual_limits
 
 INCIDENTS: Final = Path(__file__).parent.parent / "incidents"
@@ -138,6 +139,8 @@ class Script:
             case ["device", how]:
                 world.device.unreadable = how != "readable"
                 world.device.state = None if how in {"unreadable", "readable"} else DeviceState(how)
+            case ["xid", code]:
+                world.post(0, ev.DeviceFaulted(device=HOST, xid=int(code)))
             case ["stranger", size, *name]:
                 world.device.stranger_bytes, world.device.stranger = parse_size(size), " ".join(name)
             case ["crash", worker]:

@@ -121,7 +121,8 @@ class _Service:
         self._devices = await open_devices(
             stack, limits.gpu, loop=lambda: self._loop, environ=self._environ, held=held, processes=self._processes, post=self._inbox.post
         )
-        fleet = first_fleet(limits, self._devices.first, fence=fence, generations=generations, wanted=self._wanted.words())
+        peaks = await self._jobs.store.peaks()
+        fleet = first_fleet(limits, self._devices.first, fence=fence, generations=generations, wanted=self._wanted.words(), peaks=peaks)
         self._loop = Loop(fleet, limits, self._inbox, perform=self._perform, journal=self._ring)
         the_fleet, the_limits, post = (lambda: self._loop.fleet), (lambda: self._loop.limits), self._inbox.post
         self._ticker = Ticker(post=post, fleet=the_fleet, limits=the_limits, perform=self._perform, ping=self._channel.ping)

@@ -38,8 +38,16 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     clocks: list[ClockView]
 
 
+class PeakView(Struct, frozen=True, kw_only=True):
+    """What some work was seen to use of a device at most, and whether that is more than its worker declares."""
+
+    work: str
+    peak_bytes: int
+    over: bool
+
+
 class HolderView(Struct, frozen=True, kw_only=True):
-    """Who has a right to a device."""
+    """Who has a right to a device. need_bytes: as declared; booked_bytes: what is kept for it; peak_bytes: the most of `peaks`, those seen of its work."""
 
     lease: str
     owner: str
@@ -52,6 +60,9 @@ class HolderView(Struct, frozen=True, kw_only=True):
     since_s: float
     fence: int
     expires_in_s: float | None = None  # of a program outside Warden that renews; below zero: it should have
+    booked_bytes: int | None = None
+    peak_bytes: int | None = None
+    peaks: list[PeakView] = []
 
 
 class WaiterView(Struct, frozen=True, kw_only=True):

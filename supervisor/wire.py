@@ -98,10 +98,11 @@ class Failed(FromWorker, frozen=True, kw_only=True, tag="failed"):
 
 
 class Log(FromWorker, frozen=True, kw_only=True, tag="log"):
-    """A line for the supervisor's own log."""
+    """A line for the supervisor's own log. reason: gpu_oom where it says that the model did not fit into the device's memory."""
 
     level: str = "info"
     text: str = ""
+    reason: str = ""
 
 
 class Bye(FromWorker, frozen=True, kw_only=True, tag="bye"):

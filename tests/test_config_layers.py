@@ -192,7 +192,7 @@ def test_a_bad_variable_is_named(path: Path, environ: dict[str, str], sentence: 
 
 
 def test_a_bad_flag_is_named(path: Path) -> None:
-    overrides = {"gpu.margn": "1", "gpu": "1", "gpu.sharing": "budget"}
+    overrides = {"gpu.margn": "1", "gpu": "1", "jobs.backend": "celery"}
 
     assert problems(path, {}, overrides) == [
         'command line: "margn" names nothing; did you mean "margin"?',
@@ -200,7 +200,7 @@ def test_a_bad_flag_is_named(path: Path) -> None:
             "command line: gpu is a table: name one of its keys, max_hold, load_timeout, "
             "backend, host_budget, sharing, margin, vacate_timeout, poll_max, lock_timeout, lease_ttl, age_step"
         ),
-        'command line: gpu.sharing = "budget" is not offered by this release yet: it offers "exclusive"',
+        'command line: jobs.backend = "celery" is not offered by this release yet: it offers "memory" or "sqlite"',
     ]
 
 

@@ -2,12 +2,13 @@
 
 Its jobs are of the kinds it is told to serve (options.serves, default demo.count) and all take the same parameters: `steps` of `step_s` each, and one
 `fault` at step `at`: stall (stands still, its heart beats on), hang (holds the GIL, so nothing beats), crash (SIGKILL to itself), exit (exit code 3), error,
-deaf (ignores cancel and SIGTERM), memory (allocates `size_mb`), fork (leaves a child in a session of its own), critical (deaf inside a critical section),
-family (leaves the processes of `fake_tree`, their pids in the job's folder), hold (leaves a child in a session of its own that ignores SIGTERM and holds
-`size_mb`, its pid in the job's folder as `holder`), slow (the step takes `slow_s`, and listens to orders).
+oom and broken (what torch raises when a device's memory is not enough, or its context is broken), deaf (ignores cancel and SIGTERM), memory (allocates
+`size_mb`), fork (leaves a child in a session of its own), critical (deaf inside a critical section), family (leaves the processes of `fake_tree`, their pids
+in the job's folder), hold (leaves a child in a session of its own that ignores SIGTERM and holds `size_mb`, its pid in the job's folder as `holder`), slow
+(the step takes `slow_s`, and listens to orders).
 
 On a fake card (`fake_card`) it holds options.card_mb from its load on, until options.card_release_s after its end (-1: for ever), and a job's `card_mb`
-while that works.
+while that works: no more than its share, as if torch held it, unless options.card_capped is false.
 
 A fault comes at every attempt unless `attempt` names one: `fault=crash` is a poisoned job. With `checkpoint` each step is saved, and the next attempt goes on
 after it; saving takes `save_s`, in a critical section. Without, a pause or a crash costs all steps.
@@ -27,7 +28,7 @@ from msgspec import Struct
 from workers.base import BadInput, Job, JobCancelled, Report, Worker, main
 from workers.fake_card import claim
 
-Fault = Literal["", "stall", "hang", "crash", "exit", "error", "deaf", "memory", "fork", "family", "critical", "hold", "slow"]
+Fault = Literal["", "stall", "hang", "crash", "exit", "error", "oom", "broken", "deaf", "memory", "fork", "family", "critical", "hold", "slow"]
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -41,6 +42,7 @@ class Options(Struct, frozen=True, kw_only=True):
     card_mb: int = 0
     card_release_s: float = 0.0
     card_listed: bool = True
+    card_capped: bool = True
 
 
 class Params(Struct, frozen=True, kw_only=True):
@@ -90,7 +92,7 @@ class Fake(Worker):
     def _hold(self, more_mb: int) -> None:
         """Hold so much more of the card than always, where there is a fake one."""
         options: Options = self.options
-        claim(options.card_mb + more_mb, release_s=options.card_release_s, listed=options.card_listed)
+        claim(options.card_mb + more_mb, release_s=options.card_release_s, listed=options.card_listed, capped=options.card_capped)
 
 
 def count(job: Job, report: Report) -> dict[str, Any]:
@@ -132,6 +134,10 @@ def _go_wrong(params: Params, report: Report, held: list[bytearray]) -> None:  #
             os._exit(3)
         case "error":
             raise ValueError("the work failed, as it was told to")
+        case "oom":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.58 GiB of which 1.20 GiB is free.")
+        case "broken":
+            raise RuntimeError("CUDA error: device-side assert triggered")
         case "deaf":
             _be_deaf()
         case "memory":

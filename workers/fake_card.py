@@ -7,15 +7,18 @@ _nodes: list[int] = []
 """The card's node, open from the first claim on until the end of the process, as CUDA has it; who is forked inherits it."""
 
 
-def claim(size_mb: int, *, release_s: float, listed: bool) -> None:
+def claim(size_mb: int, *, release_s: float, listed: bool, capped: bool = True) -> None:
     """Hold so much of the card that CUDA_VISIBLE_DEVICES names, until release_s after this process's end (-1: for ever).
 
-    listed: as a process; else the card shows it as nobody's.
-    Raises RuntimeError where there is no such card, as a CUDA program would fail.
+    listed: as a process; else the card shows it as nobody's.  capped: by the share that the supervisor gave it, as torch is; else it takes what it likes.
+    Raises RuntimeError where there is no such card, or the size is over the share, as a CUDA program would fail.
     """
     root = os.environ.get("FAKE_NVML")
     if root is None:
         return
+    share_bytes = int(os.environ.get("WARDEN_DEVICE_BUDGET") or 0)
+    if capped and 0 < share_bytes < size_mb * 2**20:
+        raise RuntimeError(f"CUDA out of memory. Tried to allocate {size_mb / 2**10:.2f} GiB. {share_bytes / 2**30:.2f} GiB allowed")
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     for card in Path(root).glob("[0-9]*"):
         if (card / "uuid").read_text().strip() == wanted:

@@ -168,7 +168,7 @@ def _event(worker: WorkerName, message: wire.AnyFromWorker) -> AnyEvent | None:
                 stack=message.stack,
             )
         case wire.Log():
-            return NoteHeard(worker=worker, generation=generation, level=message.level, text=message.text)
+            return NoteHeard(worker=worker, generation=generation, level=message.level, text=message.text, reason=message.reason)
         case wire.Bye():  # the exit that follows is what counts
             return None
 

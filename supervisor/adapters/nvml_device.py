@@ -154,6 +154,7 @@ class NvmlDevice:
         users = reading.users or () if listed else ()
         owners = await self._owners([user.pid for user in users])
         self._own_pids = self._own_pids or any(owner.worker for owner in owners.values())
+        sized = all(user.used_bytes is not None for user in users)
         node = "" if reading.minor is None else f"{self._nodes}{reading.minor}"
         unlisted_bytes = reading.used_bytes - sum(user.used_bytes or 0 for user in users)
         return DeviceSample(
@@ -163,8 +164,9 @@ class NvmlDevice:
             total_bytes=reading.total_bytes,
             node=node,
             openers=await self._openers(node, owners) if node and unlisted_bytes > UNLISTED_BYTES else (),
-            proof=self._proof(listed=listed, sized=all(user.used_bytes is not None for user in users)),
+            proof=self._proof(listed=listed, sized=sized),
             by_pid=listed and self._own_pids,
+            by_process=listed and self._own_pids and sized,
         )
 
     async def _openers(self, node: str, listed: Collection[int]) -> tuple[Holding, ...]:

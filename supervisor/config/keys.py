@@ -46,7 +46,6 @@ class Table(Struct, frozen=True):
 
 
 _NOT_YET: Final[Mapping[tuple[type[Struct], str], tuple[str, ...]]] = {
-    (GpuLimits, "sharing"): ("budget",),
     (JobLimits, "backend"): ("celery",),
 }
 """Words of the contract that this release refuses, because to accept them would be to pretend."""

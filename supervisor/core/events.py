@@ -110,10 +110,11 @@ class ProgramSeen(OfWorker, frozen=True, kw_only=True):
 
 
 class NoteHeard(OfWorker, frozen=True, kw_only=True):
-    """The worker says something for the log."""
+    """The worker says something for the log. reason: gpu_oom where it tells of a model that did not fit into the device."""
 
     level: str
     text: str
+    reason: str = ""
 
 
 class JobProgress(Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from supervisor.core.budget import NONE_LOST, Books, Share, leavers
 from supervisor.core.limits import MIB, Limits
 from supervisor.core.model import Device, DeviceSample, DeviceState, Fleet, Handover, Holding, Lease, LeaseState, Wanted, Worker, WorkerState
 from supervisor.units import format_size
@@ -33,10 +34,11 @@ def leases_on(fleet: Fleet, device: Device) -> tuple[Lease, ...]:
     return tuple(lease for lease in fleet.leases.values() if lease.device == device.id and lease.state not in (LeaseState.FREE, LeaseState.WAITING))
 
 
-def may_begin(fleet: Fleet, device: Device, *, weak: bool) -> Begin | Blocked:
+def may_begin(fleet: Fleet, device: Device, *, weak: bool, books: Books | None = None) -> Begin | Blocked:  # noqa: C901  # one row per reason
     """Return whether the device may be handed to a newcomer now.
 
     An idle holder leaves for anyone who waits; a busy one finishes first. A weak claim (a resident that wants to be back, with no job) sends nobody away.
+    books: of a device whose holders live together; nobody leaves then whom the newcomer fits beside.
     """
     holders = leases_on(fleet, device)
     stuck = [lease.worker for lease in holders if lease.worker and fleet.workers[lease.worker].state is WorkerState.UNKILLABLE]
@@ -47,20 +49,57 @@ def may_begin(fleet: Fleet, device: Device, *, weak: bool) -> Begin | Blocked:
         return Blocked(f"{device.id} cannot be read just now: {device.trouble}")
     if device.handover is not None:
         return Blocked(f"{device.id} is being handed to {device.handover.to}")
+    if books is not None:
+        return _beside(fleet, device, holders, books=books, weak=weak)
     for lease in holders:
         if lease.worker is None:  # it is asked by nobody of ours to leave
             if lease.state is LeaseState.COOLING:
                 continue
             return Blocked(f"{called(lease)} holds {device.id}{', and does not renew its lease' if lease.state is LeaseState.STALE else ''}")
         holder = fleet.workers[lease.worker]
-        if holder.state in _ON_ITS_WAY_OUT and not holder.jobs:
+        if _leaves_already(holder):
             continue
         if not holder.idle:
-            work = f" is busy with {', '.join(holder.jobs)}" if holder.jobs else f" is {holder.state}"
-            return Blocked(f"{holder.name} holds {device.id} and{work}")
+            return Blocked(f"{holder.name} holds {device.id} and {_work(holder)}")
         if weak:
             return Blocked(f"{holder.name} holds {device.id}")
     return Begin(holders)
+
+
+def _leaves_already(holder: Worker) -> bool:
+    return holder.state in _ON_ITS_WAY_OUT and not holder.jobs
+
+
+def _work(holder: Worker) -> str:
+    return f"is busy with {', '.join(holder.jobs)}" if holder.jobs else f"is {holder.state}"
+
+
+def _beside(fleet: Fleet, device: Device, holders: tuple[Lease, ...], *, books: Books, weak: bool) -> Begin | Blocked:
+    """Return who leaves so that a newcomer fits beside the others, or who it does not fit beside."""
+    shares = [_share(fleet, lease, booked_bytes=books.booked[lease.id], weak=weak) for lease in holders]
+    leaving = leavers(shares, books.need_bytes, books.room_bytes)
+    if leaving is not None:
+        gone = {share.lease for share in leaving}
+        return Begin(tuple(lease for lease in holders if lease.id in gone))
+    stay = [share for share in shares if share.harm is None]
+    left = max(0, books.room_bytes - sum(share.booked_bytes for share in stay))
+    beside = ", ".join(f"{share.who} ({format_size(share.booked_bytes)})" for share in stay)
+    others = strangers_on(fleet, device, device.sample) + _unlisted(device.sample) if device.sample else []
+    first = f"{format_size(books.need_bytes)} do not fit on {device.id}{f' beside {beside}' if beside else ''}: {format_size(left)} left after the margin"
+    return Blocked("; ".join([first, *others]))
+
+
+def _share(fleet: Fleet, lease: Lease, *, booked_bytes: int, weak: bool) -> Share:
+    """Return what a lease has, and how much is lost if its holder leaves."""
+    if lease.worker is None:
+        harm = NONE_LOST if lease.state is LeaseState.COOLING else None
+        return Share(lease=lease.id, who=called(lease), booked_bytes=booked_bytes, harm=harm)
+    holder = fleet.workers[lease.worker]
+    if _leaves_already(holder):
+        return Share(lease=lease.id, who=holder.name, booked_bytes=booked_bytes, harm=NONE_LOST)
+    if not holder.idle:
+        return Share(lease=lease.id, who=f"{holder.name}, which {_work(holder)}", booked_bytes=booked_bytes, harm=None)
+    return Share(lease=lease.id, who=holder.name, booked_bytes=booked_bytes, harm=None if weak else (True, -lease.priority))
 
 
 def called(lease: Lease) -> str:
@@ -97,10 +136,14 @@ def no_device(fleet: Fleet) -> str:
     return "; ".join(unknown) or "no device is large enough"
 
 
-def refusal(fleet: Fleet, device: Device, handover: Handover, margin_bytes: int, now_s: float) -> str:
-    """Return why a hand-over that was not proved in time is refused: who holds what, in which state, since when."""
+def refusal(fleet: Fleet, device: Device, handover: Handover, margin_bytes: int, now_s: float, *, promised_bytes: int = 0) -> str:
+    """Return why a hand-over that was not proved in time is refused: who holds what, in which state, since when.
+
+    promised_bytes: what is free and was promised to those who stay.
+    """
     need = f"{format_size(handover.need_bytes)} + {format_size(margin_bytes)} margin"
-    first = f"{handover.to} needs {need} on {device.id}, {free_words(device)}, not proved in {now_s - handover.ordered_at_s:.0f} s"
+    free = free_words(device) + (f" and {format_size(promised_bytes)} of that promised to others" if promised_bytes else "")
+    first = f"{handover.to} needs {need} on {device.id}, {free}, not proved in {now_s - handover.ordered_at_s:.0f} s"
     return "; ".join([first, *held_by(fleet, device, now_s)])
 
 

@@ -164,7 +164,13 @@ REASON_OF_CAUSE: Final = {
     Cause.ADOPTED_GONE: Reason.LOST,
 }
 
-BUDGET_OF_REASON: Final = {Reason.USER_ERROR: "user_error", Reason.MEMORY_EMERGENCY: "memory", Reason.WORKER_CRASH: "crash"}
+BUDGET_OF_REASON: Final = {
+    Reason.USER_ERROR: "user_error",
+    Reason.MEMORY_EMERGENCY: "memory",
+    Reason.WORKER_CRASH: "crash",
+    Reason.GPU_OOM: "memory",
+    Reason.GPU_ERROR: "crash",
+}
 """For ends that the work told of by itself; after any other it is not tried again."""
 
 RETRY_FIRST_S: Final = 1.0

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from supervisor.core.claims import Age, Outside, Waiter
-from supervisor.core.devices import Device, DeviceSample, Handover, Holding
+from supervisor.core.devices import Device, DeviceSample, Handover, Holding, Peak
 from supervisor.core.limits import JSONValue
-from supervisor.core.names import DeviceId, JobId, LeaseId, Ticket, WorkerName
+from supervisor.core.names import DeviceId, JobId, LeaseId, Ticket, Work, WorkerName
 from supervisor.core.records import Evidence, Exit, Failure, Receipt
 from supervisor.core.states import (
     AT_WORK,
@@ -46,6 +46,7 @@ __all__ = [
     "LeaseId",
     "LeaseState",
     "Outside",
+    "Peak",
     "Process",
     "Reason",
     "Receipt",
@@ -53,6 +54,7 @@ __all__ = [
     "Ticket",
     "Waiter",
     "Wanted",
+    "Work",
     "Worker",
     "WorkerName",
     "WorkerState",
@@ -219,6 +221,7 @@ class Fleet(Struct, frozen=True, kw_only=True):
     devices: Mapping[DeviceId, Device] = field(default_factory=dict)
     waiters: Mapping[Ticket, Waiter] = field(default_factory=dict)  # programs outside Warden that wait for a device
     tickets: Mapping[Ticket, Age] = field(default_factory=dict)  # of those that went away, the oldest first
+    peaks: Mapping[Work, Peak] = field(default_factory=dict)  # what each kind of work is known to take of a device, what was learned last at the end
     fence: int = 0  # the last one given out; they only rise
     serial: int = 0  # numbers leases
     forgotten: Mapping[WorkerName, int] = field(default_factory=dict)  # the last generation of workers that were taken out: none is ever used twice

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from supervisor.core import handover
+from supervisor.core import handover, sharing
 from supervisor.core.actions import ForgetOwner, Reply, SaveLeases, WatchOwner
 from supervisor.core.claims import GIVEN_BACK
 from supervisor.core.events import LockRequested, LockWithdrawn, OwnerGone, RenewRequested, UnlockRequested
@@ -122,10 +122,11 @@ def place(turn: Turn, waiter: Waiter, first: str) -> str:
     """Begin the hand-over to a waiter, or return the sentence that says who is in the way. first: who is before it in the queue."""
     if first:
         return f"{first} is before it in the queue for the device"
-    device = turn.fleet.devices.get(waiter.device) if waiter.device else device_for(turn.fleet, waiter.need_bytes, turn.limits.gpu.margin_bytes)
+    device = turn.fleet.devices.get(waiter.device) if waiter.device else sharing.device_of(turn, waiter)
     if device is None:
         return no_device(turn.fleet)
-    plan = may_begin(turn.fleet, device, weak=False)
+    books = sharing.books(turn.fleet, turn.limits, device=device, need_bytes=waiter.need_bytes, now_s=turn.now_s)
+    plan = may_begin(turn.fleet, device, weak=False, books=books)
     if isinstance(plan, Blocked):
         return plan.sentence
     handover.begin_outside(turn, device, waiter, plan)
@@ -134,9 +135,8 @@ def place(turn: Turn, waiter: Waiter, first: str) -> str:
 
 def wants(turn: Turn, device: Device) -> bool:
     """Return whether a program waits that this device could be given to."""
-    margin_bytes = turn.limits.gpu.margin_bytes
     for waiter in in_line(turn.fleet.waiters.values()):
-        best = device_for(turn.fleet, waiter.need_bytes, margin_bytes)
+        best = sharing.device_of(turn, waiter)
         if device.id == (waiter.device or (best.id if best else None)):
             return True
     return False

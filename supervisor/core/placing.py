@@ -5,10 +5,10 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import handover, outside
-from supervisor.core.gpu import Blocked, device_for, may_begin, no_device, startable
+from supervisor.core import generations, handover, outside, sharing
+from supervisor.core.gpu import Blocked, may_begin, no_device, startable
 from supervisor.core.jobs import Step, advance, in_order, rank, rests
-from supervisor.core.model import AT_WORK, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
+from supervisor.core.model import AT_WORK, Cause, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
 
 
@@ -121,9 +121,15 @@ def _place(turn: Turn, job: Job, model: str) -> _NoPlace | None:
     spec = turn.limits.workers[model]
     workers = [worker for worker in turn.fleet.workers.values() if worker.model == model]
     takers = [worker for worker in workers if len(worker.jobs) < spec.concurrency and _takes(turn, worker)]
-    if takers:
-        _assign_to(turn, job, min(takers, key=lambda worker: (len(worker.jobs), worker.state is not WorkerState.READY, worker.name)))
+    able = [worker for worker in takers if sharing.covers(turn.fleet, turn.limits, worker=worker, job=job, now_s=turn.now_s)]
+    if able:
+        _assign_to(turn, job, min(able, key=lambda worker: (len(worker.jobs), worker.state is not WorkerState.READY, worker.name)))
         return None
+    for worker in takers:
+        if worker.idle:
+            why = f"{job.id} needs more of the device than it was given"
+            generations.order_leave(turn, worker, Cause.HANDOVER, why)
+            return _NoPlace(f"{worker.name} leaves and comes back: {why}", Reason.WAITING_FOR_GPU)
     for worker in workers:
         if worker.wanted is Wanted.UP and not worker.jobs and startable(worker, turn.now_s) and not behind(turn, worker):
             if not spec.gpu_bytes:
@@ -144,18 +150,18 @@ def _takes(turn: Turn, worker: Worker) -> bool:
 
 
 def _place_on_device(turn: Turn, job: Job, worker: Worker) -> _NoPlace | None:
-    spec = turn.spec(worker)
-    device = device_for(turn.fleet, spec.gpu_bytes, turn.limits.gpu.margin_bytes)
+    device, need_bytes = sharing.seek_for(turn, worker, job)
     if device is None:
         return _NoPlace(no_device(turn.fleet), Reason.WAITING_FOR_MEMORY)
-    plan = may_begin(turn.fleet, device, weak=False)
+    books = sharing.books(turn.fleet, turn.limits, device=device, need_bytes=need_bytes, now_s=turn.now_s)
+    plan = may_begin(turn.fleet, device, weak=False, books=books)
     if isinstance(plan, Blocked):
         return _NoPlace(plan.sentence, Reason.WAITING_FOR_GPU)
     if turn.fleet.lease_of(worker.name) is not None:
         return _NoPlace(f"the memory that {worker.name} held before is not proved free yet", Reason.WAITING_FOR_GPU)
     job = _assign_to(turn, job, worker)
     turn.put_job(replace(job, device=device.id, phase="vacating"))
-    handover.begin(turn, device, turn.fleet.workers[worker.name], job, plan)
+    handover.begin(turn, device, turn.fleet.workers[worker.name], job, plan, need_bytes=need_bytes)
     return None
 
 

@@ -5,9 +5,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover, outside
+from supervisor.core import generations, handover, outside, sharing
 from supervisor.core.actions import SendJob
-from supervisor.core.gpu import Begin, device_for, may_begin, startable, wants_back
+from supervisor.core.gpu import Begin, may_begin, startable, wants_back
 from supervisor.core.jobs import rests
 from supervisor.core.leaving import leave
 from supervisor.core.lifecycle import Signal, may
@@ -70,14 +70,15 @@ def _bring_residents_back(turn: Turn) -> None:
     gone = [worker for worker in turn.fleet.workers.values() if worker.process is None and turn.spec(worker).gpu_bytes]
     away = [worker for worker in gone if wants_back(worker, turn.limits, turn.now_s) and turn.fleet.lease_of(worker.name) is None and not behind(turn, worker)]
     for worker in sorted(away, key=lambda worker: (turn.spec(worker).priority, worker.name)):
-        device = device_for(turn.fleet, turn.spec(worker).gpu_bytes, turn.limits.gpu.margin_bytes)
+        device, need_bytes = sharing.seek_for(turn, worker, None)
         if device is None or turn.now_s < device.hold_off_until_s:
             continue
         if _somebody_waits(turn) or outside.wants(turn, device):
             continue
-        plan = may_begin(turn.fleet, device, weak=True)
+        books = sharing.books(turn.fleet, turn.limits, device=device, need_bytes=need_bytes, now_s=turn.now_s)
+        plan = may_begin(turn.fleet, device, weak=True, books=books)
         if isinstance(plan, Begin):
-            handover.begin(turn, device, worker, None, plan)
+            handover.begin(turn, device, worker, None, plan, need_bytes=need_bytes)
 
 
 def _somebody_waits(turn: Turn) -> bool:

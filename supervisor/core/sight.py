@@ -4,6 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from supervisor.core import peaks
 from supervisor.core.events import DeviceMeasured, DevicesFound
 from supervisor.core.gpu import leases_on
 from supervisor.core.lifecycle import DEVICE, Sight, advance_device
@@ -35,6 +36,7 @@ def seen(turn: Turn, device: Device, event: DeviceMeasured) -> Device:
     if device.state is not before:
         reason = device.trouble or f"it is read again, after it was {before}"
         turn.announce(EVENTS[device.state], reason=reason, fields={"device": device.id})
+    peaks.measured(turn, device)
     return turn.put_device(device)
 
 

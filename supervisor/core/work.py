@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover
+from supervisor.core import generations, gpu_faults, handover, peaks
 from supervisor.core.actions import AnyAction, MeasureRelease, Publish, Reply, SendCancel, SendResync, SendStored
 from supervisor.core.endings import said, said_back
 from supervisor.core.events import (
@@ -58,7 +58,9 @@ def beat(turn: Turn, worker: Worker, event: BeatHeard) -> None:
             if moved:
                 process = replace(process, moved=True, fault="", fault_at_s=None)
             _progress(turn, worker, job, progress, moved=moved)
-    turn.put_worker(replace(worker, process=process))
+    worker = turn.put_worker(replace(worker, process=process))
+    if event.device_bytes:
+        peaks.heard(turn, worker, event.device_bytes)
 
 
 def _progress(turn: Turn, worker: Worker, job: Job, progress: JobProgress, *, moved: bool) -> None:
@@ -120,6 +122,8 @@ def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:
         take_from_worker(turn, job)
         reason = _REASONS.get(event.reason, Reason.USER_ERROR)
         failure = Failure(reason=reason, message=event.error or event.reason, phase=job.phase, stack=event.stack)
+        if reason in gpu_faults.ENDS_BY:
+            failure = gpu_faults.take(turn, worker, job, failure)
         job = after_own_end(job, failure, turn.limits.jobs, turn.now_s, turn.wall_s)
         turn.save_job(job, stored, said_back(turn, job, "job_retried", worker.name))
 

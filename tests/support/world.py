@@ -12,6 +12,7 @@ from supervisor.core.limits import GIB, Limits, WorkerSpec
 from supervisor.core.model import Device, Evidence, Fleet, Job, JobId, LeaseId, Outside, Ticket, WorkerName
 from supervisor.core.reload import effective, places
 from supervisor.core.rests import HELD
+from supervisor.core.sharing import shared
 from tests.support.simulated import SOON_S, Faults, SimulatedProcess
 from tests.support.simulated_device import HOST, SimulatedDevice
 from tests.support.simulated_disk import SimulatedDisk
@@ -60,7 +61,9 @@ class World:
     def _start(self, adopted: tuple[ev.Adopted, ...]) -> None:
         self.limits, self._down, self.left = self.in_file, False, False
         self.devices = (Device(id=HOST, name="host", backend="host", total_bytes=self.limits.gpu.host_budget_bytes),)
-        self.first: Fleet = first_fleet(self.limits, self.devices, fence=self.disk.fence, generations=self._spawned, wanted=dict(self.disk.wanted))
+        self.first: Fleet = first_fleet(
+            self.limits, self.devices, fence=self.disk.fence, generations=self._spawned, wanted=dict(self.disk.wanted), peaks=self.disk.peaks
+        )
         self.fleet = self.first
         self.journal.clear()
         jobs = tuple(job for job in self.disk.jobs.values() if job.live)
@@ -156,13 +159,16 @@ class World:
 
     # ---- what people do
 
-    def submit(self, job: str, kind: str, *, priority: int | None = None, max_attempts: int = 6, held: int = 0, run_at: int | None = None) -> None:
+    def submit(
+        self, job: str, kind: str, *, priority: int | None = None, max_attempts: int = 6, held: int = 0, run_at: int | None = None, batch: int | None = None
+    ) -> None:
         """Hand in a job. run_at: an instant of this world."""
         model = self.limits.model_for(kind)
         usual = self.limits.workers[model].priority if model else 10
         new = Job(
             id=JobId(job),
             kind=kind,
+            params=None if batch is None else {"batch": batch},
             priority=usual if priority is None else priority,
             max_attempts=max_attempts,
             held=bool(held),
@@ -213,6 +219,8 @@ class World:
         self.fleet = decision.fleet
         if self.fleet.leases is not before.leases:
             self._own(0.002, lambda: self.disk.write_leases(self.fleet))
+        if self.fleet.peaks is not before.peaks:
+            self._own(0.002, lambda: self.disk.write_peaks(self.fleet))
         if self.watch is not None:
             self.watch(before, event, self.fleet)
         for action in decision.actions:
@@ -347,7 +355,7 @@ class World:
             self.post(SOON_S, ev.SpawnFailed(worker=action.worker, generation=action.generation, detail=f"there is no program {action.worker}"))
             return
         spec = self.limits.workers[self.fleet.workers[action.worker].model]
-        if spec.gpu_bytes and self.device.shown:
+        if spec.gpu_bytes and self.device.shown and not shared(self.limits):
             self.wrongs.append(f"{action.worker} was spawned while the device showed {sorted(self.device.shown)}")
         for process in self.processes.values():
             if process.worker == action.worker and process.alive:
@@ -377,6 +385,10 @@ class World:
         self.device.shown.pop(key, None)
 
     def _read_device(self) -> None:
+        for key in self.device.shown:
+            uses_gib, process = self.fault(key[0]).uses_gib, self.processes.get(key)
+            if process is not None:
+                self.device.shown[key] = process.spec.gpu_bytes if uses_gib is None else int(uses_gib * GIB)
         self.post(0, self.device.measure(self.limits.gpu.host_budget_bytes))
 
     def _save(self) -> None:

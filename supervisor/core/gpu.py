@@ -57,6 +57,7 @@ def may_begin(fleet: Fleet, device: Device, *, weak: bool) -> Begin | Blocked:
             continue
         if not holder.idle:
             work = f" is busy with {', '.join(holder.jobs)}" if holder.jobs else f" is {holder.state}"
+            work += ", and leaves at its next checkpoint" if lease.state is LeaseState.YIELDING else ""
             return Blocked(f"{holder.name} holds {device.id} and{work}")
         if weak:
             return Blocked(f"{holder.name} holds {device.id}")
@@ -87,8 +88,13 @@ def startable(worker: Worker, now_s: float) -> bool:
 
 def device_for(fleet: Fleet, need_bytes: int, margin_bytes: int) -> Device | None:
     """Return the device with the best fit: the smallest total that can ever hold the need, and one that works before one that does not."""
+    return next(iter(devices_for(fleet, need_bytes, margin_bytes)), None)
+
+
+def devices_for(fleet: Fleet, need_bytes: int, margin_bytes: int) -> list[Device]:
+    """Return every device that can ever hold the need, the best fit first."""
     fitting = [device for device in fleet.devices.values() if device.total_bytes >= need_bytes + margin_bytes]
-    return min(fitting, key=lambda device: (device.state is not DeviceState.OK, device.total_bytes, device.id), default=None)
+    return sorted(fitting, key=lambda device: (device.state is not DeviceState.OK, device.total_bytes, device.id))
 
 
 def no_device(fleet: Fleet) -> str:

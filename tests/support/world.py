@@ -12,6 +12,7 @@ from supervisor.core.limits import GIB, Limits, WorkerSpec
 from supervisor.core.model import Device, Evidence, Fleet, Job, JobId, LeaseId, Outside, Ticket, WorkerName
 from supervisor.core.reload import effective, places
 from supervisor.core.rests import HELD
+from supervisor.core.tickets import stored
 from tests.support.simulated import SOON_S, Faults, SimulatedProcess
 from tests.support.simulated_device import HOST, SimulatedDevice
 from tests.support.simulated_disk import SimulatedDisk
@@ -73,6 +74,7 @@ class World:
                 adopted=adopted,
                 held=bool(self.disk.marks.get(HELD)),
                 wanted=dict(self.disk.wanted),
+                tickets=stored(self.disk.marks),
             ),
         )
         self._own(TICK_S, self._tick)
@@ -269,7 +271,7 @@ class World:
         if self.disk.fails:
             self.replies[action.request] = act.Reply(request=action.request, error="failed", message="disk full")
             return
-        self.disk.marks[action.name] = action.value
+        self.disk.marks = {name: value for name, value in {**self.disk.marks, action.name: action.value}.items() if value}
         for following in action.then:
             self._perform(following)
 

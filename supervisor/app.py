@@ -34,6 +34,7 @@ from supervisor.core.events import ShutdownRequested, SupervisorStarted
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import WorkerName
 from supervisor.core.rests import HELD
+from supervisor.core.tickets import stored
 from supervisor.device_service import open_devices
 from supervisor.job_service import open_jobs
 from supervisor.runtime.api_child import with_api
@@ -211,9 +212,11 @@ class _Service:
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._settings.reload)
         jobs, leases = tuple(await self._jobs.store.live()), tuple(await self._jobs.store.leases())
-        held = HELD in await self._jobs.store.marks()
+        marks = await self._jobs.store.marks()
         words = self._wanted.words()
-        self._loop.begin(SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted, wanted=words, held=held))
+        self._loop.begin(
+            SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted, wanted=words, held=HELD in marks, tickets=stored(marks))
+        )
         while early.asked:  # during the start
             early.asked.pop()
             self._asked_to_stop()

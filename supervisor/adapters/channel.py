@@ -145,6 +145,7 @@ def _event(worker: WorkerName, message: wire.AnyFromWorker) -> AnyEvent | None:
                     metrics={name: value for name, value in beat.metrics.items() if isfinite(value)},  # a loss may be NaN, and JSON has no word for that
                     critical=beat.critical,
                     extend_s=beat.extend_s,
+                    resumable=beat.resumable,
                 )
                 for beat in message.jobs
             )

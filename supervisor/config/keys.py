@@ -77,7 +77,6 @@ LATER: Final[Mapping[str, Mapping[str, Form]]] = {
         "hard_floor": forms.SIZE,
     },
     "gpu": {
-        "max_hold": forms.DURATION,
         "load_timeout": forms.DURATION,
     },
 }

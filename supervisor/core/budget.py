@@ -12,10 +12,10 @@ HEADROOM_BYTES: Final = 256 * MIB
 _OVER_THE_PEAK: Final = (11, 10)
 _AFTER_OOM: Final = (5, 4)
 
-Harm = tuple[bool, int]
-"""How much is lost when somebody leaves, the least first: nobody loses anything by one who leaves already; of idle ones the more urgent is missed more."""
+Harm = tuple[int, int]
+"""How much is lost when somebody leaves, the least first: nothing by one who leaves already, then idle ones, then those at work; the more urgent later."""
 
-NONE_LOST: Final[Harm] = (False, 0)
+NONE_LOST: Final[Harm] = (0, 0)
 
 
 class Share(Struct, frozen=True, kw_only=True):

@@ -38,6 +38,7 @@ class SupervisorStarted(Event, frozen=True, kw_only=True):
     adopted: tuple[Adopted, ...] = ()
     held: bool = False
     wanted: Mapping[WorkerName, Wanted] = field(default_factory=dict)
+    tickets: Mapping[Ticket, float] = field(default_factory=dict)  # of programs that waited, each with its arrival in seconds since 1970
 
 
 class OfWorker(Event, frozen=True, kw_only=True):
@@ -128,6 +129,7 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     metrics: Mapping[str, float] = field(default_factory=dict)
     critical: str = ""
     extend_s: float = 0.0  # it asks for so much more time before it is judged
+    resumable: bool = False  # it can be left at a checkpoint, and gone on with
 
 
 class BeatHeard(OfWorker, frozen=True, kw_only=True):

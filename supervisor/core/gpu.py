@@ -60,7 +60,7 @@ def may_begin(fleet: Fleet, device: Device, *, weak: bool, books: Books | None =
         if _leaves_already(holder):
             continue
         if not holder.idle:
-            return Blocked(f"{holder.name} holds {device.id} and {_work(holder)}")
+            return Blocked(f"{holder.name} holds {device.id} and {_work(holder, lease)}")
         if weak:
             return Blocked(f"{holder.name} holds {device.id}")
     return Begin(holders)
@@ -70,13 +70,14 @@ def _leaves_already(holder: Worker) -> bool:
     return holder.state in _ON_ITS_WAY_OUT and not holder.jobs
 
 
-def _work(holder: Worker) -> str:
-    return f"is busy with {', '.join(holder.jobs)}" if holder.jobs else f"is {holder.state}"
+def _work(holder: Worker, lease: Lease) -> str:
+    words = f"is busy with {', '.join(holder.jobs)}" if holder.jobs else f"is {holder.state}"
+    return words + (", and leaves at its next checkpoint" if lease.state is LeaseState.YIELDING else "")
 
 
 def _beside(fleet: Fleet, device: Device, holders: tuple[Lease, ...], *, books: Books, weak: bool) -> Begin | Blocked:
     """Return who leaves so that a newcomer fits beside the others, or who it does not fit beside."""
-    shares = [_share(fleet, lease, booked_bytes=books.booked[lease.id], weak=weak) for lease in holders]
+    shares = [share_of(fleet, lease, booked_bytes=books.booked[lease.id], weak=weak) for lease in holders]
     leaving = leavers(shares, books.need_bytes, books.room_bytes)
     if leaving is not None:
         gone = {share.lease for share in leaving}
@@ -89,7 +90,7 @@ def _beside(fleet: Fleet, device: Device, holders: tuple[Lease, ...], *, books: 
     return Blocked("; ".join([first, *others]))
 
 
-def _share(fleet: Fleet, lease: Lease, *, booked_bytes: int, weak: bool) -> Share:
+def share_of(fleet: Fleet, lease: Lease, *, booked_bytes: int, weak: bool) -> Share:
     """Return what a lease has, and how much is lost if its holder leaves."""
     if lease.worker is None:
         harm = NONE_LOST if lease.state is LeaseState.COOLING else None
@@ -98,8 +99,8 @@ def _share(fleet: Fleet, lease: Lease, *, booked_bytes: int, weak: bool) -> Shar
     if _leaves_already(holder):
         return Share(lease=lease.id, who=holder.name, booked_bytes=booked_bytes, harm=NONE_LOST)
     if not holder.idle:
-        return Share(lease=lease.id, who=f"{holder.name}, which {_work(holder)}", booked_bytes=booked_bytes, harm=None)
-    return Share(lease=lease.id, who=holder.name, booked_bytes=booked_bytes, harm=None if weak else (True, -lease.priority))
+        return Share(lease=lease.id, who=f"{holder.name}, which {_work(holder, lease)}", booked_bytes=booked_bytes, harm=None)
+    return Share(lease=lease.id, who=holder.name, booked_bytes=booked_bytes, harm=None if weak else (1, -lease.priority))
 
 
 def called(lease: Lease) -> str:
@@ -126,8 +127,13 @@ def startable(worker: Worker, now_s: float) -> bool:
 
 def device_for(fleet: Fleet, need_bytes: int, margin_bytes: int) -> Device | None:
     """Return the device with the best fit: the smallest total that can ever hold the need, and one that works before one that does not."""
+    return next(iter(devices_for(fleet, need_bytes, margin_bytes)), None)
+
+
+def devices_for(fleet: Fleet, need_bytes: int, margin_bytes: int) -> list[Device]:
+    """Return every device that can ever hold the need, the best fit first."""
     fitting = [device for device in fleet.devices.values() if device.total_bytes >= need_bytes + margin_bytes]
-    return min(fitting, key=lambda device: (device.state is not DeviceState.OK, device.total_bytes, device.id), default=None)
+    return sorted(fitting, key=lambda device: (device.state is not DeviceState.OK, device.total_bytes, device.id))
 
 
 def no_device(fleet: Fleet) -> str:

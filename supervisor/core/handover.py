@@ -4,9 +4,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, sharing, sight
+from supervisor.core import generations, sharing, sight, tickets
 from supervisor.core.actions import ForgetOwner, MeasureDevice, Reply, SaveLeases
-from supervisor.core.claims import GIVEN_BACK, Age
+from supervisor.core.claims import GIVEN_BACK
 from supervisor.core.events import DeviceMeasured
 from supervisor.core.gpu import Begin, called, held_outside, leases_on, refusal
 from supervisor.core.jobs import failed
@@ -35,9 +35,6 @@ from supervisor.units import format_size
 POLLS_S: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 PROOF_PAUSE_S: Final = 0.1
 """Between the two readings that must both show enough: one alone may fall between a release and a new allocation."""
-TICKETS_KEPT: Final = 1000
-TICKET_KEPT_S: Final = 600.0
-"""A program that was told to come again later comes within that, with its age; so many of them are remembered."""
 TIMER_SLACK_S: Final = 0.05
 """By how much a timer may come early; less than the shortest pause between two looks."""
 
@@ -54,7 +51,7 @@ def begin(turn: Turn, device: Device, worker: Worker, job: Job | None, plan: Beg
 def begin_outside(turn: Turn, device: Device, waiter: Waiter, plan: Begin) -> None:
     """Order the device for a program outside Warden, in the same way."""
     lease = _waiting(turn, device, waiter.need_bytes, waiter.priority)
-    turn.put_lease(replace(lease, outside=waiter.outside))
+    turn.put_lease(replace(lease, outside=waiter.outside, waited_s=turn.now_s - waiter.arrived_at_s))
     turn.put_waiter(
         replace(
             waiter,
@@ -219,6 +216,7 @@ def _answer(turn: Turn, waiter: Waiter, lease: Lease) -> None:
     ttl_s = waiter.outside.ttl_s
     turn.put_lease(replace(lease, expires_at_s=turn.now_s + ttl_s if ttl_s else None))
     turn.drop_waiter(waiter.outside.ticket)
+    tickets.forget(turn, waiter.outside.ticket)
     turn.act(SaveLeases(then=(Reply(request=waiter.request, lease=lease.id),)))
     if ttl_s:
         turn.wake_in(ttl_s)
@@ -286,9 +284,7 @@ def send_away(turn: Turn, waiter: Waiter, reply: Reply | None) -> None:
         if device.handover is not None and device.handover.waiter == ticket:
             _give_up(turn, device, device.handover)
     turn.drop_waiter(ticket)
-    left = {name: age for name, age in turn.fleet.tickets.items() if name != ticket and turn.now_s < age.left_at_s + TICKET_KEPT_S}
-    newest = dict(list(left.items())[1 - TICKETS_KEPT :])
-    turn.fleet = replace(turn.fleet, tickets={**newest, ticket: Age(arrived_at_s=waiter.arrived_at_s, left_at_s=turn.now_s)})
+    tickets.keep(turn, waiter)
     turn.act(ForgetOwner(ticket=ticket))
     if reply is not None:
         turn.act(reply)

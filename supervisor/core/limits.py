@@ -86,6 +86,7 @@ class GpuLimits(Struct, frozen=True, kw_only=True):
     poll_max_s: float = 5.0
     lock_timeout_s: float = 120.0
     lease_ttl_s: float = 30.0
+    max_hold_s: float = 0.0
     age_step_s: float = 5.0
 
 

@@ -164,6 +164,10 @@ class Job(Struct, frozen=True, kw_only=True):
     fingerprint: str = ""  # of what was asked for under that key
     retry_at_s: float = 0.0  # after a failure, not before that
     queued_at_s: float = 0.0
+    given_at_s: float | None = None  # to a worker
+    ran_s: float = 0.0  # since queued_at_s: no part of how long it has waited
+    resumable: bool = False  # what it does can be left at a checkpoint, and gone on with
+    gave_way: str = ""  # to this job or ticket, and stands behind it in the line
     sent_at_s: float | None = None
     begun_at_s: float | None = None
     progress_at_s: float | None = None
@@ -204,6 +208,9 @@ class Lease(Struct, frozen=True, kw_only=True):
     fence: int = 0
     expires_at_s: float | None = None  # of an outside program that renews
     ended: str = ""  # why an outside program has it no more, while its memory cools
+    waited_s: float = 0.0  # of an outside program: how long it had waited for it
+    wanted_by: str = ""  # the job or the ticket for which whoever has it should give way, and was told so
+    overheld: bool = False  # an outside program has had it for longer than gpu.max_hold, and somebody waits
 
     @property
     def owner(self) -> str:

@@ -4,10 +4,10 @@ Where it is "exclusive" a need is what was declared, and nothing is promised to 
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from supervisor.core.budget import HEADROOM_BYTES, Books, learned_bytes
-from supervisor.core.gpu import device_for, held_outside, leases_on, strangers
+from supervisor.core.gpu import Begin, Blocked, devices_for, held_outside, leases_on, may_begin, strangers
 from supervisor.core.limits import Limits
 from supervisor.core.model import Device, DeviceState, Fleet, Job, Lease, LeaseId, LeaseState, Waiter, Worker
 from supervisor.core.peaks import peak_of
@@ -33,36 +33,47 @@ def asked_of(fleet: Fleet, limits: Limits, *, model: str, job: Job | None) -> in
     return max(spec.gpu_bytes, learned_bytes(peak_of(fleet, model, None if spec.resident else job)))
 
 
-def seek(fleet: Fleet, limits: Limits, *, declared_bytes: int, asked_bytes: int, now_s: float) -> tuple[Device | None, int]:
-    """Return the device that fits best, and what is to be booked there: what is asked, but never more than could be had there, unless it was declared.
+class Offer(NamedTuple):
+    """A device that could be a newcomer's, and what would be booked there for it."""
+
+    device: Device
+    need_bytes: int
+
+
+def offers(fleet: Fleet, limits: Limits, *, declared_bytes: int, asked_bytes: int, now_s: float) -> list[Offer]:
+    """Return every device that can ever hold what was declared, the best first: with what is asked, but never more than could be had there.
 
     The best is one where nobody has to leave; then one that can give all that is asked; then the smallest.
     """
     margin_bytes = limits.gpu.margin_bytes
+    fitting = devices_for(fleet, declared_bytes, margin_bytes)
     if not shared(limits):
-        return device_for(fleet, declared_bytes, margin_bytes), declared_bytes
-    fitting = [device for device in fleet.devices.values() if device.total_bytes >= declared_bytes + margin_bytes]
+        return [Offer(device, declared_bytes) for device in fitting]
+    rooms = {device.id: room_on(fleet, limits, device=device, now_s=now_s) for device in fitting}
 
-    def worse(device: Device) -> tuple[bool, bool, bool, int, str]:
-        room_bytes = room_on(fleet, limits, device=device, now_s=now_s)
-        left_bytes = room_bytes - sum(booked(fleet, device).values())
-        return device.state is not DeviceState.OK, left_bytes < asked_bytes, room_bytes < asked_bytes, device.total_bytes, device.id
+    def worse(device: Device) -> tuple[bool, bool, bool]:
+        room_bytes = rooms[device.id]
+        return device.state is not DeviceState.OK, room_bytes - sum(booked(fleet, device).values()) < asked_bytes, room_bytes < asked_bytes
 
-    best = min(fitting, key=worse, default=None)
-    if best is None:
-        return None, declared_bytes
-    return best, max(declared_bytes, min(asked_bytes, room_on(fleet, limits, device=best, now_s=now_s)))
+    return [Offer(device, max(declared_bytes, min(asked_bytes, rooms[device.id]))) for device in sorted(fitting, key=worse)]
 
 
-def seek_for(turn: Turn, worker: Worker, job: Job | None) -> tuple[Device | None, int]:
-    """Return the device for a worker that is to start, and what is to be booked there."""
+def offers_for(turn: Turn, worker: Worker, job: Job | None) -> list[Offer]:
+    """Return the devices for a worker that is to start."""
     asked_bytes = asked_of(turn.fleet, turn.limits, model=worker.model, job=job)
-    return seek(turn.fleet, turn.limits, declared_bytes=turn.spec(worker).gpu_bytes, asked_bytes=asked_bytes, now_s=turn.now_s)
+    return offers(turn.fleet, turn.limits, declared_bytes=turn.spec(worker).gpu_bytes, asked_bytes=asked_bytes, now_s=turn.now_s)
 
 
-def device_of(turn: Turn, waiter: Waiter) -> Device | None:
-    """Return the device for a program outside Warden that takes any."""
-    return seek(turn.fleet, turn.limits, declared_bytes=waiter.need_bytes, asked_bytes=waiter.need_bytes, now_s=turn.now_s)[0]
+def offers_to(turn: Turn, waiter: Waiter) -> list[Offer]:
+    """Return the devices for a program outside Warden: the one that it names, or any that fits."""
+    if waiter.device is not None:
+        return [Offer(device, waiter.need_bytes) for device in turn.fleet.devices.values() if device.id == waiter.device]
+    return offers(turn.fleet, turn.limits, declared_bytes=waiter.need_bytes, asked_bytes=waiter.need_bytes, now_s=turn.now_s)
+
+
+def plan(fleet: Fleet, limits: Limits, offer: Offer, *, weak: bool, now_s: float) -> Begin | Blocked:
+    """Return whether a newcomer may have what it is offered now, and who leaves for it."""
+    return may_begin(fleet, offer.device, weak=weak, books=books(fleet, limits, device=offer.device, need_bytes=offer.need_bytes, now_s=now_s))
 
 
 def books(fleet: Fleet, limits: Limits, *, device: Device, need_bytes: int, now_s: float) -> Books | None:

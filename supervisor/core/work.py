@@ -21,6 +21,7 @@ from supervisor.core.health import CANCEL_GRACE_S
 from supervisor.core.jobs import RELEASING, Step, advance, after_own_end, returned
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
+from supervisor.core.line import came_back
 from supervisor.core.model import Cause, Failure, Job, JobId, JobStatus, Reason, Receipt, Worker, WorkerState
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
@@ -77,6 +78,7 @@ def _progress(turn: Turn, worker: Worker, job: Job, progress: JobProgress, *, mo
         total=progress.total,
         metrics=progress.metrics,
         critical=progress.critical,
+        resumable=progress.resumable,
         extend_until_s=turn.now_s + progress.extend_s if progress.extend_s else job.extend_until_s,
         progress_at_s=turn.now_s if moved else job.progress_at_s,
     )
@@ -115,6 +117,7 @@ def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:
         take_from_worker(turn, job)
         why = f"its worker left: {worker.stop.reason if worker.stop else event.error}" if event.reason != "paused" else "at a checkpoint, as asked"
         job = returned(job, Reason.WAITING_FOR_WORKER, why, turn.now_s, turn.wall_s)
+        job = came_back(job, turn.fleet.lease_of(worker.name), turn.now_s)
         turn.save_job(job, stored, said_back(turn, job, "job_returned", worker.name))
         if worker.stop is None and event.reason == "shutdown":  # let it go before it is given another job
             generations.order_leave(turn, turn.fleet.workers[worker.name], Cause.OPERATOR, "it was told to leave by somebody else")

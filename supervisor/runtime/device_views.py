@@ -3,8 +3,8 @@
 from supervisor.core.gpu import device_for, held_outside, leases_on, strangers
 from supervisor.core.jobs import aged_priority, in_order
 from supervisor.core.limits import Limits
+from supervisor.core.line import aged, rank_outside
 from supervisor.core.model import Device, Fleet, Handover, Holding, Lease, Reason, WorkerName
-from supervisor.core.outside import aged, rank
 from supervisor.core.peaks import of_model
 from supervisor.shapes import DeviceView, HandoverView, HolderView, PeakView, StrangerView, WaiterView
 from supervisor.units import format_size
@@ -65,7 +65,7 @@ def _holder(lease: Lease, device: Device, *, fleet: Fleet, limits: Limits, now_s
 
 def _outside_waiters(fleet: Fleet, device: Device, limits: Limits, now_s: float) -> list[WaiterView]:
     """Return the programs outside Warden that wait for this device, the next first."""
-    waiting = sorted(fleet.waiters.values(), key=lambda waiter: rank(waiter, limits.gpu, now_s))
+    waiting = sorted(fleet.waiters.values(), key=lambda waiter: rank_outside(waiter, limits.gpu, now_s))
     views = []
     for waiter in waiting:
         best = device_for(fleet, waiter.need_bytes, limits.gpu.margin_bytes)

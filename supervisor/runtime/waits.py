@@ -8,7 +8,7 @@ from supervisor.core.gpu import free_words, held_by, leases_on, strangers
 from supervisor.core.jobs import aged_priority, rests, standing
 from supervisor.core.limits import Limits
 from supervisor.core.model import AT_WORK, Device, DeviceState, Fleet, Job, JobStatus, Reason, Wanted, Worker
-from supervisor.core.sharing import asked_of, seek, shared
+from supervisor.core.sharing import asked_of, offers, shared
 from supervisor.runtime.device_views import device_view
 from supervisor.runtime.instants import instant
 from supervisor.runtime.phrases import at_work, handover_words, jobs_of, last_handover, moment
@@ -90,7 +90,8 @@ def _device(job: Job, scene: Scene) -> tuple[Device | None, int]:
     if model is None or not declared_bytes:
         return None, 0
     asked_bytes = asked_of(fleet, limits, model=model, job=job)
-    return seek(fleet, limits, declared_bytes=declared_bytes, asked_bytes=asked_bytes, now_s=scene.now_s)
+    found = offers(fleet, limits, declared_bytes=declared_bytes, asked_bytes=asked_bytes, now_s=scene.now_s)
+    return found[0] if found else (None, declared_bytes)
 
 
 def _head(job: Job, reason: Reason, scene: Scene) -> str:

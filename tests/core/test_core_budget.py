@@ -287,14 +287,14 @@ def test_what_is_asked_is_cut_to_what_can_be_had_but_never_below_what_is_declare
     device = replace(CARD, sample=sample({}, stranger=2 * GIB))
     now = fleet(device=device)
 
-    def seek(declared: int, asked: int) -> tuple[DeviceId | None, int]:
-        found, need_bytes = sharing.seek(now, SHARED, declared_bytes=declared * GIB, asked_bytes=asked * GIB, now_s=100.0)
-        return found.id if found else None, need_bytes
+    def seek(declared: int, asked: int) -> tuple[DeviceId, int]:
+        (found, need_bytes), *_ = sharing.offers(now, SHARED, declared_bytes=declared * GIB, asked_bytes=asked * GIB, now_s=100.0)
+        return found.id, need_bytes
 
     assert seek(6, 20) == (CARD.id, 13 * GIB - MARGIN)
     assert seek(14, 20) == (CARD.id, 14 * GIB), "it is refused with numbers where it is not proved"
     assert seek(6, 8) == (CARD.id, 8 * GIB)
-    assert seek(15, 15) == (None, 15 * GIB)
+    assert sharing.offers(now, SHARED, declared_bytes=15 * GIB, asked_bytes=15 * GIB, now_s=100.0) == []
 
 
 def test_of_several_devices_the_one_where_nobody_has_to_leave_goes_first_then_the_one_that_can_give_all_then_the_smallest() -> None:
@@ -303,8 +303,7 @@ def test_of_several_devices_the_one_where_nobody_has_to_leave_goes_first_then_th
     now = replace(now, devices={**now.devices, small.id: small, large.id: large})
 
     def best(declared: int, asked: int, limits: Limits = SHARED) -> str:
-        found, _ = sharing.seek(now, limits, declared_bytes=declared * GIB, asked_bytes=asked * GIB, now_s=100.0)
-        return found.id if found else ""
+        return sharing.offers(now, limits, declared_bytes=declared * GIB, asked_bytes=asked * GIB, now_s=100.0)[0].device.id
 
     assert [best(2, 2), best(8, 8), best(11, 11), best(8, 12), best(8, 99)] == ["b-small", "b-small", "a-large", "a-large", "b-small"]
     assert best(11, 11, ALONE) == "card"

@@ -178,6 +178,7 @@ class SimulatedProcess:
             total=self.faults.steps,
             critical="saving" if self.faults.critical else "",
             extend_s=self.faults.extends_s,
+            resumable=bool(self.faults.checkpoint_every),
         )
 
     def take(self, job: JobId, attempt: int) -> None:

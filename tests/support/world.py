@@ -13,6 +13,7 @@ from supervisor.core.model import Device, Evidence, Fleet, Job, JobId, LeaseId, 
 from supervisor.core.reload import effective, places
 from supervisor.core.rests import HELD
 from supervisor.core.sharing import shared
+from supervisor.core.tickets import stored
 from tests.support.simulated import SOON_S, Faults, SimulatedProcess
 from tests.support.simulated_device import HOST, SimulatedDevice
 from tests.support.simulated_disk import SimulatedDisk
@@ -76,6 +77,7 @@ class World:
                 adopted=adopted,
                 held=bool(self.disk.marks.get(HELD)),
                 wanted=dict(self.disk.wanted),
+                tickets=stored(self.disk.marks),
             ),
         )
         self._own(TICK_S, self._tick)
@@ -277,7 +279,7 @@ class World:
         if self.disk.fails:
             self.replies[action.request] = act.Reply(request=action.request, error="failed", message="disk full")
             return
-        self.disk.marks[action.name] = action.value
+        self.disk.marks = {name: value for name, value in {**self.disk.marks, action.name: action.value}.items() if value}
         for following in action.then:
             self._perform(following)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Final
 
@@ -16,7 +16,9 @@ _RELEASE_POLLS_S: Final = (0.0, 0.05, 0.1, 0.25, 0.5)
 _WATCH_PAUSE_S: Final = 0.02
 """With the second reading of a proof, 0.1 s later, memory is seen to be back within 150 ms."""
 _WATCH_REST: Final = 9.0
-"""Times as long as a reading took nothing is read: a tenth of the time at most, however slow the driver is."""
+"""Times as long as a reading takes nothing is read: a tenth of the time at most, however slow the driver is."""
+_COSTS_KEPT: Final = 3
+"""The quickest of so many readings says what one takes: on a busy machine one took 0.3 s that takes a millisecond, and nobody looked for the next 2.6 s."""
 _RISE_BYTES: Final = 32 * 2**20
 """What a process that goes gives back is more, as a rule; what is less is seen when the pause is over."""
 
@@ -41,6 +43,7 @@ class Measures:
         self._post = post
         self._last: dict[DeviceId, DeviceSample | None] = {}  # as the core knows them; None for one that could not be read
         self._watches: dict[DeviceId, act.MeasureDevice] = {}
+        self._took_s: defaultdict[DeviceId, deque[float]] = defaultdict(lambda: deque(maxlen=_COSTS_KEPT))
 
     async def level(self, action: act.SendJob | act.SendCancel, moment: str, device: DeviceId) -> None:
         """Read what a worker has of its device before a job, or as its cancel comes. What cannot be read is not compared with later."""
@@ -68,26 +71,27 @@ class Measures:
             return
         self._watches[action.device] = action
         end_s, before = time.monotonic() + action.after_s, self._last.get(action.device)
-        pause_s = _WATCH_PAUSE_S
         while self._watches.get(action.device) is action:
-            left_s = end_s - time.monotonic()
-            await asyncio.sleep(min(pause_s, left_s))
-            began_s = time.monotonic()
+            pause_s = max(_WATCH_PAUSE_S, _WATCH_REST * min(self._took_s[action.device], default=0.0))
+            await asyncio.sleep(min(pause_s, end_s - time.monotonic()))
+            in_time = time.monotonic() < end_s
             seen = await self._read(action)
-            if began_s >= end_s or _better(seen.sample, before):
+            if not in_time or _better(seen.sample, before):
                 self._tell(seen)
                 return
-            pause_s = max(_WATCH_PAUSE_S, _WATCH_REST * (time.monotonic() - began_s))
 
     def _tell(self, seen: DeviceMeasured) -> None:
         self._last[seen.device] = seen.sample
         self._post(seen)
 
     async def _read(self, action: act.MeasureDevice) -> DeviceMeasured:
+        began_s = time.monotonic()
         try:
             sample = await self._device.measure(action.device)
         except DeviceError as error:
             return DeviceMeasured(device=action.device, sample=None, error=str(error), state=error.state, watch=action.watch)
+        finally:
+            self._took_s[action.device].append(time.monotonic() - began_s)
         return DeviceMeasured(device=action.device, sample=sample, watch=action.watch)
 
     async def memory(self) -> None:

@@ -115,6 +115,22 @@ async def test_a_later_watch_ends_an_earlier_one_which_says_nothing() -> None:
     assert [event.watch for event in told[1:] if isinstance(event, DeviceMeasured)] == [2.0]
 
 
+@pytest.mark.slow
+async def test_one_reading_that_was_held_up_does_not_make_the_next_wait() -> None:
+    told: list[AnyEvent] = []
+    device = Scripted([sample(GIB, SAM)])
+    reads = measures(device, told)
+    await reads.device(MeasureDevice(device=CARD))
+    await reads.device(MeasureDevice(device=CARD))
+    device.took_s = 1.5
+    await reads.device(MeasureDevice(device=CARD))
+    device.took_s, device.readings = 0.0, [sample(GIB, SAM), sample(15 * GIB)]
+
+    await asyncio.wait_for(reads.device(watch()), 10.0)  # after 1.5 s nothing would be read for 13.5
+
+    assert told[3:] == [DeviceMeasured(device=CARD, sample=sample(15 * GIB), watch=1.0)]
+
+
 async def test_a_slow_driver_is_left_alone_for_most_of_the_time() -> None:
     told: list[AnyEvent] = []
     device = Scripted([sample(GIB, SAM)], took_s=0.02)

@@ -253,6 +253,8 @@ class World:
             case act.ForgetOwner():
                 pass
             case act.Reply():
+                if action.lease is not None and action.request.startswith("lock ") and self.device.shown:
+                    self.wrongs.append(f"{action.request} was granted while the device showed {sorted(self.device.shown)}")
                 self.replies[action.request] = action
             case act.WakeAt():
                 self._time.at(action.at_s, ev.Tick(wall_s=WALL_S + action.at_s))

@@ -8,7 +8,8 @@ in the job's folder), hold (leaves a child in a session of its own that ignores 
 (the step takes `slow_s`, and listens to orders).
 
 On a fake card (`fake_card`) it holds options.card_mb from its load on, until options.card_release_s after its end (-1: for ever), and a job's `card_mb`
-while that works: no more than its share, as if torch held it, unless options.card_capped is false.
+while that works: no more than its share, as if torch held it, unless options.card_capped is false. Its end can go wrong: it stays for as long as there is
+the file options.stay_while, and exits with options.exit_code.
 
 A fault comes at every attempt unless `attempt` names one: `fault=crash` is a poisoned job. With `checkpoint` each step is saved, and the next attempt goes on
 after it; saving takes `save_s`, in a critical section. Without, a pause or a crash costs all steps.
@@ -20,8 +21,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 from msgspec import Struct
 
@@ -43,6 +46,8 @@ class Options(Struct, frozen=True, kw_only=True):
     card_release_s: float = 0.0
     card_listed: bool = True
     card_capped: bool = True
+    stay_while: str = ""
+    exit_code: int = 0
 
 
 class Params(Struct, frozen=True, kw_only=True):
@@ -70,6 +75,7 @@ class Fake(Worker):
     def load(self) -> None:
         """Take as long, and as much memory, as the options say."""
         options: Options = self.options
+        os._exit = partial(_leave, os._exit, options)  # how the SDK leaves, when all else is done
         if options.ignore_term:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(options.load_s)
@@ -177,6 +183,13 @@ def _be_deaf() -> None:
             time.sleep(3600)
         except JobCancelled:
             continue
+
+
+def _leave(leave: Callable[[int], NoReturn], options: Options, code: int) -> NoReturn:
+    """Leave as the options say: late, and with a code of their own."""
+    while options.stay_while and Path(options.stay_while).exists():
+        time.sleep(0.01)
+    leave(options.exit_code or code)
 
 
 def _leave_child() -> None:

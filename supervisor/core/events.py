@@ -183,13 +183,14 @@ class ReleaseMeasured(OfWorker, frozen=True, kw_only=True):
 class DeviceMeasured(Event, frozen=True, kw_only=True):
     """A device was read, or could not be (sample is None, error says why).
 
-    state: what the failure says of the device; None for one that may be over with the next reading.
+    state: what the failure says of the device; None for one that may be over with the next reading. watch: as it was ordered.
     """
 
     device: DeviceId
     sample: DeviceSample | None
     error: str = ""
     state: DeviceState | None = None
+    watch: float | None = None
 
 
 class DevicesFound(Event, frozen=True, kw_only=True):

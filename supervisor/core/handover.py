@@ -140,10 +140,11 @@ def _awaited(turn: Turn, device: Device, handover: Handover) -> list[Lease]:
     return [lease for lease in leases_on(turn.fleet, device) if lease.id in handover.awaits]
 
 
-def look(turn: Turn, device: Device, after_s: float = 0.0) -> None:
-    """Keep the device, and have it read after a pause."""
-    turn.put_device(replace(device, look_at_s=turn.now_s + after_s))
-    turn.act(MeasureDevice(device=device.id, after_s=after_s))
+def look(turn: Turn, device: Device, after_s: float = 0.0, *, watch: bool = False) -> None:
+    """Keep the device, and have it read after a pause; watch: sooner, where something came back meanwhile."""
+    at_s = turn.now_s + after_s
+    turn.put_device(replace(device, look_at_s=at_s))
+    turn.act(MeasureDevice(device=device.id, after_s=after_s, watch=at_s if watch else None))
 
 
 def measured(turn: Turn, event: DeviceMeasured) -> None:
@@ -155,7 +156,8 @@ def measured(turn: Turn, event: DeviceMeasured) -> None:
     if event.sample is not None:
         _free_cooled(turn, device, event.sample)
         device = turn.fleet.devices[device.id]
-    if turn.now_s < device.look_at_s - TIMER_SLACK_S or turn.fleet.stopping_since_s is not None:
+    too_early = turn.now_s < device.look_at_s - TIMER_SLACK_S and event.watch != device.look_at_s
+    if too_early or turn.fleet.stopping_since_s is not None:
         return  # somebody else's reading: the next of our own is on its way; and who stops gives nothing away
     handover = device.handover
     if handover is None or handover.gone_at_s is None:
@@ -166,7 +168,7 @@ def measured(turn: Turn, event: DeviceMeasured) -> None:
     enough = device.state is DeviceState.OK and event.sample is not None and event.sample.free_bytes >= needed_bytes
     if not enough or _awaited(turn, device, handover):
         pause_s = min(POLLS_S[min(handover.polls, len(POLLS_S) - 1)], turn.limits.gpu.poll_max_s)
-        look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=None)), pause_s)
+        look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=None)), pause_s, watch=True)
     elif handover.back_at_s is None:
         look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=turn.now_s)), PROOF_PAUSE_S)
     else:

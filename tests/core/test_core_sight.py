@@ -14,6 +14,7 @@ from supervisor.core.model import (
     DeviceSample,
     DeviceState,
     Fleet,
+    Handover,
     Holding,
     Job,
     JobId,
@@ -156,6 +157,18 @@ def test_a_reading_tells_the_size_and_the_proof_and_another_keeps_them() -> None
     second, _ = after(first, DeviceMeasured(device=CARD.id, sample=FREE))
 
     assert [(now.devices[CARD.id].total_bytes, now.devices[CARD.id].proof) for now in (first, second)] == [(15 * GIB, "by pid")] * 2
+
+
+@pytest.mark.parametrize(("watch", "back_at_s"), [(12.0, 10.0), (11.0, None), (None, None)])
+def test_a_reading_that_comes_before_its_time_counts_if_it_is_that_of_the_look_under_way(watch: float | None, back_at_s: float | None) -> None:
+    handover = Handover(lease=LeaseId("l-2"), worker=SAM, leaving=(), need_bytes=GIB, ordered_at_s=0.0, gone_at_s=1.0)
+    awaited = fleet(replace(CARD, handover=handover, look_at_s=12.0))
+
+    now, _ = after(awaited, DeviceMeasured(device=CARD.id, sample=FREE, watch=watch))
+    then = now.devices[CARD.id].handover
+
+    assert then is not None
+    assert then.back_at_s == back_at_s
 
 
 @pytest.mark.parametrize(("used_bytes", "cools"), [(None, True), (GIB, True), (0, False)])

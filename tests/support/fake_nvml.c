@@ -6,7 +6,7 @@
        uuid, name, total     total in bytes
        reserved              bytes that the driver keeps: v2 shows them apart, v1 counts them as used
        mig, coherent         1: MIG mode is on; the memory is a NUMA node of the machine
-       claims/NAME           "PID BYTES RELEASE LISTED SHOWN GRAPHICS": what a process holds. When the pid is dead it goes on counting for RELEASE seconds
+       claims/NAME           "PID BYTES RELEASE LISTED SHOWN GRAPHICS": what a process holds. When the pid is dead (or a zombie) it goes on counting for RELEASE seconds
                              (-1: for ever). LISTED 0: memory with no process. SHOWN 0: the size is N/A. GRAPHICS 1: in that list instead of the compute one.
        minor                 the number of its node, /dev/nvidia<minor>; its place where there is no such file
        xids/NAME             a number: a fault that the driver reports of it once, and then the file is gone
@@ -19,9 +19,7 @@
 
 #define _GNU_SOURCE
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,13 +97,21 @@ static int enter(int device, const char *function) {
 
 #define ENTER(device) do { int error = enter(device, __func__); if (error) return error; } while (0)
 
+/* A zombie has given its memory back. */
+static int lives(long long pid) {
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/%lld/stat", pid);
+    if (!text_of(path, text, sizeof text)) return 0;
+    const char *state = strrchr(text, ')');
+    return state && state[1] && state[2] != 'Z' && state[2] != 'X';
+}
+
 /* Whether a claim still counts: its process lives, or died less than `release` seconds ago. The first who sees it dead leaves a stamp beside it. */
 static int counts(const Claim *claim, const char *path) {
     char stamp[PATH + 8];
     struct stat seen;
     struct timespec now;
-    if (kill((pid_t)claim->pid, 0) == 0 || errno == EPERM) return 1;
-    if (claim->release < 0) return 1;
+    if (lives(claim->pid) || claim->release < 0) return 1;
     snprintf(stamp, sizeof stamp, "%s.dead", path);
     close(open(stamp, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
     if (stat(stamp, &seen) != 0) return 0;

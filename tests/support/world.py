@@ -53,6 +53,7 @@ class World:
         self._pids = 100
         self._life = 1  # which supervisor this is: what an earlier one had under way never comes back
         self._down = False
+        self._watched: act.MeasureDevice | None = None
         self._born_s: dict[tuple[WorkerName, int], float] = {}
         self._spawned: dict[str, int] = {}  # the last generation of each, as run/ has it
         self._edits = 0
@@ -124,6 +125,7 @@ class World:
         """End the supervisor as kill -9 does: its inbox, its timers and its unfinished writes are gone; the workers go on."""
         self._time.drop_events()
         self.disk.waiting.clear()
+        self._watched = None
         self._life += 1
         self._down = True
 
@@ -199,6 +201,7 @@ class World:
         who = self.outsiders.pop(Ticket(ticket), None)
         if who is not None:
             self.device.outside.pop(who.pid, None)
+            self._came_back()
             self.post(0.001, ev.OwnerGone(ticket=who.ticket))
 
     def process(self, worker: str) -> SimulatedProcess:
@@ -241,7 +244,8 @@ class World:
                 if len(self.disk.waiting) == 1:
                     self._own(0.002, self._save)
             case act.MeasureDevice():
-                self._own(action.after_s + 0.005, self._read_device)
+                self._watched = action if action.watch is not None else self._watched
+                self._own(action.after_s + 0.005, lambda: self._read_device(action))
             case act.MeasureMemory():
                 memory = {name: process.spec.gpu_bytes for (name, _), process in self.processes.items()}
                 self.post(0.005, ev.MemoryMeasured(workers=memory, available_bytes=30 * GIB))
@@ -259,6 +263,8 @@ class World:
             case act.ForgetOwner():
                 pass
             case act.Reply():
+                if action.lease is not None and action.request.startswith("lock ") and not self._has_room(self.fleet.leases[action.lease].need_bytes):
+                    self.wrongs.append(f"{action.request} was granted while the device showed {sorted(self.device.shown)}")
                 self.replies[action.request] = action
             case act.WakeAt():
                 self._time.at(action.at_s, ev.Tick(wall_s=WALL_S + action.at_s))
@@ -385,13 +391,30 @@ class World:
 
     def _give_back(self, key: tuple[WorkerName, int]) -> None:
         self.device.shown.pop(key, None)
+        self._came_back()
 
-    def _read_device(self) -> None:
+    def _has_room(self, need_bytes: int) -> bool:
+        """Return whether a program finds what it was granted: beside others only so much as it said."""
+        shown_bytes = sum(self.device.shown.values())
+        if shared(self.limits) and need_bytes:
+            return shown_bytes + need_bytes <= self.limits.gpu.host_budget_bytes
+        return not self.device.shown
+
+    def _came_back(self) -> None:
+        """What was ordered to watch the device sees that memory came back."""
+        watched = self._watched
+        if watched is not None and not self.device.unreadable:
+            self._own(0.02, lambda: self._read_device(watched))
+
+    def _read_device(self, action: act.MeasureDevice) -> None:
+        if action.watch is not None and action is not self._watched:  # it came sooner, or a later order took its place
+            return
+        self._watched = None if action.watch is not None else self._watched
         for key in self.device.shown:
             uses_gib, process = self.fault(key[0]).uses_gib, self.processes.get(key)
             if process is not None:
                 self.device.shown[key] = process.spec.gpu_bytes if uses_gib is None else int(uses_gib * GIB)
-        self.post(0, self.device.measure(self.limits.gpu.host_budget_bytes))
+        self.post(0, self.device.measure(self.limits.gpu.host_budget_bytes, watch=action.watch))
 
     def _save(self) -> None:
         failed, then = self.disk.write()

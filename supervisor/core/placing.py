@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from supervisor.core import generations, handover, outside, sharing
 from supervisor.core.gpu import Blocked, may_begin, no_device, startable
 from supervisor.core.jobs import Step, advance, in_order, rank, rests
-from supervisor.core.model import AT_WORK, Cause, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
+from supervisor.core.model import AT_WORK, Cause, Device, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
 
 
@@ -39,6 +39,7 @@ class _Queue:
         self._turn = turn
         self._running = running
         self._model_of = {kind: name for name, spec in turn.limits.workers.items() for kind in spec.serves}
+        self._wants: tuple[Device | None, int] = (None, 0)  # which device that one waits for, and how much of it
         self._first = ""  # who waits for a device that another holds: nobody behind it may prolong that hold
         self._known: dict[str, _NoPlace] = {}  # by kind: what one job heard, the next of its kind hears too, until a worker or the device is taken
         self._told: dict[JobId, Job] = {}
@@ -62,6 +63,7 @@ class _Queue:
             self._told_outside[waiter.outside.ticket] = replace(waiter, message=sentence)
         if sentence and not self._first:
             self._first = waiter.outside.words
+            self._wants = self._turn.fleet.devices.get(waiter.device) if waiter.device else sharing.device_of(self._turn, waiter), waiter.need_bytes
         elif sentence:
             return
         self._known.clear()
@@ -72,17 +74,28 @@ class _Queue:
         waits = _resting(job, rest) if rest else _HELD_QUEUE if turn.fleet.held else self._known.get(job.kind)
         if waits is None:
             model = self._model_of.get(job.kind)
-            waits = _no_room(turn, model, job, self._running, self._first) or _place(turn, job, model or "")
+            waits = _no_room(turn, model, job, self._running) or self._place(job, model or "")
             if waits is None:
                 self._running += 1
                 self._known.clear()
                 return
             self._known[job.kind] = waits
             if waits.reason is Reason.WAITING_FOR_GPU and not self._first:
-                self._first = job.id
+                self._first, self._wants = job.id, _wants_of(turn, job, model or "")
                 self._known.clear()
         if job.message != waits.sentence or job.reason is not waits.reason:
             self._told[job.id] = replace(job, reason=waits.reason, message=waits.sentence)
+
+    def _place(self, job: Job, model: str) -> "_NoPlace | None":
+        """Find the job a place. Behind somebody who waits for a device that is a worker that runs already, and whose work keeps nobody waiting."""
+        turn, (device, need_bytes) = self._turn, self._wants
+        if not self._first or not turn.limits.workers[model].gpu_bytes:
+            return _place(turn, job, model)
+        free = [worker for worker in _takers(turn, job, model) if not sharing.holds_up(turn, worker, device, need_bytes)]
+        if not free:
+            return _NoPlace(f"{self._first} is before it in the queue for the device", Reason.WAITING_FOR_GPU)
+        _assign_to(turn, job, min(free, key=_best))
+        return None
 
 
 class _NoPlace(Blocked, frozen=True):
@@ -105,28 +118,30 @@ def _resting(job: Job, reason: Reason) -> _NoPlace:
             return _NoPlace(job.message, Reason.RETRY_BACKOFF)
 
 
-def _no_room(turn: Turn, model: str | None, job: Job, running: int, first: str) -> _NoPlace | None:
+def _no_room(turn: Turn, model: str | None, job: Job, running: int) -> _NoPlace | None:
     """Return why no worker has to be looked for, or None."""
     if model is None:
         return _NoPlace(f"no worker in supervisor.toml serves {job.kind} any more")
     if running >= turn.limits.jobs.max_running:
         return _NoPlace(f"{running} at work already, jobs.max_running is {turn.limits.jobs.max_running}")
-    if turn.limits.workers[model].gpu_bytes and first:
-        return _NoPlace(f"{first} is before it in the queue for the device", Reason.WAITING_FOR_GPU)
     return None
+
+
+def _wants_of(turn: Turn, job: Job, model: str) -> tuple[Device | None, int]:
+    """Return which device a job waits for, and how much of it."""
+    worker = next((worker for worker in turn.fleet.workers.values() if worker.model == model), None)
+    return sharing.seek_for(turn, worker, job) if worker is not None else (None, 0)
 
 
 def _place(turn: Turn, job: Job, model: str) -> _NoPlace | None:
     """Assign the job to the best worker of its model, or return why none can take it."""
     spec = turn.limits.workers[model]
     workers = [worker for worker in turn.fleet.workers.values() if worker.model == model]
-    takers = [worker for worker in workers if len(worker.jobs) < spec.concurrency and _takes(turn, worker)]
-    able = [worker for worker in takers if sharing.covers(turn.fleet, turn.limits, worker=worker, job=job, now_s=turn.now_s)]
-    if able:
-        _assign_to(turn, job, min(able, key=lambda worker: (len(worker.jobs), worker.state is not WorkerState.READY, worker.name)))
+    if able := _takers(turn, job, model):
+        _assign_to(turn, job, min(able, key=_best))
         return None
-    for worker in takers:
-        if worker.idle:
+    for worker in workers:
+        if worker.idle and _takes(turn, worker):
             why = f"{job.id} needs more of the device than it was given"
             generations.order_leave(turn, worker, Cause.HANDOVER, why)
             return _NoPlace(f"{worker.name} leaves and comes back: {why}", Reason.WAITING_FOR_GPU)
@@ -137,6 +152,16 @@ def _place(turn: Turn, job: Job, model: str) -> _NoPlace | None:
                 return None
             return _place_on_device(turn, job, worker)
     return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER)
+
+
+def _takers(turn: Turn, job: Job, model: str) -> list[Worker]:
+    """Return the workers that run, or are about to, and can take the job as they are."""
+    able = [worker for worker in turn.fleet.workers.values() if worker.model == model and len(worker.jobs) < turn.spec(worker).concurrency]
+    return [worker for worker in able if _takes(turn, worker) and sharing.covers(turn.fleet, turn.limits, worker=worker, job=job, now_s=turn.now_s)]
+
+
+def _best(worker: Worker) -> tuple[int, bool, WorkerName]:
+    return len(worker.jobs), worker.state is not WorkerState.READY, worker.name
 
 
 def _takes(turn: Turn, worker: Worker) -> bool:

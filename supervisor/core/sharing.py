@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from supervisor.core.budget import HEADROOM_BYTES, Books, learned_bytes
-from supervisor.core.gpu import device_for, held_outside, leases_on, strangers
+from supervisor.core.gpu import device_for, fits_without, held_outside, leases_on, strangers
 from supervisor.core.limits import Limits
 from supervisor.core.model import Device, DeviceState, Fleet, Job, Lease, LeaseId, LeaseState, Waiter, Worker
 from supervisor.core.peaks import peak_of
@@ -135,6 +135,15 @@ def covers(fleet: Fleet, limits: Limits, *, worker: Worker, job: Job, now_s: flo
         return True
     room_bytes = room_on(fleet, limits, device=fleet.devices[lease.device], now_s=now_s)
     return min(asked_of(fleet, limits, model=worker.model, job=job), room_bytes) < lease.need_bytes + HEADROOM_BYTES
+
+
+def holds_up(turn: Turn, worker: Worker, device: Device | None, need_bytes: int) -> bool:
+    """Return whether more work for a running worker would keep whoever is first in line for a device waiting: nobody else is in its way who works."""
+    lease = turn.fleet.lease_of(worker.name)
+    found = books(turn.fleet, turn.limits, device=device, need_bytes=need_bytes, now_s=turn.now_s) if device is not None else None
+    if lease is None or device is None or found is None:
+        return True
+    return lease.device == device.id and fits_without(turn.fleet, device, worker.name, found)
 
 
 def may_stay(fleet: Fleet, limits: Limits, lease: Lease) -> bool:

@@ -63,6 +63,8 @@ class Params(Struct, frozen=True, kw_only=True):
     checkpoint: bool = False
     save_s: float = 0.0
     card_mb: int = 0
+    imgsz: int = 0  # these two mean nothing but to whoever learns what such work takes
+    batch: int = 0
 
 
 class Fake(Worker):

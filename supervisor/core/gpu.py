@@ -4,10 +4,11 @@ from collections.abc import Collection
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from supervisor.core.budget import NONE_LOST, Books, Share, leavers
 from supervisor.core.limits import MIB, Limits
-from supervisor.core.model import Device, DeviceSample, DeviceState, Fleet, Handover, Holding, Lease, LeaseState, Wanted, Worker, WorkerState
+from supervisor.core.model import Device, DeviceSample, DeviceState, Fleet, Handover, Holding, Lease, LeaseState, Wanted, Worker, WorkerName, WorkerState
 from supervisor.units import format_size
 
 
@@ -77,7 +78,7 @@ def _work(holder: Worker, lease: Lease) -> str:
 
 def _beside(fleet: Fleet, device: Device, holders: tuple[Lease, ...], *, books: Books, weak: bool) -> Begin | Blocked:
     """Return who leaves so that a newcomer fits beside the others, or who it does not fit beside."""
-    shares = [share_of(fleet, lease, booked_bytes=books.booked[lease.id], weak=weak) for lease in holders]
+    shares = shares_of(fleet, device, books=books, weak=weak)
     leaving = leavers(shares, books.need_bytes, books.room_bytes)
     if leaving is not None:
         gone = {share.lease for share in leaving}
@@ -90,7 +91,19 @@ def _beside(fleet: Fleet, device: Device, holders: tuple[Lease, ...], *, books: 
     return Blocked("; ".join([first, *others]))
 
 
-def share_of(fleet: Fleet, lease: Lease, *, booked_bytes: int, weak: bool) -> Share:
+def fits_without(fleet: Fleet, device: Device, worker: WorkerName, books: Books) -> bool:
+    """Return whether a newcomer would fit once this worker, and everybody who is idle, had left."""
+    lease = fleet.lease_of(worker)
+    shares = [replace(one, harm=NONE_LOST) if lease and one.lease == lease.id else one for one in shares_of(fleet, device, books=books, weak=False)]
+    return leavers(shares, books.need_bytes, books.room_bytes) is not None
+
+
+def shares_of(fleet: Fleet, device: Device, *, books: Books, weak: bool) -> list[Share]:
+    """Return what each lease on a device has, and how much is lost if its holder leaves."""
+    return [_share(fleet, lease, booked_bytes=books.booked[lease.id], weak=weak) for lease in leases_on(fleet, device)]
+
+
+def _share(fleet: Fleet, lease: Lease, *, booked_bytes: int, weak: bool) -> Share:
     """Return what a lease has, and how much is lost if its holder leaves."""
     if lease.worker is None:
         harm = NONE_LOST if lease.state is LeaseState.COOLING else None

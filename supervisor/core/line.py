@@ -10,8 +10,9 @@ from msgspec.structs import replace
 from supervisor.core.gpu import Begin, Blocked
 from supervisor.core.jobs import in_order, rank, rests
 from supervisor.core.limits import GpuLimits, Limits
-from supervisor.core.model import DeviceId, Fleet, Job, JobStatus, Lease, Waiter
-from supervisor.core.sharing import Offer, asked_of, plan
+from supervisor.core.model import Device, DeviceId, Fleet, Job, JobStatus, Lease, Waiter
+from supervisor.core.sharing import Offer, need_of, plan
+from supervisor.core.turn import Turn
 
 WHOLE_SCALE: Final = 20
 """Levels, from the least urgent of the usual priorities to the most urgent one: whoever has gained as many has waited as long as anybody has to."""
@@ -44,13 +45,14 @@ def level(priority: int, age_s: float, step_s: float) -> int:
     return max(0, priority - math.floor(max(0.0, age_s) / step_s))
 
 
-def claim_of(one: Job | Waiter, fleet: Fleet, limits: Limits, now_s: float) -> Claim:
-    """Return what a job or a program outside Warden claims. What a job has run is no part of its age."""
+def claim_of(turn: Turn, one: Job | Waiter, device: Device) -> Claim:
+    """Return what a job or a program outside Warden claims of a device. What a job has run is no part of its age."""
+    limits, model = turn.limits, turn.limits.model_for(one.kind) if isinstance(one, Job) else None
+    need_bytes = need_of(turn, one, model, device)
     if isinstance(one, Waiter):
-        who, age_s = one.outside, now_s - one.arrived_at_s
-        return Claim(id=who.ticket, words=who.words, priority=one.priority, age_s=age_s, step_s=limits.gpu.age_step_s, need_bytes=one.need_bytes)
-    age_s, model = now_s - one.queued_at_s - one.ran_s, limits.model_for(one.kind)
-    need_bytes = asked_of(fleet, limits, model=model, job=one) if model else 0
+        who, age_s = one.outside, turn.now_s - one.arrived_at_s
+        return Claim(id=who.ticket, words=who.words, priority=one.priority, age_s=age_s, step_s=limits.gpu.age_step_s, need_bytes=need_bytes)
+    age_s = turn.now_s - one.queued_at_s - one.ran_s
     return Claim(id=one.id, words=one.id, priority=one.priority, age_s=age_s, step_s=limits.jobs.age_step_s, need_bytes=need_bytes, model=model or "?")
 
 
@@ -92,7 +94,7 @@ def _id(one: Job | Waiter) -> str:
     return one.id if isinstance(one, Job) else one.outside.ticket
 
 
-def choose(fleet: Fleet, limits: Limits, offers: Sequence[Offer], taken: Mapping[DeviceId, str], now_s: float) -> tuple[Offer, Begin | Blocked]:
+def choose(fleet: Fleet, limits: Limits, offers: Sequence[Offer], taken: Mapping[DeviceId, Claim], now_s: float) -> tuple[Offer, Begin | Blocked]:
     """Return the device to take, with who leaves it; or the one to wait for, with who is in the way.
 
     offers: at least one, the best fit first. taken: the devices that somebody before it waits for, and who that is. It takes the best that can be handed
@@ -108,9 +110,9 @@ def choose(fleet: Fleet, limits: Limits, offers: Sequence[Offer], taken: Mapping
     return offers[0], Blocked(behind(taken[offers[0].device.id]))
 
 
-def behind(first: str) -> str:
+def behind(first: Claim) -> str:
     """Return what somebody hears who is not the first in a line."""
-    return f"{first} is before it in the queue for the device"
+    return f"{first.words} is before it in the queue for the device"
 
 
 def came_back(job: Job, lease: Lease | None, now_s: float) -> Job:

@@ -11,7 +11,7 @@ from supervisor.core.events import LockRequested, LockWithdrawn, OwnerGone, Rene
 from supervisor.core.gpu import Blocked, called, device_for, no_device, refusal
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.lifecycle import advance_lease
-from supervisor.core.line import choose
+from supervisor.core.line import Claim, choose
 from supervisor.core.model import Device, DeviceId, Lease, LeaseState, Ticket, Waiter
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
@@ -106,7 +106,7 @@ def _own(turn: Turn, lease: Lease, event: LockRequested) -> bool:
     return holder.pid in event.kin if holder.pid else not who.pid and holder.name == who.name
 
 
-def place(turn: Turn, waiter: Waiter, first: Mapping[DeviceId, str]) -> tuple[str, DeviceId | None]:
+def place(turn: Turn, waiter: Waiter, first: Mapping[DeviceId, Claim]) -> tuple[str, DeviceId | None]:
     """Begin the hand-over to a waiter, or return the sentence that says who is in the way, and the device in whose line it stands.
 
     first: who waits first for each device, before it.

@@ -1,7 +1,7 @@
 """The queue: each job, and each program that waits for a device, in its turn; a job finds a worker, and both find a device."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from msgspec.structs import replace
@@ -35,8 +35,8 @@ class _Queue:
         self._turn = turn
         self._running = running
         self._model_of = {kind: name for name, spec in turn.limits.workers.items() for kind in spec.serves}
-        self._first: dict[DeviceId, str] = {}  # who waits first for a device: nobody behind it takes that, or prolongs another's hold of it
-        self._lines: defaultdict[DeviceId, list[Job | Waiter]] = defaultdict(list)
+        self._first: dict[DeviceId, Claim] = {}  # who waits first for a device: nobody behind it takes that, or prolongs another's hold of it
+        self._lines: defaultdict[DeviceId, list[Claim]] = defaultdict(list)
         self._known: dict[str, _NoPlace] = {}  # by kind: what one job heard, the next of its kind hears too, until a worker or a device is taken
         self._told: dict[JobId, Job] = {}
         self._told_outside: dict[Ticket, Waiter] = {}
@@ -52,16 +52,14 @@ class _Queue:
             self._turn.put_jobs(self._told)
         if self._told_outside:
             self._turn.put_waiters(self._told_outside)
-        yielding.ask(self._turn, {device: self._claims(waiting) for device, waiting in self._lines.items()})
+        yielding.ask(self._turn, self._lines)
 
-    def _claims(self, waiting: Iterable[Job | Waiter]) -> list[Claim]:
-        return [claim_of(one, self._turn.fleet, self._turn.limits, self._turn.now_s) for one in waiting]
-
-    def _waits_for(self, device: DeviceId, one: Job | Waiter, words: str) -> None:
+    def _waits_for(self, device: DeviceId, one: Job | Waiter) -> None:
         """Somebody stands in the line of a device from now on."""
-        self._lines[device].append(one)
+        claim = claim_of(self._turn, one, self._turn.fleet.devices[device])
+        self._lines[device].append(claim)
         if device not in self._first:
-            self._first[device] = words
+            self._first[device] = claim
             self._known.clear()
 
     def _outside(self, waiter: Waiter) -> None:
@@ -72,7 +70,7 @@ class _Queue:
         if sentence != waiter.message:
             self._told_outside[waiter.outside.ticket] = replace(waiter, message=sentence)
         if device is not None:
-            self._waits_for(device, waiter, waiter.outside.words)
+            self._waits_for(device, waiter)
 
     def _job(self, job: Job) -> None:
         turn = self._turn
@@ -86,7 +84,7 @@ class _Queue:
                 return
             self._known[job.kind] = waits
         if waits.device is not None:
-            self._waits_for(waits.device, job, job.id)
+            self._waits_for(waits.device, job)
         if job.message != waits.sentence or job.reason is not waits.reason:
             self._told[job.id] = replace(job, reason=waits.reason, message=waits.sentence)
 
@@ -131,12 +129,12 @@ def _makes_room(turn: Turn, spec: WorkerSpec, over: int) -> DeviceId | None:
     return None
 
 
-def _place(turn: Turn, job: Job, model: str, first: dict[DeviceId, str]) -> _NoPlace | None:
+def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, Claim]) -> _NoPlace | None:
     """Assign the job to the best worker of its model, or return why none can take it. first: who waits first for each device."""
     spec = turn.limits.workers[model]
     workers = [worker for worker in turn.fleet.workers.values() if worker.model == model]
     up = [worker for worker in workers if _takes(turn, worker)]
-    takers = [worker for worker in up if len(worker.jobs) < spec.concurrency and not (spec.gpu_bytes and turn.device_of(worker) in first)]
+    takers = [worker for worker in up if len(worker.jobs) < spec.concurrency and not _holds_up(turn, worker, first)]
     able = [worker for worker in takers if sharing.covers(turn.fleet, turn.limits, worker=worker, job=job, now_s=turn.now_s)]
     if able:
         _assign_to(turn, job, min(able, key=lambda worker: (len(worker.jobs), worker.state is not WorkerState.READY, worker.name)))
@@ -154,10 +152,17 @@ def _place(turn: Turn, job: Job, model: str, first: dict[DeviceId, str]) -> _NoP
             return _place_on_device(turn, job, worker, first)
     held = [device for worker in up if spec.gpu_bytes and (device := turn.device_of(worker)) is not None]
     for device in held:  # its own worker's, which it waits for; unless somebody before it waits for that device, and is not of its kind
-        ahead = turn.fleet.jobs.get(JobId(first.get(device, "")))
-        if device in first and (ahead is None or ahead.kind not in spec.serves):
-            return _NoPlace(behind(first[device]), Reason.WAITING_FOR_GPU, device)
+        ahead = first.get(device)
+        if ahead is not None and ahead.model != model:
+            return _NoPlace(behind(ahead), Reason.WAITING_FOR_GPU, device)
     return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER, held[0] if held else None)
+
+
+def _holds_up(turn: Turn, worker: Worker, first: Mapping[DeviceId, Claim]) -> bool:
+    """Return whether more work for the worker would keep somebody waiting who is first in line for its device."""
+    device = turn.device_of(worker)
+    claim = first.get(device) if device is not None else None
+    return device is not None and claim is not None and sharing.holds_up(turn, worker, turn.fleet.devices[device], claim.need_bytes)
 
 
 def _takes(turn: Turn, worker: Worker) -> bool:
@@ -170,7 +175,7 @@ def _takes(turn: Turn, worker: Worker) -> bool:
     return lease is not None and lease.state is LeaseState.WAITING
 
 
-def _place_on_device(turn: Turn, job: Job, worker: Worker, first: dict[DeviceId, str]) -> _NoPlace | None:
+def _place_on_device(turn: Turn, job: Job, worker: Worker, first: Mapping[DeviceId, Claim]) -> _NoPlace | None:
     offers = sharing.offers_for(turn, worker, job)
     if not offers:
         return _NoPlace(no_device(turn.fleet), Reason.WAITING_FOR_MEMORY)

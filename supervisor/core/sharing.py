@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from supervisor.core.budget import HEADROOM_BYTES, Books, learned_bytes
-from supervisor.core.gpu import Begin, Blocked, devices_for, held_outside, leases_on, may_begin, strangers
+from supervisor.core.gpu import Begin, Blocked, devices_for, fits_without, held_outside, leases_on, may_begin, strangers
 from supervisor.core.limits import Limits
 from supervisor.core.model import Device, DeviceState, Fleet, Job, Lease, LeaseId, LeaseState, Waiter, Worker
 from supervisor.core.peaks import peak_of
@@ -55,7 +55,19 @@ def offers(fleet: Fleet, limits: Limits, *, declared_bytes: int, asked_bytes: in
         room_bytes = rooms[device.id]
         return device.state is not DeviceState.OK, room_bytes - sum(booked(fleet, device).values()) < asked_bytes, room_bytes < asked_bytes
 
-    return [Offer(device, max(declared_bytes, min(asked_bytes, rooms[device.id]))) for device in sorted(fitting, key=worse)]
+    return [Offer(device, _cut(declared_bytes, asked_bytes, rooms[device.id])) for device in sorted(fitting, key=worse)]
+
+
+def _cut(declared_bytes: int, asked_bytes: int, room_bytes: int) -> int:
+    return max(declared_bytes, min(asked_bytes, room_bytes))
+
+
+def need_of(turn: Turn, one: Job | Waiter, model: str | None, device: Device) -> int:
+    """Return what would be booked on a device for a job, or for a program outside Warden. model: of the job."""
+    if isinstance(one, Waiter) or model is None:
+        return one.need_bytes if isinstance(one, Waiter) else 0
+    asked_bytes, declared_bytes = asked_of(turn.fleet, turn.limits, model=model, job=one), turn.limits.workers[model].gpu_bytes
+    return _cut(declared_bytes, asked_bytes, room_on(turn.fleet, turn.limits, device=device, now_s=turn.now_s)) if shared(turn.limits) else declared_bytes
 
 
 def offers_for(turn: Turn, worker: Worker, job: Job | None) -> list[Offer]:
@@ -146,6 +158,12 @@ def covers(fleet: Fleet, limits: Limits, *, worker: Worker, job: Job, now_s: flo
         return True
     room_bytes = room_on(fleet, limits, device=fleet.devices[lease.device], now_s=now_s)
     return min(asked_of(fleet, limits, model=worker.model, job=job), room_bytes) < lease.need_bytes + HEADROOM_BYTES
+
+
+def holds_up(turn: Turn, worker: Worker, device: Device, need_bytes: int) -> bool:
+    """Return whether more work for a worker on the device would keep whoever is first in line for it waiting: nobody else is in its way who works."""
+    found = books(turn.fleet, turn.limits, device=device, need_bytes=need_bytes, now_s=turn.now_s)
+    return found is None or fits_without(turn.fleet, device, worker.name, found)
 
 
 def may_stay(fleet: Fleet, limits: Limits, lease: Lease) -> bool:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from supervisor.core import generations, sharing
 from supervisor.core.budget import Harm, leavers
-from supervisor.core.gpu import called, leases_on, share_of
+from supervisor.core.gpu import called, leases_on, shares_of
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.lifecycle import advance_lease
 from supervisor.core.limits import Limits
@@ -92,8 +92,7 @@ def _enough(turn: Turn, device: Device, leases: Sequence[Lease], claim: Claim, w
     if books is None:  # all of it is one holder's
         stays = any(lease.id not in ways and _stays(turn, lease) for lease in leases)
         return () if stays else leases
-    shares = [share_of(turn.fleet, lease, booked_bytes=books.booked[lease.id], weak=False) for lease in leases]
-    shares = [replace(share, harm=_AT_WORK) if share.lease in ways else share for share in shares]
+    shares = [replace(share, harm=_AT_WORK) if share.lease in ways else share for share in shares_of(turn.fleet, device, books=books, weak=False)]
     gone = {share.lease for share in leavers(shares, books.need_bytes, books.room_bytes) or ()}
     return [lease for lease in leases if lease.id in gone]
 

@@ -393,3 +393,20 @@ def test_what_was_too_little_is_raised_by_a_quarter_of_what_was_given_however_of
 
     assert raised == [5 * GIB] * 3
     assert turn.fleet.peaks == {TRAINED: Peak(wanted_bytes=5 * GIB)}
+
+
+@pytest.mark.parametrize(
+    ("yolo", "need", "holds_up"),
+    [
+        ((BUSY, True), 14, False),
+        ((BUSY, True), 9, True),
+        ((READY, False), 14, True),
+        ((WorkerState.DRAINING, False), 14, True),
+        ((BUSY, True), 0, True),
+    ],
+)
+def test_more_work_keeps_the_first_in_line_waiting_unless_somebody_else_works_in_its_way(yolo: tuple[WorkerState, bool], need: int, holds_up: bool) -> None:
+    now = fleet(("sam", 6 * GIB, BUSY, True), ("yolo", 4 * GIB, *yolo))
+    turn = Turn(now, SHARED, 100.0)
+
+    assert sharing.holds_up(turn, now.workers[WorkerName("sam-0")], CARD, need * GIB) is holds_up

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from supervisor.core.gpu import Begin, Blocked
 from supervisor.core.limits import GIB, GpuLimits, JobLimits, Limits, WorkerSpec
-from supervisor.core.line import choose
+from supervisor.core.line import Claim, choose
 from supervisor.core.model import (
     Device,
     DeviceId,
@@ -239,9 +239,10 @@ def test_whoever_waits_for_one_device_is_in_nobodys_way_at_another() -> None:
     fleet = Fleet(devices={a.id: a, b.id: b})
 
     either = [Offer(device, GIB) for device in (a, b)]
+    first = Claim(id="j-1", words="j-1", priority=10, age_s=0.0, step_s=60.0)
 
-    assert choose(fleet, Limits(), either, {a.id: "j-1"}, NOW_S) == (either[1], Begin(()))
-    assert choose(fleet, Limits(), either[:1], {a.id: "j-1"}, NOW_S) == (either[0], Blocked("j-1 is before it in the queue for the device"))
+    assert choose(fleet, Limits(), either, {a.id: first}, NOW_S) == (either[1], Begin(()))
+    assert choose(fleet, Limits(), either[:1], {a.id: first}, NOW_S) == (either[0], Blocked("j-1 is before it in the queue for the device"))
 
 
 def test_a_device_that_is_nobodys_is_taken_before_one_that_somebody_must_leave() -> None:

@@ -52,6 +52,7 @@ class HolderView(Struct, frozen=True, kw_only=True):
     since_s: float
     fence: int
     expires_in_s: float | None = None  # of a program outside Warden that renews; below zero: it should have
+    idle_s: float | None = None  # so long a program outside Warden has used nothing of the device; None: it does, or nobody can tell
 
 
 class WaiterView(Struct, frozen=True, kw_only=True):
@@ -106,6 +107,7 @@ class StrangerView(Struct, frozen=True, kw_only=True):
     pid: int
     name: str
     used_bytes: int | None
+    intruder: bool = False  # the device is somebody's, or is to be, and it has no lease: the device is contaminated
 
 
 class DeviceView(Struct, frozen=True, kw_only=True):

@@ -128,6 +128,7 @@ class NvmlDevice:
             total_bytes=reading.total_bytes,
             proof=self._proof(listed=reading.users is not None, sized=all(user.used_bytes is not None for user in users)),
             by_pid=self._own_pids,
+            others=reading.users is not None,
         )
 
     def _proof(self, *, listed: bool, sized: bool) -> str:

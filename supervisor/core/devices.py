@@ -1,6 +1,8 @@
 """Devices: what a reading shows of one, and how one goes from hand to hand. Instants (`_at_s`) are monotonic seconds, sizes are bytes."""
 
-from msgspec import Struct
+from collections.abc import Mapping
+
+from msgspec import Struct, field
 
 from supervisor.core.names import DeviceId, JobId, LeaseId, Ticket, WorkerName
 from supervisor.core.states import DeviceState
@@ -25,6 +27,7 @@ class DeviceSample(Struct, frozen=True, kw_only=True):
     total_bytes: int | None = None  # where the reading tells it as well
     proof: str = ""  # which proof of its memory being free this reading is; empty: the same as before
     by_pid: bool = True  # the pids of the holdings are those of this machine; False: they may be another namespace's, and nobody can tell whose
+    others: bool = True  # what programs that are not ours use is among the holdings
 
 
 class Handover(Struct, frozen=True, kw_only=True):
@@ -64,5 +67,8 @@ class Device(Struct, frozen=True, kw_only=True):
     sample: DeviceSample | None = None
     handover: Handover | None = None
     last_handover: Handover | None = None
+    intruders: tuple[Holding, ...] = ()  # who uses it without a lease, while somebody has one or is to have one
+    named: tuple[int, ...] = ()  # the pids of those who were intruders and are still listed: each is told of once
+    suspects: Mapping[int, float] = field(default_factory=dict)  # by pid, since when one has been seen that may be an intruder
     hold_off_until_s: float = 0.0  # after a refusal nobody returns by itself before this
     look_at_s: float = 0.0  # when the reading that was ordered last is due

@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, sight
+from supervisor.core import generations, sight, usage
 from supervisor.core.actions import ForgetOwner, MeasureDevice, Reply, SaveLeases
 from supervisor.core.claims import GIVEN_BACK, Age
 from supervisor.core.events import DeviceMeasured
@@ -89,7 +89,7 @@ def _order(turn: Turn, device: Device, handover: Handover, plan: Begin, whom: st
     for holder in plan.leaving:
         if holder.worker is None:  # its program is gone, its memory is still to be seen back
             continue
-        if holder.state is LeaseState.HELD:
+        if holder.state in {LeaseState.HELD, LeaseState.CONTAMINATED}:
             unused = holder.worker not in handover.leaving  # granted in this very turn: nobody has to be asked
             turn.put_lease(advance_lease(holder, Move.LEAVE if unused else Move.ASK, turn.now_s))
         if turn.fleet.workers[holder.worker].idle:
@@ -150,6 +150,7 @@ def measured(turn: Turn, event: DeviceMeasured) -> None:
     device = sight.seen(turn, device, event)
     if event.sample is not None:
         _free_cooled(turn, device, event.sample)
+        device = usage.compare(turn, device)
     if turn.now_s < device.look_at_s - TIMER_SLACK_S or turn.fleet.stopping_since_s is not None:
         return  # somebody else's reading: the next of our own is on its way; and who stops gives nothing away
     handover = device.handover

@@ -200,6 +200,8 @@ class Lease(Struct, frozen=True, kw_only=True):
     fence: int = 0
     expires_at_s: float | None = None  # of an outside program that renews
     ended: str = ""  # why an outside program has it no more, while its memory cools
+    idle_since_s: float | None = None  # an outside program has used nothing of the device since then; None: it does, or nobody can tell
+    idle_said: bool = False  # and it was named
 
     @property
     def owner(self) -> str:

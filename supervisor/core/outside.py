@@ -17,7 +17,9 @@ from supervisor.core.model import Device, Lease, LeaseState, Ticket, Waiter
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
 
-_HOLDS = frozenset({LeaseState.HELD, LeaseState.YIELDING, LeaseState.STALE})
+_HOLDS = frozenset({LeaseState.HELD, LeaseState.YIELDING, LeaseState.STALE, LeaseState.CONTAMINATED})
+
+_RENEWED = frozenset({LeaseState.HELD, LeaseState.CONTAMINATED})
 
 
 def aged(waiter: Waiter, limits: GpuLimits, now_s: float) -> int:
@@ -209,7 +211,7 @@ def expire(turn: Turn) -> None:
             message = f"the device was not free within {waiter.timeout_s:g} s: {_in_the_way(turn, waiter)}"
             handover.send_away(turn, waiter, Reply(request=waiter.request, error="busy", message=message))
     for lease in tuple(turn.fleet.leases.values()):
-        if lease.outside is None or lease.state is not LeaseState.HELD or lease.expires_at_s is None or turn.now_s < lease.expires_at_s:
+        if lease.outside is None or lease.state not in _RENEWED or lease.expires_at_s is None or turn.now_s < lease.expires_at_s:
             continue
         silence = f"{called(lease)} has not renewed its lease for {lease.outside.ttl_s:g} s"
         if lease.outside.pid:

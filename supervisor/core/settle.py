@@ -123,7 +123,7 @@ def _start_or_retire(turn: Turn, worker: Worker) -> None:
 
 def _granted(turn: Turn, worker: Worker) -> bool:
     lease = turn.fleet.lease_of(worker.name)
-    return lease is not None and lease.state is LeaseState.HELD
+    return lease is not None and lease.state in {LeaseState.HELD, LeaseState.CONTAMINATED}
 
 
 def _send(turn: Turn, worker: Worker) -> None:

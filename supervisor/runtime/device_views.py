@@ -23,7 +23,10 @@ def device_view(device: Device, *, fleet: Fleet, limits: Limits, now_s: float) -
         used_bytes=sample.used_bytes if sample else None,
         free_bytes=sample.free_bytes if sample else None,
         holders=[_holder(lease, device, fleet, now_s) for lease in leases_on(fleet, device)],
-        strangers=[StrangerView(pid=one.pid, name=one.name, used_bytes=one.used_bytes) for one in strangers(fleet, device)],
+        strangers=[
+            StrangerView(pid=one.pid, name=one.name, used_bytes=one.used_bytes, intruder=one.pid in {other.pid for other in device.intruders})
+            for one in strangers(fleet, device)
+        ],
         waiters=_waiters(fleet, limits, now_s) + _outside_waiters(fleet, device, limits, now_s),
         handover=_handover_view(device.handover, now_s) if device.handover else None,
         last_handover=_handover_view(device.last_handover, now_s) if device.last_handover else None,
@@ -51,6 +54,7 @@ def _holder(lease: Lease, device: Device, fleet: Fleet, now_s: float) -> HolderV
         since_s=now_s - lease.since_s,
         fence=lease.fence,
         expires_in_s=None if lease.expires_at_s is None else lease.expires_at_s - now_s,
+        idle_s=None if lease.idle_since_s is None else now_s - lease.idle_since_s,
     )
 
 

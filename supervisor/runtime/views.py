@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from supervisor.core.gpu import called
+from supervisor.core.gpu import called, stranger_words
 from supervisor.core.health import clocks
 from supervisor.core.jobs import place_of, standing
 from supervisor.core.limits import JSONValue, Limits
@@ -207,6 +207,8 @@ def unwell(fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
     found += [f"{device.id} is {device.state}{f': {device.trouble}' if device.trouble else ''}" for device in failing]
     stale = (lease for lease in fleet.leases.values() if lease.state is LeaseState.STALE)
     found += [f"{called(lease)} holds {lease.device}, and does not renew its lease, {now_s - lease.since_s:.0f} s over its time" for lease in stale]
+    for device in fleet.devices.values():
+        found += [f"{device.id} is contaminated: {stranger_words(one)} without a lease; it is waited for, not ended" for one in device.intruders]
     if fleet.disk_low:
         free, floor = format_size(fleet.disk_free_bytes or 0), format_size(limits.supervisor.disk_floor_bytes)
         found.append(f"no job is taken: {free} free on the disk of state_dir, disk_floor is {floor}")

@@ -85,6 +85,36 @@ class LockView(Struct, frozen=True, kw_only=True):
     holders: list[HolderView] = []
 
 
+class ReleasedView(Struct, frozen=True, kw_only=True):
+    """A lease that was taken back, as it was: fence is refused from now on."""
+
+    lease: str
+    owner: str
+    kind: str
+    pid: int | None
+    device: str
+    state: str
+    fence: int
+
+
+class ReleaseView(Struct, frozen=True, kw_only=True):
+    """What was taken back. Nobody else gets a device before its memory was measured."""
+
+    released: list[ReleasedView]
+    message: str
+
+
+class VacateView(Struct, frozen=True, kw_only=True):
+    """Whether a device is empty. freed_bytes: more is free than before by so much; kept_free_s: so long residents stay away unless somebody waits for them."""
+
+    success: bool
+    message: str
+    freed_bytes: int
+    holders: list[HolderView]
+    device: str | None = None
+    kept_free_s: float = 0.0
+
+
 class HandoverView(Struct, frozen=True, kw_only=True):
     """How a device went from one holder to the next; each step in seconds since the order, None while it is not done."""
 
@@ -110,6 +140,18 @@ class StrangerView(Struct, frozen=True, kw_only=True):
     intruder: bool = False  # the device is somebody's, or is to be, and it has no lease: the device is contaminated
 
 
+class LoadingView(Struct, frozen=True, kw_only=True):
+    """Who loads a model on a device: nobody else begins to before it is done, or left_s is over. lease, fence: of a program that asked for just that."""
+
+    owner: str
+    kind: str
+    pid: int | None
+    for_s: float
+    left_s: float
+    lease: str | None = None
+    fence: int | None = None
+
+
 class DeviceView(Struct, frozen=True, kw_only=True):
     """One device."""
 
@@ -127,6 +169,8 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     handover: HandoverView | None
     last_handover: HandoverView | None
     strangers: list[StrangerView] = field(default_factory=list)  # who uses it and is none of our workers
+    loading: LoadingView | None = None
+    kept_free_s: float | None = None  # so long residents stay away from it by themselves; None: they do not
 
 
 class SupervisorView(Struct, frozen=True, kw_only=True):

@@ -195,13 +195,21 @@ def _handover_words(handover: HandoverView) -> str:
 
 def device_screen(device: DeviceView) -> list[str]:
     """Return all of one device: who has it, who uses it without a lease, who waits for it, how the last hand-over went."""
-    lines = [f"{device.id}  {device.name}  {size(device.total_bytes)}  {device.state}  proof: {device.proof or '?'}"]
+    state = device.state if device.state == "ok" else colour(device.state, "bad")
+    dirty = colour("contaminated", "warn") if any(one.intruder for one in device.strangers) else ""
+    used = f"{size(device.used_bytes)} of {size(device.total_bytes)} used"
+    lines = ["  ".join(filter(None, (device.id, device.name, used, state, dirty))), f"PROOF         {device.proof or '?'}"]
     rows = [
         (_holding(holder), holder.lease, str(holder.fence), ago(holder.since_s), size(holder.need_bytes), size(holder.used_bytes), _lease_words(holder))
         for holder in device.holders
     ]
     lines += table(("HOLDER", "LEASE", "FENCE", "HELD", "NEED", "SEEN", "STATE"), rows) if rows else ["nobody holds it"]
     lines += [_stranger_line(one) for one in device.strangers]
+    if (loads := device.loading) is not None:
+        who = f"{loads.owner}{f' (pid {loads.pid})' if loads.pid else ''}{f'  {loads.lease}  fence {loads.fence}' if loads.lease else ''}"
+        lines.append(f"LOADING       {who}  for {ago(loads.for_s)}; nobody else loads before it is done, or for {ago(loads.left_s)} more")
+    if device.kept_free_s is not None:
+        lines.append(f"KEPT FREE     residents stay away for {ago(device.kept_free_s)} more, unless somebody waits for them")
     if device.trouble:
         lines.append(colour(f"TROUBLE       {device.trouble}", "bad"))
     if device.waiters:

@@ -79,7 +79,6 @@ LATER: Final[Mapping[str, Mapping[str, Form]]] = {
     },
     "gpu": {
         "max_hold": forms.DURATION,
-        "load_timeout": forms.DURATION,
     },
 }
 """Keys of the contract that this release accepts with a warning."""

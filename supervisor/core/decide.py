@@ -5,7 +5,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from supervisor.core import adoption, arrivals, generations, handover, outside, reload, rests, sight, wishes, work
+from supervisor.core import adoption, arrivals, generations, handover, orders, outside, reload, rests, sight, wishes, work
 from supervisor.core.actions import Decision, MeasureDevice, MeasureMemory, Reply, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
@@ -35,6 +35,7 @@ from supervisor.core.events import (
     ReadyHeard,
     RecycleRequested,
     ReleaseMeasured,
+    ReleaseRequested,
     RenewRequested,
     ResumeRequested,
     SaveFailed,
@@ -191,6 +192,9 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             turn.wake_in(turn.limits.supervisor.shutdown_grace_s)
         case LockRequested() | RenewRequested() | UnlockRequested() | LockWithdrawn() | OwnerGone():
             outside.take(turn, event)
+            orders.empty(turn)
+        case ReleaseRequested():
+            orders.release(turn, event)
         case ConfigChanged():
             turn.announce("config_reloaded", reason="; ".join(event.changed) or "nothing that counts", fields={"generation": event.generation})
             reload.apply(turn, event)

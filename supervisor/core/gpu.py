@@ -29,8 +29,9 @@ _ON_ITS_WAY_OUT = frozenset({WorkerState.DRAINING, WorkerState.STOPPING, WorkerS
 
 
 def leases_on(fleet: Fleet, device: Device) -> tuple[Lease, ...]:
-    """Return the leases that stand between this device and a newcomer."""
-    return tuple(lease for lease in fleet.leases.values() if lease.device == device.id and lease.state not in (LeaseState.FREE, LeaseState.WAITING))
+    """Return the leases that stand between this device and a newcomer. One for loading alone is in nobody's way."""
+    on_it = (lease for lease in fleet.leases.values() if lease.device == device.id and lease.purpose != "load")
+    return tuple(lease for lease in on_it if lease.state not in (LeaseState.FREE, LeaseState.WAITING))
 
 
 def may_begin(fleet: Fleet, device: Device, *, weak: bool) -> Begin | Blocked:

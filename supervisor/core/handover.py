@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from supervisor.core import generations, sight, usage
 from supervisor.core.actions import ForgetOwner, MeasureDevice, Reply, SaveLeases
-from supervisor.core.claims import GIVEN_BACK, Age
+from supervisor.core.claims import LIVES_ON, Age
 from supervisor.core.events import DeviceMeasured
 from supervisor.core.gpu import Begin, called, held_outside, leases_on, refusal
 from supervisor.core.jobs import failed
@@ -45,7 +45,7 @@ TIMER_SLACK_S: Final = 0.05
 def begin(turn: Turn, device: Device, worker: Worker, job: Job | None, plan: Begin) -> None:
     """Order the device for this worker: a lease that waits, and everyone in its way asked to leave."""
     spec, name = turn.spec(worker), job.id if job else None
-    lease = _waiting(turn, device, spec.gpu_bytes, job.priority if job else spec.priority)
+    lease = new_lease(turn, device, spec.gpu_bytes, job.priority if job else spec.priority)
     turn.put_lease(replace(lease, worker=worker.name))
     handover = Handover(lease=lease.id, worker=worker.name, job=name, leaving=_leaving(turn, plan), need_bytes=spec.gpu_bytes, ordered_at_s=turn.now_s)
     _order(turn, device, handover, plan, f"{worker.name}{f' ({name})' if name else ''}")
@@ -53,7 +53,7 @@ def begin(turn: Turn, device: Device, worker: Worker, job: Job | None, plan: Beg
 
 def begin_outside(turn: Turn, device: Device, waiter: Waiter, plan: Begin) -> None:
     """Order the device for a program outside Warden, in the same way."""
-    lease = _waiting(turn, device, waiter.need_bytes, waiter.priority)
+    lease = new_lease(turn, device, waiter.need_bytes, waiter.priority)
     turn.put_lease(replace(lease, outside=waiter.outside))
     turn.put_waiter(
         replace(
@@ -67,7 +67,8 @@ def begin_outside(turn: Turn, device: Device, waiter: Waiter, plan: Begin) -> No
     _order(turn, device, handover, plan, who.words)
 
 
-def _waiting(turn: Turn, device: Device, need_bytes: int, priority: int) -> Lease:
+def new_lease(turn: Turn, device: Device, need_bytes: int, priority: int) -> Lease:
+    """Return a lease that waits, under a name that was never used."""
     turn.fleet = replace(turn.fleet, serial=turn.fleet.serial + 1)
     name = LeaseId(f"l-{turn.fleet.serial}")
     return Lease(id=name, device=device.id, need_bytes=need_bytes, priority=priority, state=LeaseState.WAITING, since_s=turn.now_s)
@@ -174,7 +175,7 @@ def _free_cooled(turn: Turn, device: Device, sample: DeviceSample) -> None:
     for lease in leases_on(turn.fleet, device):
         if lease.state is not LeaseState.COOLING or lease.worker in seen:
             continue
-        if lease.outside is not None and lease.ended != GIVEN_BACK and held_outside(device, lease) is not None:
+        if lease.outside is not None and lease.ended not in LIVES_ON and held_outside(device, lease) is not None:
             continue  # the driver still lists the process that ended; one that lives on may keep a context, and the next holder's proof decides
         turn.drop_lease(advance_lease(lease, Move.RETURN, turn.now_s).id)
         fields = {"device": device.id, "owner": called(lease), "lease": lease.id, "fence": lease.fence}
@@ -182,6 +183,10 @@ def _free_cooled(turn: Turn, device: Device, sample: DeviceSample) -> None:
 
 
 def _grant(turn: Turn, device: Device, handover: Handover) -> None:
+    waiter = turn.fleet.waiters[handover.waiter] if handover.waiter is not None else None
+    if waiter is not None and waiter.purpose == "vacate":
+        _keep_free(turn, device, handover, waiter)
+        return
     fence = turn.fleet.fence + 1
     turn.fleet = replace(turn.fleet, fence=fence)
     lease = advance_lease(turn.fleet.leases[handover.lease], Move.GRANT, turn.now_s)
@@ -189,8 +194,8 @@ def _grant(turn: Turn, device: Device, handover: Handover) -> None:
     turn.put_device(replace(device, handover=None, last_handover=handover))
     for name in turn.fleet.workers[handover.worker].jobs if handover.worker else ():
         turn.put_job(replace(turn.fleet.jobs[name], phase="loading"))
-    if handover.waiter is not None:
-        _answer(turn, turn.fleet.waiters[handover.waiter], lease)
+    if waiter is not None:
+        answer(turn, waiter, lease)
     if handover.leaving:
         turn.announce("gpu_vacated", worker=handover.worker, job=handover.job, reason=f"{', '.join(handover.leaving)} left", fields=_evidence(device, handover))
     turn.announce(
@@ -202,7 +207,18 @@ def _grant(turn: Turn, device: Device, handover: Handover) -> None:
     )
 
 
-def _answer(turn: Turn, waiter: Waiter, lease: Lease) -> None:
+def _keep_free(turn: Turn, device: Device, handover: Handover, waiter: Waiter) -> None:
+    """The device is proved empty for somebody who wants it so: nobody is granted it, and residents stay away for a while unless somebody waits for them."""
+    turn.drop_lease(advance_lease(turn.fleet.leases[handover.lease], Move.WITHDRAW, turn.now_s).id)
+    turn.drop_waiter(waiter.outside.ticket)
+    turn.put_device(replace(device, handover=None, last_handover=handover, hold_off_until_s=turn.now_s + waiter.keep_free_s))
+    turn.wake_in(waiter.keep_free_s)
+    who = f"{', '.join(handover.leaving)} left" if handover.leaving else "nobody had to leave"
+    turn.announce("gpu_vacated", reason=f"{who}, for {waiter.outside.words}", fields=_evidence(device, handover))
+    turn.act(Reply(request=waiter.request, message=who))
+
+
+def answer(turn: Turn, waiter: Waiter, lease: Lease) -> None:
     """Tell a program outside Warden that it has the device, once that is on disk: a supervisor that is killed meanwhile must not grant it to another."""
     ttl_s = waiter.outside.ttl_s
     turn.put_lease(replace(lease, expires_at_s=turn.now_s + ttl_s if ttl_s else None))
@@ -249,7 +265,7 @@ def expire(turn: Turn) -> None:
         evidence = refusal(turn.fleet, device, handover, turn.limits.gpu.margin_bytes, turn.now_s)
         message = f"the device was not free within {turn.limits.gpu.vacate_timeout_s:g} s: {evidence}"
         _give_up(turn, device, handover)
-        turn.put_device(replace(turn.fleet.devices[device.id], hold_off_until_s=turn.now_s + turn.limits.gpu.poll_max_s))
+        turn.put_device(replace(turn.fleet.devices[device.id], hold_off_until_s=max(device.hold_off_until_s, turn.now_s + turn.limits.gpu.poll_max_s)))
         turn.announce("gpu_refused", worker=handover.worker, job=handover.job, reason=evidence, fields={"device": device.id})
         if handover.worker is not None:
             _refuse_jobs(turn, turn.fleet.workers[handover.worker], evidence, f"{message}; submit it again when the device is free")

@@ -87,6 +87,7 @@ class GpuLimits(Struct, frozen=True, kw_only=True):
     lock_timeout_s: float = 120.0
     lease_ttl_s: float = 30.0
     age_step_s: float = 5.0
+    load_timeout_s: float = 120.0
 
 
 class Retries(Struct, frozen=True, kw_only=True):

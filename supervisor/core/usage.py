@@ -54,7 +54,8 @@ def suspects(fleet: Fleet, device: Device, margin_bytes: int) -> tuple[Holding, 
     sample = device.sample
     if sample is None or not sample.by_pid or not sample.others:
         return None
-    if any(lease.outside and not lease.outside.pid for lease in fleet.leases.values() if lease.device == device.id):
+    others = (lease for lease in fleet.leases.values() if lease.device == device.id and lease.outside and lease.state is not LeaseState.WAITING)
+    if any(lease.outside and not lease.outside.pid for lease in others):
         return None  # each of them may be that one's
     if not leases_on(fleet, device) and device.handover is None and not device.intruders:
         return ()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -170,15 +171,17 @@ class World:
         )
         self.post(0, ev.JobSubmitted(request=f"submit {job}", job=new))
 
-    def lock(self, ticket: str, need_bytes: int, *, priority: int = 15, timeout_s: float = 60.0, ttl_s: float = 0.0, pid: int = 0, kin: int = 0) -> None:
-        """A program outside Warden asks for the device. pid: 0 for one on another machine; kin: a process that it descends from."""
+    def lock(
+        self, ticket: str, need_bytes: int, *, priority: int = 15, timeout_s: float = 60.0, ttl_s: float = 0.0, pid: int = 0, kin: int = 0, **more: Any
+    ) -> None:
+        """A program outside Warden asks for the device. pid: 0 for one on another machine; kin: a process that it descends from; more: of LockRequested."""
         who = Outside(ticket=Ticket(ticket), name=ticket.removeprefix("t-"), pid=pid, start_ticks=pid, boot_id="b", ttl_s=ttl_s)
         if pid:
             self.outsiders[who.ticket] = who
         pids = tuple(number for number in (pid, kin) if number)
         request = f"lock {ticket}"
         self.replies.pop(request, None)
-        self.post(0, ev.LockRequested(request=request, outside=who, priority=priority, need_bytes=need_bytes, timeout_s=timeout_s, kin=pids))
+        self.post(0, ev.LockRequested(request=request, outside=who, priority=priority, need_bytes=need_bytes, timeout_s=timeout_s, kin=pids, **more))
 
     def lease_of(self, ticket: str) -> tuple[LeaseId, int]:
         """Return the lease and the fence that a program outside Warden was told of; of none, where it was told of none."""

@@ -44,6 +44,7 @@ from supervisor.runtime.launch import Launcher
 from supervisor.runtime.lock_operations import LockOperations
 from supervisor.runtime.loop import Loop
 from supervisor.runtime.operations import About, Operations
+from supervisor.runtime.order_operations import OrderOperations
 from supervisor.runtime.perform import Performer, Ports
 from supervisor.runtime.saving import FENCES_AHEAD
 from supervisor.runtime.sources import Ticker
@@ -132,9 +133,10 @@ class _Service:
         self._owners = Owners()
         stack.callback(self._owners.close)
         locks = LockOperations(fleet=the_fleet, limits=the_limits, asking=self._asking, owners=self._owners, post=post)
+        orders = OrderOperations(fleet=the_fleet, limits=the_limits, asking=self._asking, owners=self._owners, post=post, device=self._devices.port)
         jobs = self._jobs.open(fleet=the_fleet, limits=the_limits, asking=self._asking)
         self._operations = Operations(
-            fleet=the_fleet, limits=the_limits, asking=self._asking, store=self._jobs.store, jobs={**jobs, **locks.table}, about=self._about()
+            fleet=the_fleet, limits=the_limits, asking=self._asking, store=self._jobs.store, jobs={**jobs, **locks.table, **orders.table}, about=self._about()
         )
         self._performer = Performer(self._ports(), limits=the_limits, fleet=the_fleet, post=post, tick=self._ticker.tick, leave=self._loop.leave)
         await self._service.prove(state.path)

@@ -63,6 +63,7 @@ class HolderView(Struct, frozen=True, kw_only=True):
     booked_bytes: int | None = None
     peak_bytes: int | None = None
     peaks: list[PeakView] = []
+    idle_s: float | None = None  # so long a program outside Warden has used nothing of the device; None: it does, or nobody can tell
 
 
 class WaiterView(Struct, frozen=True, kw_only=True):
@@ -95,6 +96,36 @@ class LockView(Struct, frozen=True, kw_only=True):
     holders: list[HolderView] = []
 
 
+class ReleasedView(Struct, frozen=True, kw_only=True):
+    """A lease that was taken back, as it was: fence is refused from now on."""
+
+    lease: str
+    owner: str
+    kind: str
+    pid: int | None
+    device: str
+    state: str
+    fence: int
+
+
+class ReleaseView(Struct, frozen=True, kw_only=True):
+    """What was taken back. Nobody else gets a device before its memory was measured."""
+
+    released: list[ReleasedView]
+    message: str
+
+
+class VacateView(Struct, frozen=True, kw_only=True):
+    """Whether a device is empty. freed_bytes: more is free than before by so much; kept_free_s: so long residents stay away unless somebody waits for them."""
+
+    success: bool
+    message: str
+    freed_bytes: int
+    holders: list[HolderView]
+    device: str | None = None
+    kept_free_s: float = 0.0
+
+
 class HandoverView(Struct, frozen=True, kw_only=True):
     """How a device went from one holder to the next; each step in seconds since the order, None while it is not done."""
 
@@ -117,6 +148,19 @@ class StrangerView(Struct, frozen=True, kw_only=True):
     pid: int
     name: str
     used_bytes: int | None
+    intruder: bool = False  # the device is somebody's, or is to be, and it has no lease: the device is contaminated
+
+
+class LoadingView(Struct, frozen=True, kw_only=True):
+    """Who loads a model on a device: nobody else begins to before it is done, or left_s is over. lease, fence: of a program that asked for just that."""
+
+    owner: str
+    kind: str
+    pid: int | None
+    for_s: float
+    left_s: float
+    lease: str | None = None
+    fence: int | None = None
 
 
 class DeviceView(Struct, frozen=True, kw_only=True):
@@ -137,6 +181,8 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     last_handover: HandoverView | None
     strangers: list[StrangerView] = field(default_factory=list)  # who uses it and is none of our workers
     xids: dict[str, int] = field(default_factory=dict)  # how often its driver reported which fault
+    loading: LoadingView | None = None
+    kept_free_s: float | None = None  # so long residents stay away from it by themselves; None: they do not
 
 
 class SupervisorView(Struct, frozen=True, kw_only=True):

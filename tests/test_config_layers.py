@@ -197,8 +197,8 @@ def test_a_bad_flag_is_named(path: Path) -> None:
     assert problems(path, {}, overrides) == [
         'command line: "margn" names nothing; did you mean "margin"?',
         (
-            "command line: gpu is a table: name one of its keys, load_timeout, "
-            "backend, host_budget, sharing, margin, vacate_timeout, poll_max, lock_timeout, lease_ttl, max_hold, age_step"
+            "command line: gpu is a table: name one of its keys, "
+            "backend, host_budget, sharing, margin, vacate_timeout, poll_max, lock_timeout, lease_ttl, max_hold, age_step, load_timeout"
         ),
         'command line: jobs.backend = "celery" is not offered by this release yet: it offers "memory" or "sqlite"',
     ]
@@ -227,10 +227,10 @@ def test_a_key_of_a_later_release_is_a_warning_and_never_silent(tmp_path: Path, 
 
 
 def test_a_later_key_from_the_environment_is_a_warning_that_names_the_variable(path: Path) -> None:
-    loaded: Loaded = load(path, {"WARDEN_GPU__LOAD_TIMEOUT": "5m"})
+    loaded: Loaded = load(path, {"WARDEN_MEMORY__WORKER_SOFT": "5GiB"})
 
     assert [str(warning) for warning in loaded.warnings] == [
-        "environment WARDEN_GPU__LOAD_TIMEOUT: gpu.load_timeout: known, but this release does not act on it yet"
+        "environment WARDEN_MEMORY__WORKER_SOFT: memory.worker_soft: known, but this release does not act on it yet"
     ]
 
 

@@ -36,4 +36,4 @@ class HostDevice:
         used: Mapping[WorkerName, int] = await self._processes.memory()
         holdings = tuple(Holding(name, self._pid_of(name), size) for name, size in used.items() if self._holds(name) and size)
         total = sum(holding.used_bytes or 0 for holding in holdings)
-        return DeviceSample(used_bytes=total, free_bytes=max(0, self._budget_bytes() - total), holdings=holdings)
+        return DeviceSample(used_bytes=total, free_bytes=max(0, self._budget_bytes() - total), holdings=holdings, others=False)

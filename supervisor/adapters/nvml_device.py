@@ -167,6 +167,7 @@ class NvmlDevice:
             proof=self._proof(listed=listed, sized=sized),
             by_pid=listed and self._own_pids,
             by_process=listed and self._own_pids and sized,
+            others=listed,
         )
 
     async def _openers(self, node: str, listed: Collection[int]) -> tuple[Holding, ...]:

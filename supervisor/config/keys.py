@@ -76,9 +76,6 @@ LATER: Final[Mapping[str, Mapping[str, Form]]] = {
         "emergency_below": forms.SIZE,
         "hard_floor": forms.SIZE,
     },
-    "gpu": {
-        "load_timeout": forms.DURATION,
-    },
 }
 """Keys of the contract that this release accepts with a warning."""
 

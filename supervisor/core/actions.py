@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from supervisor.core.limits import JSONValue
-from supervisor.core.model import DeviceId, Fleet, Job, JobId, LeaseId, Outside, Ticket, Wanted, WorkerName
+from supervisor.core.model import DeviceId, Fleet, Job, JobId, Lease, LeaseId, Outside, Ticket, Wanted, WorkerName
 
 
 class Action(Struct, frozen=True, kw_only=True, tag=True):
@@ -177,6 +177,7 @@ class Reply(Action, frozen=True, kw_only=True):
     request: str
     job: JobId | None = None
     lease: LeaseId | None = None
+    released: tuple[Lease, ...] = ()  # as they were
     error: str = ""
     message: str = ""
 

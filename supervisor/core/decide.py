@@ -5,8 +5,8 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from supervisor.core import adoption, arrivals, generations, gpu_faults, handover, outside, reload, rests, sight, wishes, work, xids
-from supervisor.core.actions import Decision, MeasureDevice, MeasureMemory, Reply, SendWelcome
+from supervisor.core import adoption, arrivals, generations, gpu_faults, handover, orders, outside, refusals, reload, rests, sight, wishes, work, xids
+from supervisor.core.actions import Decision, Reply, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
     BeatHeard,
@@ -36,6 +36,7 @@ from supervisor.core.events import (
     ReadyHeard,
     RecycleRequested,
     ReleaseMeasured,
+    ReleaseRequested,
     RenewRequested,
     ResumeRequested,
     SaveFailed,
@@ -55,7 +56,7 @@ from supervisor.core.events import (
 from supervisor.core.health import judge
 from supervisor.core.lag import forgive
 from supervisor.core.limits import Limits
-from supervisor.core.model import Device, Fleet, LeaseState, Peak, Process, Reason, Stop, Wanted, Work, Worker, WorkerName, WorkerState
+from supervisor.core.model import Device, Fleet, Peak, Process, Reason, Stop, Wanted, Work, Worker, WorkerName, WorkerState
 from supervisor.core.recycle import EARLIEST, due_at_s, insist, is_overdue, recycle
 from supervisor.core.settle import may_follow, settle
 from supervisor.core.turn import Turn
@@ -197,6 +198,9 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             turn.wake_in(turn.limits.supervisor.shutdown_grace_s)
         case LockRequested() | RenewRequested() | UnlockRequested() | LockWithdrawn() | OwnerGone():
             outside.take(turn, event)
+            orders.empty(turn)
+        case ReleaseRequested():
+            orders.release(turn, event)
         case ConfigChanged():
             turn.announce("config_reloaded", reason="; ".join(event.changed) or "nothing that counts", fields={"generation": event.generation})
             reload.apply(turn, event)
@@ -232,7 +236,7 @@ def _tick(turn: Turn, event: Tick) -> bool:
     if turn.fleet.stopping_since_s is None:
         if old:
             recycle(turn, old)
-        handover.expire(turn)
+        refusals.expire(turn)
         outside.expire(turn)
     follows = bool(turn.actions) or event.lag_s > 0 or may_follow(turn, resting)
     if now_s - turn.fleet.health_said_at_s >= turn.limits.supervisor.health_every_s:
@@ -289,11 +293,3 @@ def _disk(turn: Turn, free_bytes: int | None) -> None:
         turn.announce("disk_low", reason=words, fields={"free_bytes": free_bytes})
     else:
         turn.announce("disk_enough", reason=f"{format_size(free_bytes)} free: new jobs are taken again", fields={"free_bytes": free_bytes})
-
-
-def look(fleet: Fleet) -> tuple[MeasureMemory | MeasureDevice, ...]:
-    """Return the readings that are due each look_every: every tree, and every device that nobody polls just now."""
-    cooling = {lease.device for lease in fleet.leases.values() if lease.state is LeaseState.COOLING}
-    proving = {device.id for device in fleet.devices.values() if device.handover is not None and device.handover.gone_at_s is not None}
-    quiet = (device for device in fleet.devices.values() if device.id not in cooling | proving)
-    return (MeasureMemory(), *(MeasureDevice(device=device.id) for device in quiet))

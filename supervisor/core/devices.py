@@ -30,6 +30,7 @@ class DeviceSample(Struct, frozen=True, kw_only=True):
     proof: str = ""  # which proof of its memory being free this reading is; empty: the same as before
     by_pid: bool = True  # whose the memory is, is told by pid; False: nobody is listed, or by pids that may be another namespace's
     by_process: bool = True  # what each process uses is told; False: only what all use together
+    others: bool = True  # what programs that are not ours use is among the holdings
 
 
 class Peak(Struct, frozen=True, kw_only=True):
@@ -85,6 +86,9 @@ class Device(Struct, frozen=True, kw_only=True):
     sample: DeviceSample | None = None
     handover: Handover | None = None
     last_handover: Handover | None = None
+    intruders: tuple[Holding, ...] = ()  # who uses it without a lease, while somebody has one or is to have one
+    named: tuple[int, ...] = ()  # the pids of those who were intruders and are still listed: each is told of once
+    suspects: Mapping[int, float] = field(default_factory=dict)  # by pid, since when one has been seen that may be an intruder
     hold_off_until_s: float = 0.0  # after a refusal nobody returns by itself before this
     look_at_s: float = 0.0  # when the reading that was ordered last is due
     freed_at_s: float | None = None  # when the memory of a lease on it was last said to be back

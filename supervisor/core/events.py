@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
+from supervisor.core.claims import Purpose
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import Device, DeviceId, DeviceSample, DeviceState, Evidence, Exit, Job, JobId, Lease, LeaseId, Outside, Ticket, Wanted, WorkerName
 
@@ -286,6 +287,8 @@ class LockRequested(Request, frozen=True, kw_only=True):
     timeout_s: float
     device: DeviceId | None = None
     kin: tuple[int, ...] = ()
+    purpose: Purpose = "inference"
+    keep_free_s: float = 0.0  # of a device that is to be empty: residents stay away for so long afterwards
 
 
 class RenewRequested(Request, frozen=True, kw_only=True):
@@ -301,6 +304,14 @@ class UnlockRequested(Request, frozen=True, kw_only=True):
 
     lease: LeaseId
     fence: int
+
+
+class ReleaseRequested(Request, frozen=True, kw_only=True):
+    """An operator takes leases back: those that are stale, or every one. by: who; why: the reason that was given."""
+
+    every: bool
+    by: str
+    why: str
 
 
 class LockWithdrawn(Event, frozen=True, kw_only=True):
@@ -374,6 +385,7 @@ FleetEvent = (
     | LockRequested
     | RenewRequested
     | UnlockRequested
+    | ReleaseRequested
     | LockWithdrawn
     | OwnerGone
     | ConfigChanged

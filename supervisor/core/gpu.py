@@ -31,8 +31,9 @@ _ON_ITS_WAY_OUT = frozenset({WorkerState.DRAINING, WorkerState.STOPPING, WorkerS
 
 
 def leases_on(fleet: Fleet, device: Device) -> tuple[Lease, ...]:
-    """Return the leases that stand between this device and a newcomer."""
-    return tuple(lease for lease in fleet.leases.values() if lease.device == device.id and lease.state not in (LeaseState.FREE, LeaseState.WAITING))
+    """Return the leases that stand between this device and a newcomer. One for loading alone is in nobody's way."""
+    on_it = (lease for lease in fleet.leases.values() if lease.device == device.id and lease.purpose != "load")
+    return tuple(lease for lease in on_it if lease.state not in (LeaseState.FREE, LeaseState.WAITING))
 
 
 def may_begin(fleet: Fleet, device: Device, *, weak: bool, books: Books | None = None) -> Begin | Blocked:  # noqa: C901  # one row per reason
@@ -211,16 +212,20 @@ def _is_of(holding: Holding, pids: Collection[int]) -> bool:
 
 
 def strangers(fleet: Fleet, device: Device) -> list[Holding]:
-    """Return who uses the device by the last reading, is none of our workers, and has no lease nor descends from one that has."""
-    pids = {lease.outside.pid for lease in leases_on(fleet, device) if lease.outside}
+    """Return who uses the device by the last reading, is none of our workers, and has no lease nor descends from one that has, or is just given one."""
+    pids = {lease.outside.pid for lease in fleet.leases.values() if lease.outside and lease.device == device.id}
     return [holding for holding in (device.sample.holdings if device.sample else ()) if holding.worker is None and not _is_of(holding, pids)]
 
 
 def strangers_on(fleet: Fleet, device: Device, sample: DeviceSample) -> list[str]:
     """Return who uses the device and is none of our workers, as far as that can be told."""
     whose = "not ours" if sample.by_pid else "as the driver counts, which may be one of ours"
-    found = strangers(fleet, device)
-    return [f"pid {holding.pid}{f' ({holding.name})' if holding.name else ''}, {whose}, uses {_size(holding)}" for holding in found]
+    return [stranger_words(holding, f", {whose},") for holding in strangers(fleet, device)]
+
+
+def stranger_words(holding: Holding, whose: str = "") -> str:
+    """Return what a process that is not ours uses, in words. whose: what can be said of its owner."""
+    return f"pid {holding.pid}{f' ({holding.name})' if holding.name else ''}{whose} uses {_size(holding)}"
 
 
 def _size(holding: Holding) -> str:

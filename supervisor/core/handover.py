@@ -4,12 +4,11 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, sharing, sight, tickets
+from supervisor.core import generations, sharing, sight, tickets, usage
 from supervisor.core.actions import ForgetOwner, MeasureDevice, Reply, SaveLeases
-from supervisor.core.claims import GIVEN_BACK
+from supervisor.core.claims import LIVES_ON
 from supervisor.core.events import DeviceMeasured
-from supervisor.core.gpu import Begin, called, held_outside, leases_on, refusal
-from supervisor.core.jobs import failed
+from supervisor.core.gpu import Begin, called, held_outside, leases_on
 from supervisor.core.lifecycle import Sight, advance_device, advance_lease
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.model import (
@@ -17,13 +16,11 @@ from supervisor.core.model import (
     Device,
     DeviceSample,
     DeviceState,
-    Failure,
     Handover,
     Job,
     Lease,
     LeaseId,
     LeaseState,
-    Reason,
     Waiter,
     Worker,
     WorkerName,
@@ -42,7 +39,7 @@ TIMER_SLACK_S: Final = 0.05
 def begin(turn: Turn, device: Device, worker: Worker, job: Job | None, plan: Begin, *, need_bytes: int) -> None:
     """Order so much of the device for this worker: a lease that waits, and everyone in its way asked to leave."""
     spec, name = turn.spec(worker), job.id if job else None
-    lease = _waiting(turn, device, need_bytes, job.priority if job else spec.priority)
+    lease = new_lease(turn, device, need_bytes, job.priority if job else spec.priority)
     turn.put_lease(replace(lease, worker=worker.name))
     handover = Handover(lease=lease.id, worker=worker.name, job=name, leaving=_leaving(turn, plan), need_bytes=need_bytes, ordered_at_s=turn.now_s)
     _order(turn, device, handover, plan, f"{worker.name}{f' ({name})' if name else ''}")
@@ -50,7 +47,7 @@ def begin(turn: Turn, device: Device, worker: Worker, job: Job | None, plan: Beg
 
 def begin_outside(turn: Turn, device: Device, waiter: Waiter, plan: Begin) -> None:
     """Order the device for a program outside Warden, in the same way."""
-    lease = _waiting(turn, device, waiter.need_bytes, waiter.priority)
+    lease = new_lease(turn, device, waiter.need_bytes, waiter.priority)
     turn.put_lease(replace(lease, outside=waiter.outside, waited_s=turn.now_s - waiter.arrived_at_s))
     turn.put_waiter(
         replace(
@@ -64,7 +61,8 @@ def begin_outside(turn: Turn, device: Device, waiter: Waiter, plan: Begin) -> No
     _order(turn, device, handover, plan, who.words)
 
 
-def _waiting(turn: Turn, device: Device, need_bytes: int, priority: int) -> Lease:
+def new_lease(turn: Turn, device: Device, need_bytes: int, priority: int) -> Lease:
+    """Return a lease that waits, under a name that was never used."""
     turn.fleet = replace(turn.fleet, serial=turn.fleet.serial + 1)
     name = LeaseId(f"l-{turn.fleet.serial}")
     return Lease(id=name, device=device.id, need_bytes=need_bytes, priority=priority, state=LeaseState.WAITING, since_s=turn.now_s)
@@ -87,7 +85,7 @@ def _order(turn: Turn, device: Device, handover: Handover, plan: Begin, whom: st
     for holder in plan.leaving:
         if holder.worker is None:  # its program is gone, its memory is still to be seen back
             continue
-        if holder.state is LeaseState.HELD:
+        if holder.state in {LeaseState.HELD, LeaseState.CONTAMINATED}:
             unused = holder.worker not in handover.leaving  # granted in this very turn: nobody has to be asked
             turn.put_lease(advance_lease(holder, Move.LEAVE if unused else Move.ASK, turn.now_s))
         if turn.fleet.workers[holder.worker].idle:
@@ -155,7 +153,7 @@ def measured(turn: Turn, event: DeviceMeasured) -> None:
     device = sight.seen(turn, device, event)
     if event.sample is not None:
         _free_cooled(turn, device, event.sample)
-        device = turn.fleet.devices[device.id]
+        device = usage.compare(turn, turn.fleet.devices[device.id])
     too_early = turn.now_s < device.look_at_s - TIMER_SLACK_S and event.watch != device.look_at_s
     if too_early or turn.fleet.stopping_since_s is not None:
         return  # somebody else's reading: the next of our own is on its way; and who stops gives nothing away
@@ -164,7 +162,7 @@ def measured(turn: Turn, event: DeviceMeasured) -> None:
         if handover is None and any(lease.state is LeaseState.COOLING for lease in leases_on(turn.fleet, device)):
             look(turn, device, min(1.0, turn.limits.gpu.poll_max_s))
         return
-    needed_bytes = handover.need_bytes + turn.limits.gpu.margin_bytes + _promised(turn, device, handover)
+    needed_bytes = handover.need_bytes + turn.limits.gpu.margin_bytes + promised(turn, device, handover)
     enough = device.state is DeviceState.OK and event.sample is not None and event.sample.free_bytes >= needed_bytes
     if not enough or _awaited(turn, device, handover):
         pause_s = min(POLLS_S[min(handover.polls, len(POLLS_S) - 1)], turn.limits.gpu.poll_max_s)
@@ -175,7 +173,8 @@ def measured(turn: Turn, event: DeviceMeasured) -> None:
         _grant(turn, device, replace(handover, polls=handover.polls + 1, proved_at_s=turn.now_s))
 
 
-def _promised(turn: Turn, device: Device, handover: Handover) -> int:
+def promised(turn: Turn, device: Device, handover: Handover) -> int:
+    """Return how much of what is free belongs to those who stay beside the newcomer."""
     return sharing.promised(turn.fleet, turn.limits, device=device, awaits=handover.awaits)
 
 
@@ -184,7 +183,7 @@ def _free_cooled(turn: Turn, device: Device, sample: DeviceSample) -> None:
     for lease in leases_on(turn.fleet, device):
         if lease.state is not LeaseState.COOLING or lease.worker in seen:
             continue
-        if lease.outside is not None and lease.ended != GIVEN_BACK and held_outside(device, lease) is not None:
+        if lease.outside is not None and lease.ended not in LIVES_ON and held_outside(device, lease) is not None:
             continue  # the driver still lists the process that ended; one that lives on may keep a context, and the next holder's proof decides
         turn.drop_lease(advance_lease(lease, Move.RETURN, turn.now_s).id)
         turn.put_device(replace(turn.fleet.devices[device.id], freed_at_s=turn.now_s))
@@ -193,6 +192,10 @@ def _free_cooled(turn: Turn, device: Device, sample: DeviceSample) -> None:
 
 
 def _grant(turn: Turn, device: Device, handover: Handover) -> None:
+    waiter = turn.fleet.waiters[handover.waiter] if handover.waiter is not None else None
+    if waiter is not None and waiter.purpose == "vacate":
+        _keep_free(turn, device, handover, waiter)
+        return
     fence = turn.fleet.fence + 1
     turn.fleet = replace(turn.fleet, fence=fence)
     lease = advance_lease(turn.fleet.leases[handover.lease], Move.GRANT, turn.now_s)
@@ -200,8 +203,8 @@ def _grant(turn: Turn, device: Device, handover: Handover) -> None:
     turn.put_device(replace(device, handover=None, last_handover=handover))
     for name in turn.fleet.workers[handover.worker].jobs if handover.worker else ():
         turn.put_job(replace(turn.fleet.jobs[name], phase="loading"))
-    if handover.waiter is not None:
-        _answer(turn, turn.fleet.waiters[handover.waiter], lease)
+    if waiter is not None:
+        answer(turn, waiter, lease)
     if handover.leaving:
         turn.announce("gpu_vacated", worker=handover.worker, job=handover.job, reason=f"{', '.join(handover.leaving)} left", fields=_evidence(device, handover))
     turn.announce(
@@ -213,7 +216,18 @@ def _grant(turn: Turn, device: Device, handover: Handover) -> None:
     )
 
 
-def _answer(turn: Turn, waiter: Waiter, lease: Lease) -> None:
+def _keep_free(turn: Turn, device: Device, handover: Handover, waiter: Waiter) -> None:
+    """The device is proved empty for somebody who wants it so: nobody is granted it, and residents stay away for a while unless somebody waits for them."""
+    turn.drop_lease(advance_lease(turn.fleet.leases[handover.lease], Move.WITHDRAW, turn.now_s).id)
+    turn.drop_waiter(waiter.outside.ticket)
+    turn.put_device(replace(device, handover=None, last_handover=handover, hold_off_until_s=turn.now_s + waiter.keep_free_s))
+    turn.wake_in(waiter.keep_free_s)
+    who = f"{', '.join(handover.leaving)} left" if handover.leaving else "nobody had to leave"
+    turn.announce("gpu_vacated", reason=f"{who}, for {waiter.outside.words}", fields=_evidence(device, handover))
+    turn.act(Reply(request=waiter.request, message=who))
+
+
+def answer(turn: Turn, waiter: Waiter, lease: Lease) -> None:
     """Tell a program outside Warden that it has the device, once that is on disk: a supervisor that is killed meanwhile must not grant it to another."""
     ttl_s = waiter.outside.ttl_s
     turn.put_lease(replace(lease, expires_at_s=turn.now_s + ttl_s if ttl_s else None))
@@ -244,39 +258,13 @@ def withdraw(turn: Turn, worker: WorkerName) -> None:
     """Give up a hand-over that nobody needs any more. Whoever was asked to leave still leaves, and comes back by itself."""
     for device in tuple(turn.fleet.devices.values()):
         if device.handover is not None and device.handover.worker == worker:
-            _give_up(turn, device, device.handover)
+            give_up(turn, device, device.handover)
 
 
-def _give_up(turn: Turn, device: Device, handover: Handover) -> None:
+def give_up(turn: Turn, device: Device, handover: Handover) -> None:
+    """End a hand-over without a grant, and look at what is there."""
     turn.drop_lease(advance_lease(turn.fleet.leases[handover.lease], Move.WITHDRAW, turn.now_s).id)
     look(turn, replace(device, handover=None))
-
-
-def expire(turn: Turn) -> None:
-    """Refuse every hand-over that was not proved in time: who it was for hears who holds what. Called on every tick."""
-    for device in tuple(turn.fleet.devices.values()):
-        handover = device.handover
-        if handover is None or turn.now_s < handover.ordered_at_s + turn.limits.gpu.vacate_timeout_s:
-            continue
-        promised = _promised(turn, device, handover)
-        evidence = refusal(turn.fleet, device, handover, turn.limits.gpu.margin_bytes, turn.now_s, promised_bytes=promised)
-        message = f"the device was not free within {turn.limits.gpu.vacate_timeout_s:g} s: {evidence}"
-        _give_up(turn, device, handover)
-        turn.put_device(replace(turn.fleet.devices[device.id], hold_off_until_s=turn.now_s + turn.limits.gpu.poll_max_s))
-        turn.announce("gpu_refused", worker=handover.worker, job=handover.job, reason=evidence, fields={"device": device.id})
-        if handover.worker is not None:
-            _refuse_jobs(turn, turn.fleet.workers[handover.worker], evidence, f"{message}; submit it again when the device is free")
-        elif handover.waiter is not None:
-            waiter = turn.fleet.waiters[handover.waiter]
-            send_away(turn, waiter, Reply(request=waiter.request, error="refused", message=message))
-
-
-def _refuse_jobs(turn: Turn, worker: Worker, evidence: str, message: str) -> None:
-    jobs = [turn.fleet.jobs[name] for name in worker.jobs if name in turn.fleet.jobs]
-    turn.put_worker(replace(worker, jobs=()))
-    for job in jobs:
-        ended = failed(job, Failure(reason=Reason.GPU_REFUSED, message=message, evidence=evidence, phase="vacating"), turn.wall_s)
-        turn.save_job(ended, turn.announcement("job_failed", job=job.id, worker=worker.name, reason=message, fields={"kind": job.kind}))
 
 
 def send_away(turn: Turn, waiter: Waiter, reply: Reply | None) -> None:
@@ -284,7 +272,7 @@ def send_away(turn: Turn, waiter: Waiter, reply: Reply | None) -> None:
     ticket = waiter.outside.ticket
     for device in tuple(turn.fleet.devices.values()):
         if device.handover is not None and device.handover.waiter == ticket:
-            _give_up(turn, device, device.handover)
+            give_up(turn, device, device.handover)
     turn.drop_waiter(ticket)
     tickets.keep(turn, waiter)
     turn.act(ForgetOwner(ticket=ticket))

@@ -88,6 +88,7 @@ class GpuLimits(Struct, frozen=True, kw_only=True):
     lease_ttl_s: float = 30.0
     max_hold_s: float = 0.0
     age_step_s: float = 5.0
+    load_timeout_s: float = 120.0
 
 
 class Retries(Struct, frozen=True, kw_only=True):

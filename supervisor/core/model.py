@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
-from supervisor.core.claims import Age, Outside, Waiter
+from supervisor.core.claims import Age, Outside, Purpose, Waiter
 from supervisor.core.devices import Device, DeviceSample, Handover, Holding, Peak
 from supervisor.core.limits import JSONValue
 from supervisor.core.names import DeviceId, JobId, LeaseId, Ticket, Work, WorkerName
@@ -91,6 +91,7 @@ class Process(Struct, frozen=True, kw_only=True):
     fault: str = ""  # of its device, which it may have caused; empty again as soon as its work moves
     fault_at_s: float | None = None
     recycle_asked: bool = False  # by the operator: it is due now, whatever its age
+    load_overdue: bool = False  # it has loaded for longer than gpu.load_timeout, and that was said
 
 
 class Worker(Struct, frozen=True, kw_only=True):
@@ -207,15 +208,24 @@ class Lease(Struct, frozen=True, kw_only=True):
     since_s: float
     fence: int = 0
     expires_at_s: float | None = None  # of an outside program that renews
+    purpose: Purpose = "inference"  # load: nobody else loads on the device meanwhile; it says nothing about whose the device is
+    until_s: float | None = None  # it is over then, renewed or not
     ended: str = ""  # why an outside program has it no more, while its memory cools
     waited_s: float = 0.0  # of an outside program: how long it had waited for it
     wanted_by: str = ""  # the job or the ticket for which whoever has it should give way, and was told so
     overheld: bool = False  # an outside program has had it for longer than gpu.max_hold, and somebody waits
+    idle_since_s: float | None = None  # an outside program has used nothing of the device since then; None: it does, or nobody can tell
+    idle_said: bool = False  # and it was named
 
     @property
     def owner(self) -> str:
         """Return the name of whoever has it."""
         return self.worker or (self.outside.name if self.outside else "")
+
+    @property
+    def ends_at_s(self) -> float | None:
+        """Return when it ends unless it is renewed; None for one that does not."""
+        return min((at_s for at_s in (self.expires_at_s, self.until_s) if at_s is not None), default=None)
 
 
 class Fleet(Struct, frozen=True, kw_only=True):

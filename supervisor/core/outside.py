@@ -4,24 +4,33 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from supervisor.core import handover, sharing, tickets
+from supervisor.core import handover, loading, sharing, tickets
 from supervisor.core.actions import ForgetOwner, Reply, SaveLeases, WatchOwner
+from supervisor.core.circles import circle, is_of
 from supervisor.core.claims import GIVEN_BACK
 from supervisor.core.events import LockRequested, LockWithdrawn, OwnerGone, RenewRequested, UnlockRequested
 from supervisor.core.gpu import Blocked, called, device_for, no_device, refusal
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.lifecycle import advance_lease
-from supervisor.core.line import Claim, choose
+from supervisor.core.line import Claim, choose, rank_outside
 from supervisor.core.model import Device, DeviceId, Lease, LeaseState, Ticket, Waiter
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
 
-_HOLDS = frozenset({LeaseState.HELD, LeaseState.YIELDING, LeaseState.STALE})
+_HOLDS = frozenset({LeaseState.HELD, LeaseState.YIELDING, LeaseState.STALE, LeaseState.CONTAMINATED})
+
+_RENEWED = frozenset({LeaseState.HELD, LeaseState.CONTAMINATED})
 
 
 def in_line(waiters: Iterable[Waiter]) -> list[Waiter]:
-    """Return those whose hand-over has not begun."""
-    return [waiter for waiter in waiters if waiter.lease is None]
+    """Return those who wait for a device to use, and whose hand-over has not begun."""
+    return [waiter for waiter in waiters if waiter.lease is None and waiter.purpose == "inference"]
+
+
+def loaders(turn: Turn) -> list[Waiter]:
+    """Return those who wait to load a model, the next first."""
+    line = (waiter for waiter in turn.fleet.waiters.values() if waiter.purpose == "load")
+    return sorted(line, key=lambda waiter: rank_outside(waiter, turn.limits.gpu, turn.now_s))
 
 
 def take(turn: Turn, event: LockRequested | RenewRequested | UnlockRequested | LockWithdrawn | OwnerGone) -> None:
@@ -45,6 +54,8 @@ def _asked(turn: Turn, event: LockRequested) -> None:
     if granted is not None:  # its answer was lost
         turn.act(SaveLeases(then=(Reply(request=event.request, lease=granted.id),)))
         return
+    if event.purpose == "load" and event.device is None:
+        event = replace(event, device=_place_to_load(turn, event))
     if refused := _refused(turn, event):
         turn.act(refused)
         return
@@ -64,6 +75,9 @@ def _asked(turn: Turn, event: LockRequested) -> None:
             device=event.device,
             lease=before.lease if before else None,
             message=before.message if before else "",
+            purpose=event.purpose,
+            kin=event.kin,
+            keep_free_s=event.keep_free_s,
         )
     )
     if who.pid:
@@ -88,22 +102,24 @@ def _refused(turn: Turn, event: LockRequested) -> Reply | None:
             sizes = ", ".join(f"{one.id} has {format_size(one.total_bytes)}" for one in fleet.devices.values())
             return Reply(request=event.request, error="invalid", message=f"{need} can never be granted: {sizes}")
         return None
-    for lease in fleet.leases.values():
-        if lease.device == device.id and lease.state in _HOLDS and _own(turn, lease, event):
-            waits = f"{called(lease)} holds {device.id} itself, or started what asks for it: it would wait on itself"
-            return Reply(request=event.request, error="conflict", message=waits)
-    return None
+    no = _out_of_order(turn, event, device) or ("" if event.purpose == "load" else circle(fleet, device, event.outside, event.kin, margin_bytes))
+    return Reply(request=event.request, error="conflict", message=no) if no else None
 
 
-def _own(turn: Turn, lease: Lease, event: LockRequested) -> bool:
-    """Return whether the lease belongs to whoever asks, or to one that it descends from: such a wait would have no end."""
-    if lease.worker is not None:
-        process = turn.fleet.workers[lease.worker].process
-        return process is not None and process.pid in event.kin
-    holder, who = lease.outside, event.outside
-    if holder is None:
-        return False
-    return holder.pid in event.kin if holder.pid else not who.pid and holder.name == who.name
+def _out_of_order(turn: Turn, event: LockRequested, device: Device) -> str:
+    """Return why somebody who loads on the device may ask for nothing more of it; empty for all others. The device comes first, then loading on it."""
+    for lease in turn.fleet.leases.values():
+        if lease.purpose == "load" and lease.device == device.id and is_of(turn.fleet, lease, event.outside, event.kin):
+            more = "it does already" if event.purpose == "load" else "the device is asked for first, then the lock for loading on it"
+            return f"{called(lease)} has the lock for loading on {device.id}: {more}"
+    return ""
+
+
+def _place_to_load(turn: Turn, event: LockRequested) -> DeviceId | None:
+    """Return where somebody loads who names no device: on the one that it holds, else on the first that comes."""
+    mine = (lease.device for lease in turn.fleet.leases.values() if lease.state in _HOLDS and is_of(turn.fleet, lease, event.outside, event.kin))
+    first = device_for(turn.fleet, 0, turn.limits.gpu.margin_bytes)
+    return next(mine, first.id if first is not None else None)
 
 
 def place(turn: Turn, waiter: Waiter, first: Mapping[DeviceId, Claim]) -> tuple[str, DeviceId | None]:
@@ -154,12 +170,15 @@ def _unlocked(turn: Turn, event: UnlockRequested) -> None:
         turn.act(_too_old(event, lease))
         return
     if lease.state is not LeaseState.COOLING:
-        _end(turn, lease, GIVEN_BACK)
+        end(turn, lease, GIVEN_BACK)
     turn.act(SaveLeases(then=(Reply(request=event.request, lease=lease.id),)))
 
 
-def _end(turn: Turn, lease: Lease, why: str) -> None:
+def end(turn: Turn, lease: Lease, why: str) -> None:
     """A lease is over: the device is measured before anybody else gets it."""
+    if lease.purpose == "load":
+        loading.end(turn, replace(lease, ended=why))
+        return
     lease = turn.put_lease(replace(lease, ended=why))
     if lease.outside is not None:
         turn.act(ForgetOwner(ticket=lease.outside.ticket))
@@ -176,7 +195,7 @@ def _withdrawn(turn: Turn, ticket: Ticket) -> None:
     if waiter is not None:
         handover.send_away(turn, waiter, Reply(request=waiter.request, error="busy", message="nobody waits for the answer any more"))
     elif lease is not None:  # granted as it went away
-        _end(turn, lease, "nobody heard that it was granted")
+        end(turn, lease, "nobody heard that it was granted")
 
 
 def _owner_gone(turn: Turn, ticket: Ticket) -> None:
@@ -184,25 +203,27 @@ def _owner_gone(turn: Turn, ticket: Ticket) -> None:
     if waiter is not None:
         handover.send_away(turn, waiter, Reply(request=waiter.request, error="failed", message=f"{waiter.outside.words} is gone"))
     elif lease is not None:
-        _end(turn, lease, "its process is gone")
+        end(turn, lease, "its process is gone")
 
 
 def expire(turn: Turn) -> None:
-    """Tell those whose time to wait is over, and end or name the leases that were not renewed. Called on every tick."""
+    """Tell those whose time to wait is over, and end or name the leases that were not renewed, and who loads for too long. Called on every tick."""
+    loading.expire(turn)
     for waiter in tuple(turn.fleet.waiters.values()):
         if turn.now_s >= waiter.deadline_at_s:
             message = f"the device was not free within {waiter.timeout_s:g} s: {_in_the_way(turn, waiter)}"
             handover.send_away(turn, waiter, Reply(request=waiter.request, error="busy", message=message))
     for lease in tuple(turn.fleet.leases.values()):
-        if lease.outside is None or lease.state is not LeaseState.HELD or lease.expires_at_s is None or turn.now_s < lease.expires_at_s:
+        if lease.outside is None or lease.state not in _RENEWED or lease.expires_at_s is None or turn.now_s < lease.expires_at_s:
             continue
         silence = f"{called(lease)} has not renewed its lease for {lease.outside.ttl_s:g} s"
         if lease.outside.pid:
             turn.put_lease(advance_lease(lease, Move.EXPIRE, turn.now_s))
             turn.announce("lease_stale", reason=f"{silence}; its process lives, so it keeps {lease.device}", fields=_fields(lease))
         else:
-            turn.announce("lease_stale", reason=f"{silence}, and nothing else shows that it lives: {lease.device} is taken back", fields=_fields(lease))
-            _end(turn, lease, f"not renewed for {lease.outside.ttl_s:g} s")
+            what = f"loading on {lease.device}" if lease.purpose == "load" else lease.device
+            turn.announce("lease_stale", reason=f"{silence}, and nothing else shows that it lives: {what} is taken back", fields=_fields(lease))
+            end(turn, lease, f"not renewed for {lease.outside.ttl_s:g} s")
 
 
 def _in_the_way(turn: Turn, waiter: Waiter) -> str:
@@ -232,10 +253,14 @@ def take_back(turn: Turn, leases: Iterable[Lease]) -> None:
             continue
         ttl_s = lease.outside.ttl_s
         left_s = ttl_s if lease.expires_at_s is None else min(ttl_s, lease.expires_at_s - turn.now_s)  # an instant of another boot may lie far ahead
-        lease = turn.put_lease(replace(lease, since_s=min(lease.since_s, turn.now_s), expires_at_s=turn.now_s + left_s if ttl_s else None))  # noqa: PLW2901  # as it now is
+        lease = replace(lease, since_s=min(lease.since_s, turn.now_s), expires_at_s=turn.now_s + left_s if ttl_s else None, idle_since_s=None)  # noqa: PLW2901  # as it now is
+        if lease.until_s is not None:
+            lease = replace(lease, until_s=min(lease.until_s, turn.now_s + turn.limits.gpu.load_timeout_s))  # noqa: PLW2901
+        turn.put_lease(lease)
         if lease.state is LeaseState.COOLING:
             handover.look(turn, turn.fleet.devices[lease.device])
             continue
-        turn.announce("lease_adopted", reason=f"{called(lease)} holds {lease.device}", fields=_fields(lease))
+        does = "loads on" if lease.purpose == "load" else "holds"
+        turn.announce("lease_adopted", reason=f"{called(lease)} {does} {lease.device}", fields=_fields(lease))
         if lease.outside is not None and lease.outside.pid:
             turn.act(WatchOwner(outside=lease.outside))

@@ -44,7 +44,12 @@ def measured(turn: Turn, device: Device) -> None:
     """Learn from a reading what each holder uses just now."""
     for holding in device.sample.holdings if device.sample is not None else ():
         lease = turn.fleet.lease_of(holding.worker) if holding.worker is not None else None
-        if lease is not None and lease.worker is not None and lease.device == device.id and lease.state in {LeaseState.HELD, LeaseState.YIELDING}:
+        if (
+            lease is not None
+            and lease.worker is not None
+            and lease.device == device.id
+            and lease.state in {LeaseState.HELD, LeaseState.YIELDING, LeaseState.CONTAMINATED}
+        ):
             heard(turn, turn.fleet.workers[lease.worker], holding.used_bytes or 0)
 
 

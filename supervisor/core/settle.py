@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover, outside, sharing
+from supervisor.core import generations, handover, loading, outside, sharing
 from supervisor.core.actions import SendJob
 from supervisor.core.gpu import Begin, startable, wants_back
 from supervisor.core.jobs import rests
@@ -40,6 +40,7 @@ def settle(turn: Turn, *, whole: bool = False) -> None:
     forget_retired(turn)
     assign(turn)
     _bring_residents_back(turn)
+    loading.serve(turn, outside.loaders(turn))
     before = turn.before.workers
     for name, worker in turn.fleet.workers.items():
         if whole or worker.process is None or before.get(name) is not worker:
@@ -128,7 +129,7 @@ def _start_or_retire(turn: Turn, worker: Worker) -> None:
 
 def _granted(turn: Turn, worker: Worker) -> bool:
     lease = turn.fleet.lease_of(worker.name)
-    return lease is not None and lease.state is LeaseState.HELD
+    return lease is not None and lease.state in {LeaseState.HELD, LeaseState.CONTAMINATED} and loading.may_load(turn, worker)
 
 
 def _send(turn: Turn, worker: Worker) -> None:

@@ -132,7 +132,7 @@ def _ask(turn: Turn, lease: Lease, claim: Claim, reason: str) -> None:
 
 def _tell_outside(turn: Turn, lease: Lease, claims: Sequence[Claim]) -> None:
     """Keep who should have it instead: the owner hears so with its next renewal. Said once, as often as somebody comes."""
-    if lease.state not in (LeaseState.HELD, LeaseState.STALE):
+    if lease.state not in (LeaseState.HELD, LeaseState.STALE, LeaseState.CONTAMINATED):
         return
     gpu = turn.limits.gpu
     hold, max_hold_s = Hold(priority=lease.priority, held_s=turn.now_s - lease.since_s, waited_s=lease.waited_s, step_s=gpu.age_step_s), gpu.max_hold_s

@@ -4,9 +4,10 @@ from supervisor.core.gpu import device_for, held_outside, leases_on, strangers
 from supervisor.core.jobs import aged_priority, in_order
 from supervisor.core.limits import Limits
 from supervisor.core.line import aged, rank_outside
+from supervisor.core.loading import who_loads
 from supervisor.core.model import Device, Fleet, Handover, Holding, Lease, Reason, WorkerName
 from supervisor.core.peaks import of_model
-from supervisor.shapes import DeviceView, HandoverView, HolderView, PeakView, StrangerView, WaiterView
+from supervisor.shapes import DeviceView, HandoverView, HolderView, LoadingView, PeakView, StrangerView, WaiterView
 from supervisor.units import format_size
 
 
@@ -24,11 +25,35 @@ def device_view(device: Device, *, fleet: Fleet, limits: Limits, now_s: float) -
         used_bytes=sample.used_bytes if sample else None,
         free_bytes=sample.free_bytes if sample else None,
         holders=[_holder(lease, device, fleet=fleet, limits=limits, now_s=now_s) for lease in leases_on(fleet, device)],
-        strangers=[StrangerView(pid=one.pid, name=one.name, used_bytes=one.used_bytes) for one in strangers(fleet, device)],
+        strangers=[
+            StrangerView(pid=one.pid, name=one.name, used_bytes=one.used_bytes, intruder=one.pid in {other.pid for other in device.intruders})
+            for one in strangers(fleet, device)
+        ],
         xids={str(xid): count for xid, count in device.xids.items()},
         waiters=_waiters(fleet, limits, now_s) + _outside_waiters(fleet, device, limits, now_s),
         handover=_handover_view(device.handover, now_s) if device.handover else None,
         last_handover=_handover_view(device.last_handover, now_s) if device.last_handover else None,
+        loading=_loading(device, fleet, limits, now_s),
+        kept_free_s=device.hold_off_until_s - now_s if device.hold_off_until_s > now_s else None,
+    )
+
+
+def _loading(device: Device, fleet: Fleet, limits: Limits, now_s: float) -> LoadingView | None:
+    lease = who_loads(fleet, device.id, limits, now_s)
+    if lease is None:
+        return None
+    worker = fleet.workers[lease.worker] if lease.worker else None
+    since_s = lease.since_s if worker is None else worker.since_s
+    until_s = lease.until_s or since_s + limits.gpu.load_timeout_s
+    pid = worker.process.pid if worker and worker.process else lease.outside.pid or None if lease.outside else None
+    return LoadingView(
+        owner=lease.owner,
+        kind="outside" if worker is None else "worker",
+        pid=pid,
+        for_s=now_s - since_s,
+        left_s=max(0.0, until_s - now_s),
+        lease=lease.id if worker is None else None,
+        fence=lease.fence if worker is None else None,
     )
 
 
@@ -60,6 +85,7 @@ def _holder(lease: Lease, device: Device, *, fleet: Fleet, limits: Limits, now_s
         since_s=now_s - lease.since_s,
         fence=lease.fence,
         expires_in_s=None if lease.expires_at_s is None else lease.expires_at_s - now_s,
+        idle_s=None if lease.idle_since_s is None else now_s - lease.idle_since_s,
     )
 
 

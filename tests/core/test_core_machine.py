@@ -15,6 +15,7 @@ from supervisor.core.actions import Announce
 from supervisor.core.decide import decide
 from supervisor.core.health import stall_limit_s
 from supervisor.core.limits import GIB, GpuLimits, JobLimits, Limits, SupervisorLimits, Watchdog, WorkerSpec
+from supervisor.core.loading import who_loads
 from supervisor.core.model import AT_WORK, Cause, Device, DeviceState, Fleet, JobId, JobStatus, Lease, LeaseState, Ticket, Wanted, WorkerName, WorkerState
 from supervisor.core.reload import places
 from supervisor.core.rules import conflicts
@@ -363,13 +364,14 @@ class Life(RuleBasedStateMachine):
         assert len(fences) == len(set(fences))
         for device in fleet.devices.values():
             leases = [lease for lease in fleet.leases.values() if lease.device == device.id]
-            having = [lease for lease in leases if lease.state in {LeaseState.HELD, LeaseState.YIELDING, LeaseState.STALE}]
+            having = [lease for lease in leases if lease.state in {LeaseState.HELD, LeaseState.YIELDING, LeaseState.STALE, LeaseState.CONTAMINATED}]
             self._check_beside(having, device)
             for lease in having:
                 assert (lease.worker is None) is (lease.outside is not None)
                 if lease.worker is None:
                     continue
-                assert fleet.workers[lease.worker].process is not None, f"{lease.worker} holds a device and has no process"
+                loads = who_loads(fleet, device.id, self.world.limits, self.world.now_s)
+                assert fleet.workers[lease.worker].process or loads, f"{lease.worker} holds a device, has no process, and waits for nobody who loads"
             waiting = [lease.id for lease in leases if lease.state is LeaseState.WAITING]
             assert waiting == ([device.handover.lease] if device.handover else [])
 

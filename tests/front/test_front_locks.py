@@ -58,7 +58,7 @@ def test_one_that_is_not_free_in_time_is_503_with_who_holds_it_and_a_ticket(make
     [
         ({**ASK, "owner": ""}, 422),
         ({**ASK, "need": "much"}, 422),
-        ({**ASK, "purpose": "load"}, 422),
+        ({**ASK, "purpose": "training"}, 422),
         ({**ASK, "timeout_s": -1}, 422),
         ({**ASK, "device": "GPU-1"}, 404),
         ({**ASK, "holdr": 1}, 422),

@@ -5,7 +5,8 @@ Above the line `----`, in any order of the first two kinds, then the events in o
     worker sam stall_after=5s replicas=2                one of a worker (a new name makes a new worker)
     show job_progress stored                            also tell these events and messages
     @5 submit j-1 yolo.train priority=3                 also: cancel, pause, resume, start, hold, release, up, down, restart, shutdown, freeze, look ...
-    @5 lock t-a 8GiB priority=5 timeout=30s ttl=10s pid=900 kin=101    a program outside Warden asks; also: renew, unlock, withdraw, dies t-a, uses t-a 8GiB
+    @5 lock t-a 8GiB priority=5 timeout=30s ttl=10s pid=900 kin=101 purpose=load    a program outside Warden asks
+    @5 renew t-a                                        also: unlock, withdraw, dies t-a, uses t-a 8GiB; reset, force-release
     @5 submit j-2 yolo.train held=1 run_at=60           one that waits for a person, or for its time
     @7 edit worker sam stall_after=5s                   also: edit limit, edit remove sam; several with "and" between them
     @9 new-supervisor keeps sam-0                       it was killed and is back: with every worker ("keeps all"), these, or none
@@ -114,6 +115,8 @@ class Script:
                 lease, current = world.lease_of(ticket)
                 shape = ev.RenewRequested if order == "renew" else ev.UnlockRequested
                 world.post(0, shape(request=f"{order} {ticket}", lease=lease, fence=int(fence[0]) if fence else current))
+            case ["reset" | "force-release" as order]:
+                world.post(0, ev.ReleaseRequested(request=order, every=order == "force-release", by="ann (uid 7)", why="it hangs"))
             case ["withdraw", ticket]:
                 world.post(0, ev.LockWithdrawn(ticket=Ticket(ticket)))
             case ["dies", ticket]:
@@ -183,6 +186,10 @@ class Script:
                 return " ".join(str(part) for part in (action.event, action.worker, action.job, f"({reason})" if reason else "") if part)
             case act.Reply() if action.lease is not None:
                 return f"answer {action.request} (lease {action.lease})"
+            case act.Reply() if action.released:
+                return f"answer {action.request} (released {', '.join(f'{lease.id} fence {lease.fence}' for lease in action.released)})"
+            case act.Reply() if action.message and not action.error:
+                return f"answer {action.request} ({action.message})"
             case act.Reply() if action.error:
                 return f"refuse {action.request} ({action.error}: {action.message})"
             case act.Leave():
@@ -234,7 +241,9 @@ def _job(job: Job) -> str:
 
 def _asked(pair: str) -> tuple[str, Any]:
     key, _, text = pair.partition("=")
-    return (f"{key}_s", parse_duration(text)) if key in {"timeout", "ttl"} else (key, int(text))
+    if key in {"timeout", "ttl", "keep_free"}:
+        return f"{key}_s", parse_duration(text)
+    return key, text if key == "purpose" else int(text)
 
 
 def _message(name: WorkerName, generation: int, kind: str, *, job: JobId, attempt: int, rest: list[str]) -> ev.AnyEvent:

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from msgspec.structs import replace
 
 from supervisor.core import actions as act
 from supervisor.core import events as ev
-from supervisor.core.decide import decide, first_fleet, look
+from supervisor.core.decide import decide, first_fleet
 from supervisor.core.limits import GIB, Limits, WorkerSpec
-from supervisor.core.model import Device, Evidence, Fleet, Job, JobId, LeaseId, Outside, Ticket, WorkerName
+from supervisor.core.model import Device, Evidence, Fleet, Job, JobId, Lease, LeaseId, Outside, Ticket, WorkerName
+from supervisor.core.readings import look
 from supervisor.core.reload import effective, places
 from supervisor.core.rests import HELD
 from supervisor.core.sharing import shared
@@ -180,15 +182,17 @@ class World:
         )
         self.post(0, ev.JobSubmitted(request=f"submit {job}", job=new))
 
-    def lock(self, ticket: str, need_bytes: int, *, priority: int = 15, timeout_s: float = 60.0, ttl_s: float = 0.0, pid: int = 0, kin: int = 0) -> None:
-        """A program outside Warden asks for the device. pid: 0 for one on another machine; kin: a process that it descends from."""
+    def lock(
+        self, ticket: str, need_bytes: int, *, priority: int = 15, timeout_s: float = 60.0, ttl_s: float = 0.0, pid: int = 0, kin: int = 0, **more: Any
+    ) -> None:
+        """A program outside Warden asks for the device. pid: 0 for one on another machine; kin: a process that it descends from; more: of LockRequested."""
         who = Outside(ticket=Ticket(ticket), name=ticket.removeprefix("t-"), pid=pid, start_ticks=pid, boot_id="b", ttl_s=ttl_s)
         if pid:
             self.outsiders[who.ticket] = who
         pids = tuple(number for number in (pid, kin) if number)
         request = f"lock {ticket}"
         self.replies.pop(request, None)
-        self.post(0, ev.LockRequested(request=request, outside=who, priority=priority, need_bytes=need_bytes, timeout_s=timeout_s, kin=pids))
+        self.post(0, ev.LockRequested(request=request, outside=who, priority=priority, need_bytes=need_bytes, timeout_s=timeout_s, kin=pids, **more))
 
     def lease_of(self, ticket: str) -> tuple[LeaseId, int]:
         """Return the lease and the fence that a program outside Warden was told of; of none, where it was told of none."""
@@ -263,7 +267,7 @@ class World:
             case act.ForgetOwner():
                 pass
             case act.Reply():
-                if action.lease is not None and action.request.startswith("lock ") and not self._has_room(self.fleet.leases[action.lease].need_bytes):
+                if action.lease is not None and action.request.startswith("lock ") and not self._has_room(self.fleet.leases[action.lease]):
                     self.wrongs.append(f"{action.request} was granted while the device showed {sorted(self.device.shown)}")
                 self.replies[action.request] = action
             case act.WakeAt():
@@ -393,12 +397,12 @@ class World:
         self.device.shown.pop(key, None)
         self._came_back()
 
-    def _has_room(self, need_bytes: int) -> bool:
-        """Return whether a program finds what it was granted: beside others only so much as it said."""
+    def _has_room(self, lease: Lease) -> bool:
+        """Return whether a program finds what it was granted: beside others only so much as it said; to load is a right to no memory."""
         shown_bytes = sum(self.device.shown.values())
-        if shared(self.limits) and need_bytes:
-            return shown_bytes + need_bytes <= self.limits.gpu.host_budget_bytes
-        return not self.device.shown
+        if shared(self.limits) and lease.need_bytes:
+            return shown_bytes + lease.need_bytes <= self.limits.gpu.host_budget_bytes
+        return lease.purpose == "load" or not self.device.shown
 
     def _came_back(self) -> None:
         """What was ordered to watch the device sees that memory came back."""

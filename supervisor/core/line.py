@@ -47,7 +47,7 @@ def claim_of(one: Job | Waiter, limits: Limits, now_s: float) -> Claim:
     if isinstance(one, Waiter):
         who = one.outside
         return Claim(id=who.ticket, words=who.words, priority=one.priority, age_s=now_s - one.arrived_at_s, step_s=limits.gpu.age_step_s)
-    age_s, model = now_s - one.queued_at_s - one.ran_s, limits.model_for(one.kind)
+    age_s, model = one.waited_s + now_s - one.queued_at_s - one.ran_s, limits.model_for(one.kind)
     return Claim(id=one.id, words=one.id, priority=one.priority, age_s=age_s, step_s=limits.jobs.age_step_s, model=model or "?")
 
 
@@ -111,7 +111,10 @@ def behind(first: str) -> str:
 
 
 def came_back(job: Job, lease: Lease | None, now_s: float) -> Job:
-    """Return a job that is in the line again. lease: of the worker that left; where that gave way, the job has the age that it had waited, and goes behind."""
+    """Return a job that is in the line again. lease: of the worker that left.
+
+    Where that gave way the job keeps the age that it had waited, and its turn is over: among those that are as urgent it comes after all who wait already.
+    """
     if lease is None or not lease.wanted_by:
         return job
-    return replace(job, queued_at_s=min(now_s, job.queued_at_s + job.ran_s), ran_s=0.0, gave_way=lease.wanted_by)
+    return replace(job, queued_at_s=now_s, waited_s=job.waited_s + max(0.0, now_s - job.queued_at_s - job.ran_s), ran_s=0.0, gave_way=lease.wanted_by)

@@ -10,7 +10,7 @@ from supervisor.core import handover, outside, yielding
 from supervisor.core.gpu import Blocked, devices_for, leases_on, no_device, startable
 from supervisor.core.jobs import Step, advance, in_order, rests
 from supervisor.core.limits import WorkerSpec
-from supervisor.core.line import Claim, behind, choose, claim_of, merged
+from supervisor.core.line import behind, choose, merged
 from supervisor.core.model import AT_WORK, DeviceId, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
 
@@ -52,10 +52,7 @@ class _Queue:
             self._turn.put_jobs(self._told)
         if self._told_outside:
             self._turn.put_waiters(self._told_outside)
-        yielding.ask(self._turn, {device: self._claims(waiting) for device, waiting in self._lines.items()})
-
-    def _claims(self, waiting: Iterable[Job | Waiter]) -> list[Claim]:
-        return [claim_of(one, self._turn.limits, self._turn.now_s) for one in waiting]
+        yielding.ask(self._turn, self._lines)
 
     def _waits_for(self, device: DeviceId, one: Job | Waiter, words: str) -> None:
         """Somebody stands in the line of a device from now on."""

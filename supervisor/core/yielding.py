@@ -1,6 +1,6 @@
 """Giving way: who at work on a device is asked to leave it at the next checkpoint, for whom; and the programs that are told so."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -10,8 +10,8 @@ from supervisor.core.gpu import called, leases_on
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.lifecycle import advance_lease
 from supervisor.core.limits import Limits
-from supervisor.core.line import WHOLE_SCALE, Claim, level
-from supervisor.core.model import Cause, Device, DeviceId, DeviceState, Job, JobStatus, Lease, LeaseState, Worker, WorkerState
+from supervisor.core.line import WHOLE_SCALE, Claim, claim_of, level
+from supervisor.core.model import Cause, DeviceId, DeviceState, Job, JobStatus, Lease, LeaseState, Waiter, Worker, WorkerState
 from supervisor.core.turn import Turn
 from supervisor.units import short_duration
 
@@ -53,29 +53,36 @@ def right_of_way(claim: Claim, hold: Hold, max_hold_s: float) -> str:
 def hold_of(job: Job, limits: Limits, now_s: float) -> Hold:
     """Return how a job has the device of its worker."""
     given_at_s = min(now_s, job.given_at_s if job.given_at_s is not None else now_s)
-    return Hold(priority=job.priority, held_s=now_s - given_at_s, waited_s=max(0.0, given_at_s - job.queued_at_s - job.ran_s), step_s=limits.jobs.age_step_s)
+    waited_s = job.waited_s + max(0.0, given_at_s - job.queued_at_s - job.ran_s)
+    return Hold(priority=job.priority, held_s=now_s - given_at_s, waited_s=waited_s, step_s=limits.jobs.age_step_s)
 
 
-def ask(turn: Turn, waiting: Mapping[DeviceId, Sequence[Claim]]) -> None:
+def ask(turn: Turn, lines: Mapping[DeviceId, Sequence[Job | Waiter]]) -> None:
     """Ask whoever should give way to those who wait for each device; a program outside Warden is told, and decides itself."""
     for device in tuple(turn.fleet.devices.values()):
-        claims = waiting.get(device.id, ())
-        if device.handover is None and device.state is DeviceState.OK and not device.trouble:
-            _ask_workers(turn, device, claims)
-        for lease in leases_on(turn.fleet, device):
-            if lease.outside is not None:
-                _tell_outside(turn, lease, claims)
+        leases, line = leases_on(turn.fleet, device), lines.get(device.id, ())
+        if line and device.handover is None and device.state is DeviceState.OK and not device.trouble:
+            _ask_workers(turn, leases, line)
+        for lease in leases:
+            if lease.outside is not None and (line or lease.wanted_by):
+                _tell_outside(turn, lease, line)
 
 
-def _ask_workers(turn: Turn, device: Device, claims: Sequence[Claim]) -> None:
+def _claims(turn: Turn, line: Sequence[Job | Waiter]) -> Iterator[Claim]:
+    return (claim_of(one, turn.limits, turn.now_s) for one in line)
+
+
+def _ask_workers(turn: Turn, leases: Sequence[Lease], line: Sequence[Job | Waiter]) -> None:
     """Ask the workers at work on a device, if all of them can and should give way to the same claim: one that stays would make it useless."""
-    leases = [lease for lease in leases_on(turn.fleet, device) if lease.state is not LeaseState.COOLING]
-    holders = [turn.fleet.workers[lease.worker] for lease in leases if lease.worker is not None and turn.fleet.workers[lease.worker].jobs]
-    if any(lease.outside is not None or lease.state is LeaseState.YIELDING for lease in leases) or not all(_can_leave(turn, holder) for holder in holders):
+    still = [lease for lease in leases if lease.state is not LeaseState.COOLING]
+    holders = [turn.fleet.workers[lease.worker] for lease in still if lease.worker is not None and turn.fleet.workers[lease.worker].jobs]
+    if not holders or any(lease.outside is not None or lease.state is LeaseState.YIELDING for lease in still):
         return
-    for claim in claims:
+    if not all(_can_leave(turn, holder) for holder in holders):
+        return
+    for claim in _claims(turn, line):
         reasons = [_reason(turn, claim, holder) for holder in holders]
-        if holders and all(reasons):
+        if all(reasons):
             for holder, reason in zip(holders, reasons, strict=True):
                 _ask(turn, holder, claim, reason)
             return
@@ -106,13 +113,13 @@ def _ask(turn: Turn, holder: Worker, claim: Claim, reason: str) -> None:
     generations.order_leave(turn, holder, Cause.HANDOVER, words, boundary=True)
 
 
-def _tell_outside(turn: Turn, lease: Lease, claims: Sequence[Claim]) -> None:
+def _tell_outside(turn: Turn, lease: Lease, line: Sequence[Job | Waiter]) -> None:
     """Keep who should have it instead: the owner hears so with its next renewal. Said once, as often as somebody comes."""
     if lease.state not in (LeaseState.HELD, LeaseState.STALE):
         return
     gpu = turn.limits.gpu
     hold, max_hold_s = Hold(priority=lease.priority, held_s=turn.now_s - lease.since_s, waited_s=lease.waited_s, step_s=gpu.age_step_s), gpu.max_hold_s
-    found = next(((claim, reason) for claim in claims if (reason := right_of_way(claim, hold, max_hold_s))), None)
+    found = next(((claim, reason) for claim in _claims(turn, line) if (reason := right_of_way(claim, hold, max_hold_s))), None)
     wanted_by = found[0].id if found else ""
     too_long = found is not None and bool(max_hold_s) and hold.held_s >= max_hold_s
     if (wanted_by, too_long) == (lease.wanted_by, lease.overheld):

@@ -52,7 +52,7 @@ def claim_of(turn: Turn, one: Job | Waiter, device: Device) -> Claim:
     if isinstance(one, Waiter):
         who, age_s = one.outside, turn.now_s - one.arrived_at_s
         return Claim(id=who.ticket, words=who.words, priority=one.priority, age_s=age_s, step_s=limits.gpu.age_step_s, need_bytes=need_bytes)
-    age_s = turn.now_s - one.queued_at_s - one.ran_s
+    age_s = one.waited_s + turn.now_s - one.queued_at_s - one.ran_s
     return Claim(id=one.id, words=one.id, priority=one.priority, age_s=age_s, step_s=limits.jobs.age_step_s, need_bytes=need_bytes, model=model or "?")
 
 
@@ -116,7 +116,10 @@ def behind(first: Claim) -> str:
 
 
 def came_back(job: Job, lease: Lease | None, now_s: float) -> Job:
-    """Return a job that is in the line again. lease: of the worker that left; where that gave way, the job has the age that it had waited, and goes behind."""
+    """Return a job that is in the line again. lease: of the worker that left.
+
+    Where that gave way the job keeps the age that it had waited, and its turn is over: among those that are as urgent it comes after all who wait already.
+    """
     if lease is None or not lease.wanted_by:
         return job
-    return replace(job, queued_at_s=min(now_s, job.queued_at_s + job.ran_s), ran_s=0.0, gave_way=lease.wanted_by)
+    return replace(job, queued_at_s=now_s, waited_s=job.waited_s + max(0.0, now_s - job.queued_at_s - job.ran_s), ran_s=0.0, gave_way=lease.wanted_by)

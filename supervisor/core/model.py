@@ -166,6 +166,7 @@ class Job(Struct, frozen=True, kw_only=True):
     retry_at_s: float = 0.0  # after a failure, not before that
     queued_at_s: float = 0.0
     given_at_s: float | None = None  # to a worker
+    waited_s: float = 0.0  # before queued_at_s: part of its age, though not of its place among those that are as urgent
     ran_s: float = 0.0  # since queued_at_s: no part of how long it has waited
     resumable: bool = False  # what it does can be left at a checkpoint, and gone on with
     gave_way: str = ""  # to this job or ticket, and stands behind it in the line

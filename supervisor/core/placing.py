@@ -36,7 +36,7 @@ class _Queue:
         self._running = running
         self._model_of = {kind: name for name, spec in turn.limits.workers.items() for kind in spec.serves}
         self._first: dict[DeviceId, Claim] = {}  # who waits first for a device: nobody behind it takes that, or prolongs another's hold of it
-        self._lines: defaultdict[DeviceId, list[Claim]] = defaultdict(list)
+        self._lines: defaultdict[DeviceId, list[Job | Waiter]] = defaultdict(list)
         self._known: dict[str, _NoPlace] = {}  # by kind: what one job heard, the next of its kind hears too, until a worker or a device is taken
         self._told: dict[JobId, Job] = {}
         self._told_outside: dict[Ticket, Waiter] = {}
@@ -56,10 +56,9 @@ class _Queue:
 
     def _waits_for(self, device: DeviceId, one: Job | Waiter) -> None:
         """Somebody stands in the line of a device from now on."""
-        claim = claim_of(self._turn, one, self._turn.fleet.devices[device])
-        self._lines[device].append(claim)
+        self._lines[device].append(one)
         if device not in self._first:
-            self._first[device] = claim
+            self._first[device] = claim_of(self._turn, one, self._turn.fleet.devices[device])
             self._known.clear()
 
     def _outside(self, waiter: Waiter) -> None:

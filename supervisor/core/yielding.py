@@ -1,6 +1,6 @@
 """Giving way: who at work on a device is asked to leave it at the next checkpoint, for whom; and the programs that are told so."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -12,8 +12,8 @@ from supervisor.core.gpu import called, leases_on, shares_of
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.lifecycle import advance_lease
 from supervisor.core.limits import Limits
-from supervisor.core.line import WHOLE_SCALE, Claim, level
-from supervisor.core.model import Cause, Device, DeviceId, DeviceState, Job, JobStatus, Lease, LeaseId, LeaseState, Worker, WorkerState
+from supervisor.core.line import WHOLE_SCALE, Claim, claim_of, level
+from supervisor.core.model import Cause, Device, DeviceId, DeviceState, Job, JobStatus, Lease, LeaseId, LeaseState, Waiter, Worker, WorkerState
 from supervisor.core.turn import Turn
 from supervisor.units import short_duration
 
@@ -58,30 +58,36 @@ def right_of_way(claim: Claim, hold: Hold, max_hold_s: float) -> str:
 def hold_of(job: Job, limits: Limits, now_s: float) -> Hold:
     """Return how a job has the device of its worker."""
     given_at_s = min(now_s, job.given_at_s if job.given_at_s is not None else now_s)
-    return Hold(priority=job.priority, held_s=now_s - given_at_s, waited_s=max(0.0, given_at_s - job.queued_at_s - job.ran_s), step_s=limits.jobs.age_step_s)
+    waited_s = job.waited_s + max(0.0, given_at_s - job.queued_at_s - job.ran_s)
+    return Hold(priority=job.priority, held_s=now_s - given_at_s, waited_s=waited_s, step_s=limits.jobs.age_step_s)
 
 
-def ask(turn: Turn, waiting: Mapping[DeviceId, Sequence[Claim]]) -> None:
+def ask(turn: Turn, lines: Mapping[DeviceId, Sequence[Job | Waiter]]) -> None:
     """Ask whoever should give way to those who wait for each device; a program outside Warden is told, and decides itself."""
     for device in tuple(turn.fleet.devices.values()):
-        claims = waiting.get(device.id, ())
-        if device.handover is None and device.state is DeviceState.OK and not device.trouble:
-            _ask_workers(turn, device, claims)
-        for lease in leases_on(turn.fleet, device):
-            if lease.outside is not None:
-                _tell_outside(turn, lease, claims)
+        leases, line = leases_on(turn.fleet, device), lines.get(device.id, ())
+        if line and device.handover is None and device.state is DeviceState.OK and not device.trouble:
+            _ask_workers(turn, device, leases, line)
+        for lease in leases:
+            if lease.outside is not None and (line or lease.wanted_by):
+                _tell_outside(turn, device, lease, line)
 
 
-def _ask_workers(turn: Turn, device: Device, claims: Sequence[Claim]) -> None:
+def _claims(turn: Turn, device: Device, line: Sequence[Job | Waiter]) -> Iterator[Claim]:
+    return (claim_of(turn, one, device) for one in line)
+
+
+def _ask_workers(turn: Turn, device: Device, leases: Sequence[Lease], line: Sequence[Job | Waiter]) -> None:
     """Ask workers at work on a device, if enough of them can and should give way to the same claim: to ask fewer would be useless."""
-    leases = leases_on(turn.fleet, device)
-    if any(lease.state is LeaseState.YIELDING for lease in leases):
+    able = [(lease, holder) for lease in leases if (holder := _can_leave(turn, lease))]
+    if not able or any(lease.state is LeaseState.YIELDING for lease in leases):
         return
-    for claim in claims:
-        ways = {lease.id: reason for lease in leases if (reason := _reason(turn, claim, lease))}
-        asked = [lease for lease in _enough(turn, device, leases, claim, ways) if lease.id in ways]
-        for lease in asked:
-            _ask(turn, lease, claim, ways[lease.id])
+    for claim in _claims(turn, device, line):
+        ways = {lease.id: reason for lease, holder in able if (reason := _reason(turn, claim, holder))}
+        gone = _enough(turn, device, leases, claim, ways) if ways else ()
+        asked = [(lease, holder) for lease, holder in able if lease.id in ways and lease in gone]
+        for lease, holder in asked:
+            _ask(turn, lease, holder, claim, ways[lease.id])
         if asked:
             return
 
@@ -104,39 +110,38 @@ def _stays(turn: Turn, lease: Lease) -> bool:
     return bool(turn.fleet.workers[lease.worker].jobs)
 
 
-def _can_leave(turn: Turn, holder: Worker) -> bool:
-    """Return whether it can be asked, and all its work can be gone on with from the next checkpoint."""
-    jobs = [turn.fleet.jobs[name] for name in holder.jobs]
-    return holder.stop is None and holder.state is WorkerState.BUSY and all(job.status is JobStatus.RUNNING and job.resumable for job in jobs)
-
-
-def _reason(turn: Turn, claim: Claim, lease: Lease) -> str:
-    """Return why all jobs of a holder should give way; empty: one should not, or cannot. A job that waits for this very worker is not helped by its end."""
+def _can_leave(turn: Turn, lease: Lease) -> Worker | None:
+    """Return a worker at work that can be asked, and all of whose work can be gone on with from the next checkpoint."""
     holder = turn.fleet.workers[lease.worker] if lease.worker is not None and lease.state is not LeaseState.COOLING else None
-    if holder is None or not holder.jobs or claim.model == holder.model or not _can_leave(turn, holder):
+    if holder is None or not holder.jobs or holder.stop is not None or holder.state is not WorkerState.BUSY:
+        return None
+    jobs = [turn.fleet.jobs[name] for name in holder.jobs]
+    return holder if all(job.status is JobStatus.RUNNING and job.resumable for job in jobs) else None
+
+
+def _reason(turn: Turn, claim: Claim, holder: Worker) -> str:
+    """Return why all its jobs should give way; empty: one should not. A job that waits for this very worker is not helped by its end."""
+    if claim.model == holder.model:
         return ""
     limits = turn.limits
     found = [right_of_way(claim, hold_of(turn.fleet.jobs[name], limits, turn.now_s), limits.gpu.max_hold_s) for name in holder.jobs]
     return found[0] if all(found) else ""
 
 
-def _ask(turn: Turn, lease: Lease, claim: Claim, reason: str) -> None:
-    if lease.worker is None:
-        return
-    holder = turn.fleet.workers[lease.worker]
+def _ask(turn: Turn, lease: Lease, holder: Worker, claim: Claim, reason: str) -> None:
     lease = turn.put_lease(replace(advance_lease(lease, Move.ASK, turn.now_s), wanted_by=claim.id))
     words = f"makes room at its next checkpoint for {claim.words}, {reason}"
     turn.announce("lease_yielding", worker=holder.name, job=holder.jobs[0], reason=words, fields=_fields(lease, claim))
     generations.order_leave(turn, holder, Cause.HANDOVER, words, boundary=True)
 
 
-def _tell_outside(turn: Turn, lease: Lease, claims: Sequence[Claim]) -> None:
+def _tell_outside(turn: Turn, device: Device, lease: Lease, line: Sequence[Job | Waiter]) -> None:
     """Keep who should have it instead: the owner hears so with its next renewal. Said once, as often as somebody comes."""
     if lease.state not in (LeaseState.HELD, LeaseState.STALE, LeaseState.CONTAMINATED):
         return
     gpu = turn.limits.gpu
     hold, max_hold_s = Hold(priority=lease.priority, held_s=turn.now_s - lease.since_s, waited_s=lease.waited_s, step_s=gpu.age_step_s), gpu.max_hold_s
-    found = next(((claim, reason) for claim in claims if (reason := right_of_way(claim, hold, max_hold_s))), None)
+    found = next(((claim, reason) for claim in _claims(turn, device, line) if (reason := right_of_way(claim, hold, max_hold_s))), None)
     wanted_by = found[0].id if found else ""
     too_long = found is not None and bool(max_hold_s) and hold.held_s >= max_hold_s
     if (wanted_by, too_long) == (lease.wanted_by, lease.overheld):

@@ -274,6 +274,7 @@ class LocalProcesses:
         ended: dict[WorkerName, int] = {}
         found, unreadable = survivors.records(self._run_dir)
         self.strangers += unreadable
+        self._members.born(*survivors.everybody(self._run_dir))  # a device may list them still
         for record in found:
             if record.boot_id == proc.boot_id() and (record.worker, record.generation) not in self._records:
                 self.strangers += await asyncio.to_thread(survivors.stranger, record)

@@ -145,7 +145,7 @@ async def test_a_leader_that_was_never_seen_on_the_card_alive_is_known_by_its_bi
 
 async def test_a_pid_that_was_given_out_anew_is_not_the_workers() -> None:
     members = Members()
-    members.born(Record(worker=NAME, generation=1, token="", tag="", log="", boot_id="", pid=os.getpid(), start_ticks=1))
+    members.born(Record(worker=NAME, generation=1, token="", tag="", log="", boot_id=proc.boot_id(), pid=os.getpid(), start_ticks=1))
 
     owners = members.owners((), (os.getpid(),))
 
@@ -368,7 +368,7 @@ async def test_probes_that_were_abandoned_leave_no_descriptor_behind(cards: Fake
 async def test_the_leaders_that_are_remembered_are_a_bounded_number() -> None:
     members = Members()
     for pid in range(10_000, 13_000):
-        members.born(Record(worker=NAME, generation=1, token="", tag="", log="", boot_id="", pid=pid, start_ticks=1))
+        members.born(Record(worker=NAME, generation=1, token="", tag="", log="", boot_id=proc.boot_id(), pid=pid, start_ticks=1))
 
     assert len(members._was) == 1000
     assert members.owners((), ()) == {}

@@ -13,6 +13,7 @@ import httpx
 import msgspec
 import pytest
 
+from supervisor.core.limits import MIB
 from supervisor.shapes import JobView
 from tests.faults.test_http import ANY_PORT, TRAINER, url_of
 from tests.support.fake_card import GIB, NEVER, FakeCards
@@ -77,6 +78,7 @@ class Story:
     leaver: str = field(init=False)
     newcomer: str = field(init=False)
     release_s: float = 0.0
+    sam_bytes: int = 0
     job: str = ""
     pid: int = 0  # of whoever has the card
     mark: int = 0  # where the hand-over begins in the log
@@ -86,8 +88,11 @@ class Story:
         """Return the file that keeps whoever leaves from its end, for as long as it is there; of a program nobody asks that."""
         return self.folder / "stay"
 
-    def begin(self, direction: str, *, release_s: float = 0.0, exit_code: int = 0, gpu: str = "", head: str = "", api: str = "off") -> None:
-        """Start Warden. release_s, exit_code: how the end of the one who will leave goes."""
+    def begin(
+        self, direction: str, *, release_s: float = 0.0, exit_code: int = 0, sam_mb: int = SAM_MB, gpu: str = "", head: str = "", api: str = "off"
+    ) -> None:
+        """Start Warden. release_s, exit_code: how the end of the one who will leave goes; sam_mb: what SAM has of the 14 GiB that it needs."""
+        self.sam_bytes = sam_mb * MIB
         self.leaver, self.newcomer = direction.split(" -> ")
         self.release_s = release_s
         ends = {self.leaver: f', card_release_s = {release_s}, exit_code = {exit_code}, stay_while = "{self.stay}"'}
@@ -105,7 +110,7 @@ backend = "nvml"
 command = ["{{python}}", "-P", "-m", "workers.fake"]
 serves = ["demo.count"]
 gpu = "14GiB"
-options = {{ card_mb = {SAM_MB}{ends.get("sam", "")} }}
+options = {{ card_mb = {sam_mb}{ends.get("sam", "")} }}
 [workers.yolo]
 command = ["{{python}}", "-P", "{trainer}"]
 serves = ["yolo.train"]
@@ -169,7 +174,7 @@ options = {{ card_mb = {OTHER_MB}{ends.get("yolo", "")} }}
         assert self.warden.holds(lambda: self.warden.worker("sam-0").state == "ready"), f"{self.warden.status().devices}\n{self.warden.said()[-3000:]}"
         sam = self.warden.worker("sam-0")
         last = self.cards.ledger()[-1]
-        assert (last.owner, last.bytes, last.beside) == (f"sam-0#{sam.generation}", 14 * GIB, ())
+        assert (last.owner, last.bytes, last.beside) == (f"sam-0#{sam.generation}", self.sam_bytes, ())
         return last.pid
 
     def holders(self) -> list[int | None]:
@@ -326,6 +331,25 @@ def test_a_supervisor_that_is_killed_in_the_middle_gives_the_card_to_nobody_twic
             story.cards.take(f"0/claims/{story.pid}")
 
         story.served()
+
+
+def test_what_a_worker_had_is_known_to_the_next_supervisor_and_waited_for_though_there_is_room_beside_it(story: Story) -> None:
+    story.begin("sam -> yolo", sam_mb=4 * 1024)
+    story.give()
+    story.cards.keep(story.pid)
+    story.order()
+    story.warden.wait_for_event("worker_stopped", worker="sam-0", after=story.mark)
+
+    story.warden.kill()
+    story.restart()
+    cools = [("sam-0", "cooling", 4 * GIB)]
+    assert story.warden.holds(lambda: [(one.owner, one.state, one.used_bytes) for one in story.warden.status().devices[0].holders] == cools)
+    story.cards.take(f"0/claims/{story.pid}")
+
+    story.served()
+    released = story.warden.told("lease_released", worker="sam-0", after=story.mark)
+    granted = story.warden.told("lease_granted", worker="yolo-0", after=story.mark)
+    assert story.warden.events.index(released[0]) < story.warden.events.index(granted[0])
 
 
 def killed(story: Story, instant: str) -> None:

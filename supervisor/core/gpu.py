@@ -6,7 +6,7 @@ from typing import Final
 from msgspec import Struct
 
 from supervisor.core.limits import MIB, Limits
-from supervisor.core.model import Device, DeviceSample, DeviceState, Fleet, Handover, Holding, Lease, LeaseState, Wanted, Worker, WorkerState
+from supervisor.core.model import Device, DeviceId, DeviceSample, DeviceState, Fleet, Handover, Holding, Lease, LeaseState, Wanted, Worker, WorkerState
 from supervisor.units import format_size
 
 
@@ -85,10 +85,26 @@ def startable(worker: Worker, now_s: float) -> bool:
             return False
 
 
-def device_for(fleet: Fleet, need_bytes: int, margin_bytes: int) -> Device | None:
-    """Return the device with the best fit: the smallest total that can ever hold the need, and one that works before one that does not."""
-    fitting = [device for device in fleet.devices.values() if device.total_bytes >= need_bytes + margin_bytes]
-    return min(fitting, key=lambda device: (device.state is not DeviceState.OK, device.total_bytes, device.id), default=None)
+def device_for(fleet: Fleet, need_bytes: int, margin_bytes: int, *, behind: Collection[DeviceId] = ()) -> Device | None:
+    """Return the device with the best fit: one that works and that nobody has to leave, else one whose holder may, and of these the smallest that can hold it.
+
+    behind: devices that somebody waits for who is before whoever asks: taken only where no other will do.
+    """
+    fitting = fits(fleet, need_bytes, margin_bytes)
+    if len(fitting) < 2:  # noqa: PLR2004  # no choice
+        return fitting[0] if fitting else None
+    return min(fitting, key=lambda device: (device.state is not DeviceState.OK, device.id in behind, _in_the_way(fleet, device), device.total_bytes, device.id))
+
+
+def fits(fleet: Fleet, need_bytes: int, margin_bytes: int) -> list[Device]:
+    """Return the devices that can ever hold the need."""
+    return [device for device in fleet.devices.values() if device.total_bytes >= need_bytes + margin_bytes]
+
+
+def _in_the_way(fleet: Fleet, device: Device) -> int:
+    """Return 0 where a hand-over could begin and nobody had to leave for it, 1 where somebody had to and may, 2 where none can begin."""
+    plan = may_begin(fleet, device, weak=False)
+    return 2 if isinstance(plan, Blocked) else int(bool(plan.leaving))
 
 
 def no_device(fleet: Fleet) -> str:

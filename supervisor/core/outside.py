@@ -1,7 +1,7 @@
 """Programs outside Warden: they ask for a device, wait for it in the same queue as jobs, hold it, and give it back, by a word or by their end."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
@@ -13,7 +13,7 @@ from supervisor.core.gpu import Blocked, called, device_for, may_begin, no_devic
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.lifecycle import advance_lease
 from supervisor.core.limits import GpuLimits
-from supervisor.core.model import Device, Lease, LeaseState, Ticket, Waiter
+from supervisor.core.model import Device, DeviceId, Lease, LeaseState, Ticket, Waiter
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
 
@@ -118,18 +118,22 @@ def _own(turn: Turn, lease: Lease, event: LockRequested) -> bool:
     return holder.pid in event.kin if holder.pid else not who.pid and holder.name == who.name
 
 
-def place(turn: Turn, waiter: Waiter, first: str) -> str:
-    """Begin the hand-over to a waiter, or return the sentence that says who is in the way. first: who is before it in the queue."""
-    if first:
-        return f"{first} is before it in the queue for the device"
-    device = turn.fleet.devices.get(waiter.device) if waiter.device else device_for(turn.fleet, waiter.need_bytes, turn.limits.gpu.margin_bytes)
+def place(turn: Turn, waiter: Waiter, first: Mapping[DeviceId, str]) -> tuple[str, DeviceId | None]:
+    """Begin the hand-over to a waiter, or return the sentence that says who is in the way, and the device that it is the first to wait for.
+
+    first: who is before it in the queue for which device.
+    """
+    fleet, margin_bytes = turn.fleet, turn.limits.gpu.margin_bytes
+    device = fleet.devices.get(waiter.device) if waiter.device else device_for(fleet, waiter.need_bytes, margin_bytes, behind=first)
     if device is None:
-        return no_device(turn.fleet)
-    plan = may_begin(turn.fleet, device, weak=False)
+        return no_device(fleet), None
+    if device.id in first:
+        return f"{first[device.id]} is before it in the queue for the device", None
+    plan = may_begin(fleet, device, weak=False)
     if isinstance(plan, Blocked):
-        return plan.sentence
+        return plan.sentence, device.id
     handover.begin_outside(turn, device, waiter, plan)
-    return ""
+    return "", None
 
 
 def wants(turn: Turn, device: Device) -> bool:

@@ -1,14 +1,14 @@
 """The queue: each job, and each program that waits for a device, in its turn; a job finds a worker, and both find a device."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from msgspec.structs import replace
 
 from supervisor.core import handover, outside
-from supervisor.core.gpu import Blocked, device_for, may_begin, no_device, startable
+from supervisor.core.gpu import Blocked, device_for, fits, may_begin, no_device, startable
 from supervisor.core.jobs import Step, advance, in_order, rank, rests
-from supervisor.core.model import AT_WORK, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
+from supervisor.core.model import AT_WORK, DeviceId, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
 
 
@@ -39,7 +39,7 @@ class _Queue:
         self._turn = turn
         self._running = running
         self._model_of = {kind: name for name, spec in turn.limits.workers.items() for kind in spec.serves}
-        self._first = ""  # who waits for a device that another holds: nobody behind it may prolong that hold
+        self._first: dict[DeviceId, str] = {}  # who waits for a device that another holds: nobody behind it may prolong that hold
         self._known: dict[str, _NoPlace] = {}  # by kind: what one job heard, the next of its kind hears too, until a worker or the device is taken
         self._told: dict[JobId, Job] = {}
         self._told_outside: dict[Ticket, Waiter] = {}
@@ -57,14 +57,13 @@ class _Queue:
             self._turn.put_waiters(self._told_outside)
 
     def _outside(self, waiter: Waiter) -> None:
-        sentence = outside.place(self._turn, waiter, self._first)
+        sentence, first_for = outside.place(self._turn, waiter, self._first)
         if sentence and sentence != waiter.message:
             self._told_outside[waiter.outside.ticket] = replace(waiter, message=sentence)
-        if sentence and not self._first:
-            self._first = waiter.outside.words
-        elif sentence:
-            return
-        self._known.clear()
+        if first_for is not None:
+            self._first[first_for] = waiter.outside.words
+        if first_for is not None or not sentence:
+            self._known.clear()
 
     def _job(self, job: Job) -> None:
         turn = self._turn
@@ -72,14 +71,14 @@ class _Queue:
         waits = _resting(job, rest) if rest else _HELD_QUEUE if turn.fleet.held else self._known.get(job.kind)
         if waits is None:
             model = self._model_of.get(job.kind)
-            waits = _no_room(turn, model, job, self._running, self._first) or _place(turn, job, model or "")
+            waits = _no_room(turn, model, job, self._running, self._first) or _place(turn, job, model or "", self._first)
             if waits is None:
                 self._running += 1
                 self._known.clear()
                 return
             self._known[job.kind] = waits
-            if waits.reason is Reason.WAITING_FOR_GPU and not self._first:
-                self._first = job.id
+            if waits.first_for is not None:
+                self._first[waits.first_for] = job.id
                 self._known.clear()
         if job.message != waits.sentence or job.reason is not waits.reason:
             self._told[job.id] = replace(job, reason=waits.reason, message=waits.sentence)
@@ -89,6 +88,7 @@ class _NoPlace(Blocked, frozen=True):
     """Why a job cannot be placed now."""
 
     reason: Reason = Reason.WAITING_FOR_WORKER
+    first_for: DeviceId | None = None  # it is the first to wait for this device
 
 
 _HELD_QUEUE: Final = _NoPlace("the queue is held (warden jobs release)", Reason.HELD)
@@ -105,22 +105,28 @@ def _resting(job: Job, reason: Reason) -> _NoPlace:
             return _NoPlace(job.message, Reason.RETRY_BACKOFF)
 
 
-def _no_room(turn: Turn, model: str | None, job: Job, running: int, first: str) -> _NoPlace | None:
+def _no_room(turn: Turn, model: str | None, job: Job, running: int, first: Mapping[DeviceId, str]) -> _NoPlace | None:
     """Return why no worker has to be looked for, or None."""
     if model is None:
         return _NoPlace(f"no worker in supervisor.toml serves {job.kind} any more")
     if running >= turn.limits.jobs.max_running:
         return _NoPlace(f"{running} at work already, jobs.max_running is {turn.limits.jobs.max_running}")
-    if turn.limits.workers[model].gpu_bytes and first:
-        return _NoPlace(f"{first} is before it in the queue for the device", Reason.WAITING_FOR_GPU)
+    if first and (need_bytes := turn.limits.workers[model].gpu_bytes):
+        fitting = fits(turn.fleet, need_bytes, turn.limits.gpu.margin_bytes)
+        if all(device.id in first for device in fitting):
+            return _behind(first, fitting[0].id if fitting else next(iter(first)))
     return None
 
 
-def _place(turn: Turn, job: Job, model: str) -> _NoPlace | None:
+def _behind(first: Mapping[DeviceId, str], device: DeviceId) -> _NoPlace:
+    return _NoPlace(f"{first[device]} is before it in the queue for the device", Reason.WAITING_FOR_GPU)
+
+
+def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, str]) -> _NoPlace | None:
     """Assign the job to the best worker of its model, or return why none can take it."""
     spec = turn.limits.workers[model]
     workers = [worker for worker in turn.fleet.workers.values() if worker.model == model]
-    takers = [worker for worker in workers if len(worker.jobs) < spec.concurrency and _takes(turn, worker)]
+    takers = [worker for worker in workers if len(worker.jobs) < spec.concurrency and _takes(turn, worker) and turn.device_of(worker) not in first]
     if takers:
         _assign_to(turn, job, min(takers, key=lambda worker: (len(worker.jobs), worker.state is not WorkerState.READY, worker.name)))
         return None
@@ -129,7 +135,9 @@ def _place(turn: Turn, job: Job, model: str) -> _NoPlace | None:
             if not spec.gpu_bytes:
                 _assign_to(turn, job, worker)
                 return None
-            return _place_on_device(turn, job, worker)
+            return _place_on_device(turn, job, worker, first)
+    if held := next((device for worker in workers if (device := turn.device_of(worker)) in first), None):
+        return _behind(first, held)
     return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER)
 
 
@@ -143,16 +151,18 @@ def _takes(turn: Turn, worker: Worker) -> bool:
     return lease is not None and lease.state is LeaseState.WAITING
 
 
-def _place_on_device(turn: Turn, job: Job, worker: Worker) -> _NoPlace | None:
+def _place_on_device(turn: Turn, job: Job, worker: Worker, first: Mapping[DeviceId, str]) -> _NoPlace | None:
     spec = turn.spec(worker)
-    device = device_for(turn.fleet, spec.gpu_bytes, turn.limits.gpu.margin_bytes)
+    device = device_for(turn.fleet, spec.gpu_bytes, turn.limits.gpu.margin_bytes, behind=first)
     if device is None:
         return _NoPlace(no_device(turn.fleet), Reason.WAITING_FOR_MEMORY)
+    if device.id in first:
+        return _behind(first, device.id)
     plan = may_begin(turn.fleet, device, weak=False)
     if isinstance(plan, Blocked):
-        return _NoPlace(plan.sentence, Reason.WAITING_FOR_GPU)
+        return _NoPlace(plan.sentence, Reason.WAITING_FOR_GPU, device.id)
     if turn.fleet.lease_of(worker.name) is not None:
-        return _NoPlace(f"the memory that {worker.name} held before is not proved free yet", Reason.WAITING_FOR_GPU)
+        return _NoPlace(f"the memory that {worker.name} held before is not proved free yet", Reason.WAITING_FOR_GPU, device.id)
     job = _assign_to(turn, job, worker)
     turn.put_job(replace(job, device=device.id, phase="vacating"))
     handover.begin(turn, device, turn.fleet.workers[worker.name], job, plan)

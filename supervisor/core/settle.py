@@ -15,6 +15,7 @@ from supervisor.core.lifecycle import advance as move
 from supervisor.core.model import (
     WITH_PROCESS,
     Cause,
+    Device,
     Job,
     JobStatus,
     LeaseState,
@@ -73,19 +74,20 @@ def _bring_residents_back(turn: Turn) -> None:
         device = device_for(turn.fleet, turn.spec(worker).gpu_bytes, turn.limits.gpu.margin_bytes)
         if device is None or turn.now_s < device.hold_off_until_s:
             continue
-        if _somebody_waits(turn) or outside.wants(turn, device):
+        if _somebody_waits(turn, device) or outside.wants(turn, device):
             continue
         plan = may_begin(turn.fleet, device, weak=True)
         if isinstance(plan, Begin):
             handover.begin(turn, device, worker, None, plan)
 
 
-def _somebody_waits(turn: Turn) -> bool:
-    """Return whether a queued job needs a device and some worker could do it soon."""
+def _somebody_waits(turn: Turn, device: Device) -> bool:
+    """Return whether a queued job needs a device, this one would do, and some worker could do it soon."""
+    room_bytes = device.total_bytes - turn.limits.gpu.margin_bytes
     models = {
         worker.model
         for worker in turn.fleet.workers.values()
-        if turn.spec(worker).gpu_bytes
+        if 0 < turn.spec(worker).gpu_bytes <= room_bytes
         and worker.wanted is Wanted.UP
         and worker.state not in (WorkerState.QUARANTINED, WorkerState.UNKILLABLE)
         and not behind(turn, worker)

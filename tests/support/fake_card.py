@@ -13,6 +13,7 @@ from tests.support.live import processes_with
 
 SOURCE: Final = Path(__file__).with_name("fake_nvml.c")
 GIB: Final = 2**30
+MIB: Final = 2**20
 T4: Final = 15 * GIB
 NEVER: Final = -1.0
 

@@ -39,6 +39,7 @@ def test_there_is_a_script_for_each_promise() -> None:
         "locks.py",
         "masks.py",
         "overhead.py",
+        "probe.py",
         "progress.py",
         "schedules.py",
         "sse.py",

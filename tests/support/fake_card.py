@@ -15,6 +15,7 @@ from workers.fake_card import FOR_EVER, Claim, hold
 
 SOURCE: Final = Path(__file__).with_name("fake_nvml.c")
 GIB: Final = 2**30
+MIB: Final = 2**20
 T4: Final = 15 * GIB
 NEVER: Final = FOR_EVER
 

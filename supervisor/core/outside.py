@@ -62,6 +62,10 @@ def take(turn: Turn, event: LockRequested | RenewRequested | UnlockRequested | L
 def _asked(turn: Turn, event: LockRequested) -> None:
     who, fleet = event.outside, turn.fleet
     granted = next((lease for lease in fleet.leases.values() if lease.outside and lease.outside.ticket == who.ticket and lease.state in _HOLDS), None)
+    if granted is not None and granted.purpose != event.purpose:
+        message = f"ticket {who.ticket} is that of lease {granted.id}, for {granted.purpose}: leave it out to ask for something else"
+        turn.act(Reply(request=event.request, error="conflict", message=message))
+        return
     if granted is not None:  # its answer was lost
         turn.act(SaveLeases(then=(Reply(request=event.request, lease=granted.id),)))
         return

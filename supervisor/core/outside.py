@@ -51,6 +51,12 @@ def take(turn: Turn, event: LockRequested | RenewRequested | UnlockRequested | L
 def _asked(turn: Turn, event: LockRequested) -> None:
     who, fleet = event.outside, turn.fleet
     granted = next((lease for lease in fleet.leases.values() if lease.outside and lease.outside.ticket == who.ticket and lease.state in _HOLDS), None)
+    before = fleet.waiters.get(who.ticket)
+    known = granted or before
+    if known is not None and known.purpose != event.purpose:
+        message = f"ticket {who.ticket} is that of a {'lease' if granted else 'wait'} for {known.purpose}: leave it out to ask for {event.purpose}"
+        turn.act(Reply(request=event.request, error="conflict", message=message))
+        return
     if granted is not None:  # its answer was lost
         turn.act(SaveLeases(then=(Reply(request=event.request, lease=granted.id),)))
         return
@@ -59,7 +65,6 @@ def _asked(turn: Turn, event: LockRequested) -> None:
     if refused := _refused(turn, event):
         turn.act(refused)
         return
-    before = fleet.waiters.get(who.ticket)
     if before is not None:
         turn.act(Reply(request=before.request, error="conflict", message=f"it was asked for again with the same ticket, {who.ticket}"))
     arrived_at_s = tickets.arrival(turn, who.ticket)

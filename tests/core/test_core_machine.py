@@ -236,6 +236,7 @@ class Life(RuleBasedStateMachine):
         self.world.disk.fails = store_fails
         device = self.world.device
         device.unreadable, device.state, device.stranger_bytes, device.stranger_shown = unreadable, state, stranger, shown
+        device.stranger = "python3"
 
     @rule(
         which=st.integers(0, 3),
@@ -244,11 +245,18 @@ class Life(RuleBasedStateMachine):
         timeout_s=st.sampled_from([0.0, 2.0, 60.0]),
         ttl_s=st.sampled_from([5.0, 30.0]),
         kin=st.sampled_from([0, 0, 0, 101]),
+        purpose=st.sampled_from(["inference", "inference", "inference", "load", "vacate"]),
     )
-    def lock(self, which: int, need: int, priority: int, timeout_s: float, ttl_s: float, kin: int) -> None:  # noqa: PLR0917  # hypothesis names them
+    def lock(self, which: int, need: int, priority: int, timeout_s: float, ttl_s: float, kin: int, purpose: str) -> None:  # noqa: PLR0917  # hypothesis names them
         """Two of these programs have a process here, two live by their renewals."""
         pid = 900 + which if which % 2 else 0
-        self.world.lock(f"t-{which}", need, priority=priority, timeout_s=timeout_s, ttl_s=ttl_s, pid=pid, kin=kin if pid else 0)
+        self.world.lock(
+            f"t-{which}", need, priority=priority, timeout_s=timeout_s, ttl_s=ttl_s, pid=pid, kin=kin if pid else 0, purpose=purpose, keep_free_s=9.0
+        )
+
+    @rule(every=st.booleans())
+    def take_leases_back(self, every: bool) -> None:
+        self.world.post(0, ev.ReleaseRequested(request="release", every=every, by="ann", why="to see"))
 
     @rule(which=st.integers(0, 3), order=st.sampled_from([ev.RenewRequested, ev.UnlockRequested]), off=st.sampled_from([0, 0, 0, 1]))
     def speak_of_a_lease(self, which: int, order: type[ev.RenewRequested | ev.UnlockRequested], off: int) -> None:
@@ -364,8 +372,14 @@ class Life(RuleBasedStateMachine):
         assert len(fences) == len(set(fences))
         for device in fleet.devices.values():
             leases = [lease for lease in fleet.leases.values() if lease.device == device.id]
-            having = [lease for lease in leases if lease.state in {LeaseState.HELD, LeaseState.YIELDING, LeaseState.STALE, LeaseState.CONTAMINATED}]
+            held = {LeaseState.HELD, LeaseState.YIELDING, LeaseState.STALE, LeaseState.CONTAMINATED}
+            having = [lease for lease in leases if lease.state in held and lease.purpose != "load"]
             self._check_beside(having, device)
+            loading = [lease.owner for lease in leases if lease.purpose == "load"]
+            for worker in (fleet.workers[lease.worker] for lease in having if lease.worker):
+                fresh = worker.process is not None and not worker.process.adopted and not worker.process.load_overdue
+                loading += [worker.name] if worker.state is WorkerState.STARTING and fresh else []
+            assert len(loading) <= 1, loading
             for lease in having:
                 assert (lease.worker is None) is (lease.outside is not None)
                 if lease.worker is None:

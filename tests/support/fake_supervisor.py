@@ -217,6 +217,8 @@ class FakeSupervisor:
         """Grant a device to whoever asks first; the others are told at once who holds it."""
         if args.get("device") not in {None, "host"}:
             raise No("unknown", f"there is no device {args['device']}; there are host")
+        if args.get("purpose") == "load":
+            return {"granted": True, "ticket": args["ticket"], "lease": "l-8", "fence": 8, "device": "host", "expires_in_s": 30.0}
         if self.lease is not None and self.lease["ticket"] != args["ticket"]:
             return {"granted": False, "ticket": args["ticket"], "device": "host", "reason": "lock_timeout", "message": "first holds host",
                     "holders": [holder(self.lease["owner"], kind="outside", pid=None)]}  # fmt: skip

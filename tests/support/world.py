@@ -267,7 +267,8 @@ class World:
             case act.ForgetOwner():
                 pass
             case act.Reply():
-                if action.lease is not None and action.request.startswith("lock ") and not self._has_room(self.fleet.leases[action.lease]):
+                lease = self.fleet.leases.get(action.lease) if action.lease is not None else None  # it may be over by now
+                if lease is not None and action.request.startswith("lock ") and not self._has_room(lease):
                     self.wrongs.append(f"{action.request} was granted while the device showed {sorted(self.device.shown)}")
                 self.replies[action.request] = action
             case act.WakeAt():

@@ -201,6 +201,13 @@ def _device_screen(device: DeviceView) -> list[str]:
     lines += [
         f"NOT OURS      pid {one.pid}  {one.name or '?'}  {'an unknown size' if one.used_bytes is None else size(one.used_bytes)}" for one in device.strangers
     ]
+    lines += [
+        f"GIVES WAY     {_holding(holder)}, at its next checkpoint, to {holder.wanted_by}"
+        if holder.kind == "worker"
+        else f"WANTED        {_holding(holder)} should give it back soon, to {holder.wanted_by}"
+        for holder in device.holders
+        if holder.wanted_by
+    ]
     if device.trouble:
         lines.append(colour(f"TROUBLE       {device.trouble}", "bad"))
     if device.waiters:

@@ -3,7 +3,7 @@
 from supervisor.core.gpu import device_for, held_outside, leases_on, strangers
 from supervisor.core.jobs import aged_priority, in_order
 from supervisor.core.limits import Limits
-from supervisor.core.line import aged, rank_outside
+from supervisor.core.line import aged, called, rank_outside
 from supervisor.core.model import Device, Fleet, Handover, Holding, Lease, Reason, WorkerName
 from supervisor.shapes import DeviceView, HandoverView, HolderView, StrangerView, WaiterView
 from supervisor.units import format_size
@@ -51,6 +51,7 @@ def _holder(lease: Lease, device: Device, fleet: Fleet, now_s: float) -> HolderV
         since_s=now_s - lease.since_s,
         fence=lease.fence,
         expires_in_s=None if lease.expires_at_s is None else lease.expires_at_s - now_s,
+        wanted_by=called(fleet, lease.wanted_by),
     )
 
 

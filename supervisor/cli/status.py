@@ -215,6 +215,13 @@ def device_screen(device: DeviceView) -> list[str]:
     ]
     lines += table(("HOLDER", "LEASE", "FENCE", "HELD", "NEED", "BOOKED", "SEEN", "PEAK", "STATE"), rows) if rows else ["nobody holds it"]
     lines += [_peak_line(holder, peak) for holder in device.holders for peak in holder.peaks]
+    lines += [
+        f"GIVES WAY     {_holding(holder)}, at its next checkpoint, to {holder.wanted_by}"
+        if holder.kind == "worker"
+        else f"WANTED        {_holding(holder)} should give it back soon, to {holder.wanted_by}"
+        for holder in device.holders
+        if holder.wanted_by
+    ]
     lines += [_stranger_line(one) for one in device.strangers]
     if device.xids:
         lines.append(f"FAULTS        {', '.join(f'Xid {xid}: {count}' for xid, count in device.xids.items())}")

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from supervisor.core.gpu import Begin, Blocked
 from supervisor.core.jobs import in_order, rank, rests
 from supervisor.core.limits import GpuLimits, Limits
-from supervisor.core.model import Device, DeviceId, Fleet, Job, JobStatus, Lease, Waiter
+from supervisor.core.model import Device, DeviceId, Fleet, Job, JobStatus, Lease, Ticket, Waiter
 from supervisor.core.sharing import Offer, need_of, plan
 from supervisor.core.turn import Turn
 
@@ -88,6 +88,12 @@ def standing(fleet: Fleet, limits: Limits, now_s: float, wall_s: float) -> list[
     queued = [job for job in fleet.jobs.values() if job.status is JobStatus.QUEUED and not rests(job, now_s, wall_s)]
     waiters = [waiter for waiter in fleet.waiters.values() if waiter.lease is None]
     return merged(in_order(queued, limits.jobs, now_s), waiters, limits, now_s)
+
+
+def called(fleet: Fleet, name: str) -> str:
+    """Return what a job or the owner of a ticket is called in a sentence; empty for nobody."""
+    waiter = fleet.waiters.get(Ticket(name))
+    return waiter.outside.words if waiter is not None else name
 
 
 def _id(one: Job | Waiter) -> str:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from supervisor.core.gpu import called, stranger_words
 from supervisor.core.health import clocks
-from supervisor.core.jobs import place_of, standing
+from supervisor.core.jobs import place_of, rank
 from supervisor.core.limits import JSONValue, Limits
+from supervisor.core.line import rank_outside, standing
 from supervisor.core.loading import who_loads
 from supervisor.core.model import (
     AT_WORK,
@@ -35,15 +36,30 @@ from supervisor.units import format_size, short_duration
 
 
 def positions(fleet: Fleet, limits: Limits, now_s: float) -> dict[JobId, int]:
-    """Return the place in the queue of each job that stands there, from 1."""
-    queue = standing(fleet.jobs.values(), limits.jobs, now_s, now_s + fleet.wall_offset_s)
-    return {job.id: place for place, job in enumerate(queue, 1)}
+    """Return the place in the queue of each job that stands there, from 1. Where it needs a device, the programs that stand before it count as well."""
+    places: dict[JobId, int] = {}
+    programs = 0
+    for one in standing(fleet, limits, now_s, now_s + fleet.wall_offset_s):
+        if isinstance(one, Job):
+            places[one.id] = len(places) + 1 + (programs if _needs_device(one, limits) else 0)
+        else:
+            programs += 1
+    return places
 
 
 def position(job: Job, fleet: Fleet, limits: Limits, now_s: float) -> int | None:
     """Return the place of one job, as `positions` has it, or will have it once the job has arrived."""
     here = job.id in fleet.jobs or job.id in fleet.arriving
-    return place_of(job, fleet.jobs.values(), limits.jobs, now_s, now_s + fleet.wall_offset_s) if here else None
+    place = place_of(job, fleet.jobs.values(), limits.jobs, now_s, now_s + fleet.wall_offset_s) if here else None
+    if place is None or not fleet.waiters or not _needs_device(job, limits):
+        return place
+    mine = rank(job, limits.jobs, now_s)
+    return place + sum(1 for waiter in fleet.waiters.values() if waiter.lease is None and rank_outside(waiter, limits.gpu, now_s) < mine)
+
+
+def _needs_device(job: Job, limits: Limits) -> bool:
+    model = limits.model_for(job.kind)
+    return model is not None and bool(limits.workers[model].gpu_bytes)
 
 
 def job_view(job: Job, *, position: int | None, now_s: float, folder: Path) -> JobView:

@@ -107,6 +107,18 @@ def _in_the_way(fleet: Fleet, device: Device) -> int:
     return 2 if isinstance(plan, Blocked) else int(bool(plan.leaving))
 
 
+def wrong_device(fleet: Fleet, name: str, need_bytes: int, margin_bytes: int) -> str:
+    """Return why a job can never have the device that it names; empty where it may."""
+    device = fleet.devices.get(DeviceId(name))
+    if not need_bytes:
+        return f"its worker needs no device, and {name} was named: leave it out"
+    if device is None:
+        return f"there is no device {name}; there are {', '.join(fleet.devices) or 'none'}"
+    if device.total_bytes and device.total_bytes < need_bytes + margin_bytes:
+        return f"{name} has {format_size(device.total_bytes)}, {format_size(need_bytes)} and {format_size(margin_bytes)} of margin are needed"
+    return ""
+
+
 def no_device(fleet: Fleet) -> str:
     """Return why `device_for` found none: each device that does not answer has its trouble, and may yet turn out to be large enough."""
     unknown = [f"{device.id} is {device.state}: {device.trouble or 'not read yet'}" for device in fleet.devices.values() if not device.total_bytes]

@@ -5,10 +5,10 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import handover, outside
+from supervisor.core import generations, handover, outside
 from supervisor.core.gpu import Blocked, device_for, fits, may_begin, no_device, startable
 from supervisor.core.jobs import Step, advance, in_order, rank, rests
-from supervisor.core.model import AT_WORK, DeviceId, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
+from supervisor.core.model import AT_WORK, Cause, DeviceId, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
 
 
@@ -40,7 +40,9 @@ class _Queue:
         self._running = running
         self._model_of = {kind: name for name, spec in turn.limits.workers.items() for kind in spec.serves}
         self._first: dict[DeviceId, str] = {}  # who waits for a device that another holds: nobody behind it may prolong that hold
-        self._known: dict[str, _NoPlace] = {}  # by kind: what one job heard, the next of its kind hears too, until a worker or the device is taken
+        self._known: dict[
+            tuple[str, DeviceId | None], _NoPlace
+        ] = {}  # by kind and the device it wants: what one job heard, the next of its kind hears too, until a worker or the device is taken
         self._told: dict[JobId, Job] = {}
         self._told_outside: dict[Ticket, Waiter] = {}
 
@@ -68,7 +70,7 @@ class _Queue:
     def _job(self, job: Job) -> None:
         turn = self._turn
         rest = rests(job, turn.now_s, turn.wall_s) if job.held or job.retry_at_s > turn.now_s or job.run_at_wall is not None else None
-        waits = _resting(job, rest) if rest else _HELD_QUEUE if turn.fleet.held else self._known.get(job.kind)
+        waits = _resting(job, rest) if rest else _HELD_QUEUE if turn.fleet.held else self._known.get((job.kind, job.only_on))
         if waits is None:
             model = self._model_of.get(job.kind)
             waits = _no_room(turn, model, job, self._running, self._first) or _place(turn, job, model or "", self._first)
@@ -76,7 +78,7 @@ class _Queue:
                 self._running += 1
                 self._known.clear()
                 return
-            self._known[job.kind] = waits
+            self._known[job.kind, job.only_on] = waits
             if waits.first_for is not None:
                 self._first[waits.first_for] = job.id
                 self._known.clear()
@@ -112,9 +114,9 @@ def _no_room(turn: Turn, model: str | None, job: Job, running: int, first: Mappi
     if running >= turn.limits.jobs.max_running:
         return _NoPlace(f"{running} at work already, jobs.max_running is {turn.limits.jobs.max_running}")
     if first and (need_bytes := turn.limits.workers[model].gpu_bytes):
-        fitting = fits(turn.fleet, need_bytes, turn.limits.gpu.margin_bytes)
-        if all(device.id in first for device in fitting):
-            return _behind(first, fitting[0].id if fitting else next(iter(first)))
+        fitting = [job.only_on] if job.only_on else [device.id for device in fits(turn.fleet, need_bytes, turn.limits.gpu.margin_bytes)]
+        if all(device in first for device in fitting):
+            return _behind(first, fitting[0] if fitting else next(iter(first)))
     return None
 
 
@@ -126,7 +128,7 @@ def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, str]) -> _
     """Assign the job to the best worker of its model, or return why none can take it."""
     spec = turn.limits.workers[model]
     workers = [worker for worker in turn.fleet.workers.values() if worker.model == model]
-    takers = [worker for worker in workers if len(worker.jobs) < spec.concurrency and _takes(turn, worker) and turn.device_of(worker) not in first]
+    takers = [worker for worker in workers if len(worker.jobs) < spec.concurrency and _takes(turn, worker) and _is_at(turn.device_of(worker), job, first)]
     if takers:
         _assign_to(turn, job, min(takers, key=lambda worker: (len(worker.jobs), worker.state is not WorkerState.READY, worker.name)))
         return None
@@ -136,6 +138,8 @@ def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, str]) -> _
                 _assign_to(turn, job, worker)
                 return None
             return _place_on_device(turn, job, worker, first)
+    if job.only_on and (waits := _move(turn, job, workers, first)) is not None:
+        return waits
     if held := next((device for worker in workers if (device := turn.device_of(worker)) in first), None):
         return _behind(first, held)
     return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER)
@@ -153,9 +157,10 @@ def _takes(turn: Turn, worker: Worker) -> bool:
 
 def _place_on_device(turn: Turn, job: Job, worker: Worker, first: Mapping[DeviceId, str]) -> _NoPlace | None:
     spec = turn.spec(worker)
-    device = device_for(turn.fleet, spec.gpu_bytes, turn.limits.gpu.margin_bytes, behind=first)
+    margin_bytes = turn.limits.gpu.margin_bytes
+    device = turn.fleet.devices.get(job.only_on) if job.only_on else device_for(turn.fleet, spec.gpu_bytes, margin_bytes, behind=first)
     if device is None:
-        return _NoPlace(no_device(turn.fleet), Reason.WAITING_FOR_MEMORY)
+        return _NoPlace(f"there is no {job.only_on}" if job.only_on else no_device(turn.fleet), Reason.WAITING_FOR_MEMORY)
     if device.id in first:
         return _behind(first, device.id)
     plan = may_begin(turn.fleet, device, weak=False)
@@ -167,6 +172,26 @@ def _place_on_device(turn: Turn, job: Job, worker: Worker, first: Mapping[Device
     turn.put_job(replace(job, device=device.id, phase="vacating"))
     handover.begin(turn, device, turn.fleet.workers[worker.name], job, plan)
     return None
+
+
+def _is_at(device: DeviceId | None, job: Job, first: Mapping[DeviceId, str]) -> bool:
+    """Return whether a worker on this device may take the job: it is the one that the job wants, and nobody before it waits for it."""
+    return device not in first and job.only_on in {None, device}
+
+
+def _move(turn: Turn, job: Job, workers: Iterable[Worker], first: Mapping[DeviceId, str]) -> _NoPlace | None:
+    """Have an idle worker leave the device that it holds for the one that the job wants, as soon as that can be handed over; None where there is none."""
+    idle = next((worker for worker in workers if worker.idle and worker.stop is None and worker.wanted is Wanted.UP), None)
+    device = turn.fleet.devices.get(job.only_on) if job.only_on else None
+    if idle is None or device is None or turn.device_of(idle) in {None, device.id}:
+        return None
+    if device.id in first:
+        return _behind(first, device.id)
+    plan = may_begin(turn.fleet, device, weak=False)
+    if isinstance(plan, Blocked):
+        return _NoPlace(plan.sentence, Reason.WAITING_FOR_GPU, device.id)
+    generations.order_leave(turn, idle, Cause.HANDOVER, f"{job.id} wants it on {device.id}")
+    return _NoPlace(f"{idle.name} leaves {turn.device_of(idle)} for {device.id}", Reason.WAITING_FOR_GPU, device.id)
 
 
 def _assign_to(turn: Turn, job: Job, worker: Worker) -> Job:

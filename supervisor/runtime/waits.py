@@ -54,7 +54,7 @@ def wait_view(job: Job, reason: Reason, scene: Scene) -> WaitView:
     fleet, limits, now_s = scene.fleet, scene.limits, scene.now_s
     queue = _line(scene)
     spec = _spec(job, limits)
-    device = _device(spec, scene)
+    device = _device(job, spec, scene)
     holders: list[HolderView] = []
     if device is not None and reason in (Reason.WAITING_FOR_GPU, Reason.WAITING_FOR_MEMORY):
         holders = device_view(device, fleet=fleet, limits=limits, now_s=now_s).holders
@@ -87,7 +87,9 @@ def _spec(job: Job, limits: Limits) -> WorkerSpec | None:
     return limits.workers[model] if model else None
 
 
-def _device(spec: WorkerSpec | None, scene: Scene) -> Device | None:
+def _device(job: Job, spec: WorkerSpec | None, scene: Scene) -> Device | None:
+    if job.only_on:
+        return scene.fleet.devices.get(job.only_on)
     return device_for(scene.fleet, spec.gpu_bytes, scene.limits.gpu.margin_bytes) if spec and spec.gpu_bytes else None
 
 
@@ -129,7 +131,7 @@ def _at_the_device(job: Job, scene: Scene) -> list[str]:
     if spec is None:
         return []
     need = f"{format_size(spec.gpu_bytes)} and {format_size(scene.limits.gpu.margin_bytes)} of margin"
-    device = _device(spec, scene)
+    device = _device(job, spec, scene)
     if device is None:
         known = [f"{other.id} has {format_size(other.total_bytes)}" for other in fleet.devices.values() if other.total_bytes]
         unknown = [f"{other.id} is {other.state}, and its size is not known" for other in fleet.devices.values() if not other.total_bytes]

@@ -309,6 +309,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     retry_of: str | None = None
     last_end: str = ""  # why the attempt before this one has no result; empty in the first
     failures: int = 0  # attempts that failed; max_attempts bounds them
+    only_on: str | None = None  # the device that it wants, and no other
 
 
 class JobsPage(Struct, frozen=True, kw_only=True):

@@ -8,7 +8,21 @@ from msgspec.structs import replace
 
 from supervisor.core.budget import NONE_LOST, Books, Share, leavers
 from supervisor.core.limits import MIB, Limits
-from supervisor.core.model import Device, DeviceSample, DeviceState, Fleet, Handover, Holding, Lease, LeaseState, Wanted, Worker, WorkerName, WorkerState
+from supervisor.core.model import (
+    Device,
+    DeviceId,
+    DeviceSample,
+    DeviceState,
+    Fleet,
+    Handover,
+    Holding,
+    Lease,
+    LeaseState,
+    Wanted,
+    Worker,
+    WorkerName,
+    WorkerState,
+)
 from supervisor.units import format_size
 
 
@@ -148,6 +162,18 @@ def devices_for(fleet: Fleet, need_bytes: int, margin_bytes: int) -> list[Device
     """Return every device that can ever hold the need, the best fit first."""
     fitting = [device for device in fleet.devices.values() if device.total_bytes >= need_bytes + margin_bytes]
     return sorted(fitting, key=lambda device: (device.state is not DeviceState.OK, device.total_bytes, device.id))
+
+
+def wrong_device(fleet: Fleet, name: str, need_bytes: int, margin_bytes: int) -> str:
+    """Return why a job can never have the device that it names; empty where it may."""
+    device = fleet.devices.get(DeviceId(name))
+    if not need_bytes:
+        return f"its worker needs no device, and {name} was named: leave it out"
+    if device is None:
+        return f"there is no device {name}; there are {', '.join(fleet.devices) or 'none'}"
+    if device.total_bytes and device.total_bytes < need_bytes + margin_bytes:
+        return f"{name} has {format_size(device.total_bytes)}, {format_size(need_bytes)} and {format_size(margin_bytes)} of margin are needed"
+    return ""
 
 
 def no_device(fleet: Fleet) -> str:

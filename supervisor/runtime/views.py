@@ -75,6 +75,7 @@ def job_view(job: Job, *, position: int | None, now_s: float, folder: Path) -> J
         priority=job.priority,
         attempt=job.attempt,
         max_attempts=job.max_attempts,
+        only_on=job.only_on,
         progress=round(job.progress, 1),
         done=job.done,
         total=job.total,

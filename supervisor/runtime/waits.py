@@ -98,7 +98,7 @@ def _device(job: Job, scene: Scene) -> tuple[Device | None, int]:
     if model is None or not declared_bytes:
         return None, 0
     asked_bytes = asked_of(fleet, limits, model=model, job=job)
-    found = offers(fleet, limits, declared_bytes=declared_bytes, asked_bytes=asked_bytes, now_s=scene.now_s)
+    found = offers(fleet, limits, declared_bytes=declared_bytes, asked_bytes=asked_bytes, now_s=scene.now_s, only_on=job.only_on)
     return found[0] if found else (None, declared_bytes)
 
 

@@ -63,7 +63,7 @@ def may_begin(fleet: Fleet, device: Device, *, weak: bool, books: Books | None =
         return Blocked(f"{device.id} is {device.state}{f': {why}' if why else ''}")
     if device.trouble:  # it may be over with the next reading; until then nobody is sent away for a proof that may never come
         return Blocked(f"{device.id} cannot be read just now: {device.trouble}")
-    if device.handover is not None:
+    if device.handover is not None and (weak or not may_be_taken_over(fleet, device.handover)):
         return Blocked(f"{device.id} is being handed to {device.handover.to}")
     if books is not None:
         return _beside(fleet, device, holders, books=books, weak=weak)
@@ -80,6 +80,11 @@ def may_begin(fleet: Fleet, device: Device, *, weak: bool, books: Books | None =
         if weak:
             return Blocked(f"{holder.name} holds {device.id}")
     return Begin(holders)
+
+
+def may_be_taken_over(fleet: Fleet, handover: Handover) -> bool:
+    """Return whether whoever waits for the device goes before the one that it is being handed to: a resident that comes back, with no job."""
+    return handover.worker is not None and not fleet.workers[handover.worker].jobs
 
 
 def _leaves_already(holder: Worker) -> bool:

@@ -134,7 +134,7 @@ def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, Claim]) ->
     spec = turn.limits.workers[model]
     workers = [worker for worker in turn.fleet.workers.values() if worker.model == model]
     up = [worker for worker in workers if _takes(turn, worker)]
-    there = [worker for worker in up if job.only_on in {None, turn.device_of(worker)}]
+    there = [worker for worker in up if not spec.gpu_bytes or job.only_on in {None, turn.device_of(worker)}]
     takers = [worker for worker in there if len(worker.jobs) < spec.concurrency and not _holds_up(turn, worker, first)]
     able = [worker for worker in takers if sharing.covers(turn.fleet, turn.limits, worker=worker, job=job, now_s=turn.now_s)]
     if able:
@@ -158,7 +158,12 @@ def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, Claim]) ->
         ahead = first.get(device)
         if ahead is not None and ahead.model != model:
             return _NoPlace(behind(ahead), Reason.WAITING_FOR_GPU, device)
-    return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER, held[0] if held else job.only_on)
+    return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER, held[0] if held else _named(turn, job))
+
+
+def _named(turn: Turn, job: Job) -> DeviceId | None:
+    """Return the device that the job names, if it is there."""
+    return job.only_on if job.only_on in turn.fleet.devices else None
 
 
 def _holds_up(turn: Turn, worker: Worker, first: Mapping[DeviceId, Claim]) -> bool:

@@ -128,7 +128,8 @@ def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, str]) -> _
     """Assign the job to the best worker of its model, or return why none can take it."""
     spec = turn.limits.workers[model]
     workers = [worker for worker in turn.fleet.workers.values() if worker.model == model]
-    takers = [worker for worker in workers if len(worker.jobs) < spec.concurrency and _takes(turn, worker) and _is_at(turn.device_of(worker), job, first)]
+    here = [worker for worker in workers if not spec.gpu_bytes or _is_at(turn.device_of(worker), job, first)]
+    takers = [worker for worker in here if len(worker.jobs) < spec.concurrency and _takes(turn, worker)]
     if takers:
         _assign_to(turn, job, min(takers, key=lambda worker: (len(worker.jobs), worker.state is not WorkerState.READY, worker.name)))
         return None
@@ -138,7 +139,7 @@ def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, str]) -> _
                 _assign_to(turn, job, worker)
                 return None
             return _place_on_device(turn, job, worker, first)
-    if job.only_on and (waits := _move(turn, job, workers, first)) is not None:
+    if job.only_on and (waits := _move(turn, job, workers)) is not None:
         return waits
     if held := next((device for worker in workers if (device := turn.device_of(worker)) in first), None):
         return _behind(first, held)
@@ -179,14 +180,12 @@ def _is_at(device: DeviceId | None, job: Job, first: Mapping[DeviceId, str]) -> 
     return device not in first and job.only_on in {None, device}
 
 
-def _move(turn: Turn, job: Job, workers: Iterable[Worker], first: Mapping[DeviceId, str]) -> _NoPlace | None:
+def _move(turn: Turn, job: Job, workers: Iterable[Worker]) -> _NoPlace | None:
     """Have an idle worker leave the device that it holds for the one that the job wants, as soon as that can be handed over; None where there is none."""
     idle = next((worker for worker in workers if worker.idle and worker.stop is None and worker.wanted is Wanted.UP), None)
     device = turn.fleet.devices.get(job.only_on) if job.only_on else None
     if idle is None or device is None or turn.device_of(idle) in {None, device.id}:
         return None
-    if device.id in first:
-        return _behind(first, device.id)
     plan = may_begin(turn.fleet, device, weak=False)
     if isinstance(plan, Blocked):
         return _NoPlace(plan.sentence, Reason.WAITING_FOR_GPU, device.id)

@@ -310,3 +310,19 @@ def test_an_idle_holder_leaves_only_where_no_card_is_free() -> None:
     two_cards = decide(fleet([card(A, 16), card(B, 16)], workers, [lease(1, A, "sam-0")], jobs), TICK, both, 10.0)
 
     assert [any(isinstance(action, SendDrain) for action in decision.actions) for decision in (one_card, two_cards)] == [True, False]
+
+
+def test_where_the_only_card_that_works_is_waited_for_a_job_stands_behind() -> None:
+    devices = [card(A, 24, state=DeviceState.LOST), card(B, 16)]
+    busy = [worker("sam-0", BUSY, "j-0"), worker("yolo-0")]
+    now = fleet(devices, busy, [lease(1, B, "sam-0")], [job("j-0", "sam.do", worker="sam-0"), job("j-1", "yolo.do")], [waiter("one", 8), waiter("two", 8)])
+
+    later = after(now, limits(sam=spec("sam", 12), yolo=spec("yolo", 8)))
+
+    assert later.waiters[Ticket("t-two")].message == later.jobs[JobId("j-1")].message == "one (pid 900) is before it in the queue for the device"
+
+
+def test_a_job_whose_worker_needs_no_device_any_more_runs_wherever_that_is() -> None:
+    now = fleet([card(A, 16)], [worker("sam-0", READY)], jobs=[on(A)])
+
+    assert after(now, limits(sam=spec("sam", 0))).jobs[JobId("j-1")].worker == "sam-0"

@@ -68,8 +68,14 @@ def ask(turn: Turn, lines: Mapping[DeviceId, Sequence[Job | Waiter]]) -> None:
                 _tell_outside(turn, lease, line)
 
 
-def _claims(turn: Turn, line: Sequence[Job | Waiter]) -> Iterator[Claim]:
-    return (claim_of(one, turn.limits, turn.now_s) for one in line)
+def _claims(turn: Turn, line: Sequence[Job | Waiter], priority: int) -> Iterator[Claim]:
+    """Yield the claims that may have a right against work of this priority, at the cost of a comparison for each of the others."""
+    limits = turn.limits
+    old_s = turn.now_s - WHOLE_SCALE * min(limits.gpu.age_step_s, limits.jobs.age_step_s)
+    for one in line:
+        since_s = one.arrived_at_s if isinstance(one, Waiter) else one.queued_at_s - one.waited_s
+        if one.priority < priority or since_s <= old_s or limits.gpu.max_hold_s:
+            yield claim_of(one, limits, turn.now_s)
 
 
 def _ask_workers(turn: Turn, leases: Sequence[Lease], line: Sequence[Job | Waiter]) -> None:
@@ -80,7 +86,7 @@ def _ask_workers(turn: Turn, leases: Sequence[Lease], line: Sequence[Job | Waite
         return
     if not all(_can_leave(turn, holder) for holder in holders):
         return
-    for claim in _claims(turn, line):
+    for claim in _claims(turn, line, max(turn.fleet.jobs[name].priority for holder in holders for name in holder.jobs)):
         reasons = [_reason(turn, claim, holder) for holder in holders]
         if all(reasons):
             for holder, reason in zip(holders, reasons, strict=True):
@@ -119,7 +125,7 @@ def _tell_outside(turn: Turn, lease: Lease, line: Sequence[Job | Waiter]) -> Non
         return
     gpu = turn.limits.gpu
     hold, max_hold_s = Hold(priority=lease.priority, held_s=turn.now_s - lease.since_s, waited_s=lease.waited_s, step_s=gpu.age_step_s), gpu.max_hold_s
-    found = next(((claim, reason) for claim in _claims(turn, line) if (reason := right_of_way(claim, hold, max_hold_s))), None)
+    found = next(((claim, reason) for claim in _claims(turn, line, lease.priority) if (reason := right_of_way(claim, hold, max_hold_s))), None)
     wanted_by = found[0].id if found else ""
     too_long = found is not None and bool(max_hold_s) and hold.held_s >= max_hold_s
     if (wanted_by, too_long) == (lease.wanted_by, lease.overheld):

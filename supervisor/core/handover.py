@@ -172,6 +172,8 @@ def measured(turn: Turn, event: DeviceMeasured) -> None:
         look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=None)), pause_s, watch=True)
     elif handover.back_at_s is None:
         look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=turn.now_s)), PROOF_PAUSE_S)
+    elif handover.waiter is not None and not turn.fleet.waiters[handover.waiter].request:  # it is to ask again
+        look(turn, device, POLLS_S[2])
     else:
         _grant(turn, device, replace(handover, polls=handover.polls + 1, proved_at_s=turn.now_s))
 

@@ -1,6 +1,7 @@
 """Programs outside Warden: they ask for a device, wait for it in the same queue as jobs, hold it, and give it back, by a word or by their end."""
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -16,6 +17,9 @@ from supervisor.core.line import Claim, choose, rank_outside
 from supervisor.core.model import Device, DeviceId, Lease, LeaseState, Ticket, Waiter
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
+
+KEPT_S: Final = 5.0
+"""So long a device on its way is kept for a program whose time to wait was over: far longer than it takes to ask again."""
 
 _HOLDS = frozenset({LeaseState.HELD, LeaseState.YIELDING, LeaseState.STALE, LeaseState.CONTAMINATED})
 
@@ -65,7 +69,7 @@ def _asked(turn: Turn, event: LockRequested) -> None:
     if refused := _refused(turn, event):
         turn.act(refused)
         return
-    if before is not None:
+    if before is not None and before.request:
         turn.act(Reply(request=before.request, error="conflict", message=f"it was asked for again with the same ticket, {who.ticket}"))
     arrived_at_s = tickets.arrival(turn, who.ticket)
     turn.put_waiter(
@@ -216,8 +220,7 @@ def expire(turn: Turn) -> None:
     loading.expire(turn)
     for waiter in tuple(turn.fleet.waiters.values()):
         if turn.now_s >= waiter.deadline_at_s:
-            message = f"the device was not free within {waiter.timeout_s:g} s: {_in_the_way(turn, waiter)}"
-            handover.send_away(turn, waiter, Reply(request=waiter.request, error="busy", message=message))
+            _out_of_time(turn, waiter)
     for lease in tuple(turn.fleet.leases.values()):
         if lease.outside is None or lease.state not in _RENEWED or lease.expires_at_s is None or turn.now_s < lease.expires_at_s:
             continue
@@ -229,6 +232,17 @@ def expire(turn: Turn) -> None:
             what = f"loading on {lease.device}" if lease.purpose == "load" else lease.device
             turn.announce("lease_stale", reason=f"{silence}, and nothing else shows that it lives: {what} is taken back", fields=_fields(lease))
             end(turn, lease, f"not renewed for {lease.outside.ttl_s:g} s")
+
+
+def _out_of_time(turn: Turn, waiter: Waiter) -> None:
+    """Tell a waiter that its time is over. A device that is on its way to it is kept for it: else whoever asks for short times would never have any."""
+    message = f"the device was not free within {waiter.timeout_s:g} s: {_in_the_way(turn, waiter)}"
+    if waiter.lease is None or not waiter.request or waiter.purpose != "inference":
+        handover.send_away(turn, waiter, Reply(request=waiter.request, error="busy", message=message) if waiter.request else None)
+        return
+    turn.act(Reply(request=waiter.request, error="busy", message=f"{message}; it is kept for {KEPT_S:g} s for whoever asks again with this ticket"))
+    turn.put_waiter(replace(waiter, request="", deadline_at_s=turn.now_s + KEPT_S))
+    turn.wake_in(KEPT_S)
 
 
 def _in_the_way(turn: Turn, waiter: Waiter) -> str:

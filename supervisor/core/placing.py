@@ -37,7 +37,7 @@ class _Queue:
         self._model_of = {kind: name for name, spec in turn.limits.workers.items() for kind in spec.serves}
         self._first: dict[DeviceId, Claim] = {}  # who waits first for a device: nobody behind it takes that, or prolongs another's hold of it
         self._lines: defaultdict[DeviceId, list[Job | Waiter]] = defaultdict(list)
-        self._known: dict[tuple[str, DeviceId | None], _NoPlace] = {}  # by kind and device: what one job heard, the next hears too
+        self._known: dict[object, _NoPlace] = {}  # what one heard, the next of its kind (or of its need) hears too, until a worker or a device is taken
         self._told: dict[JobId, Job] = {}
         self._told_outside: dict[Ticket, Waiter] = {}
 
@@ -62,14 +62,18 @@ class _Queue:
             self._known.clear()
 
     def _outside(self, waiter: Waiter) -> None:
-        sentence, device = outside.place(self._turn, waiter, self._first)
-        if not sentence:
-            self._known.clear()
-            return
-        if sentence != waiter.message:
-            self._told_outside[waiter.outside.ticket] = replace(waiter, message=sentence)
-        if device is not None:
-            self._waits_for(device, waiter)
+        need = (waiter.device, waiter.need_bytes)
+        waits = self._known.get(need)
+        if waits is None:
+            sentence, device = outside.place(self._turn, waiter, self._first)
+            if not sentence:
+                self._known.clear()
+                return
+            waits = self._known[need] = _NoPlace(sentence, device=device)
+        if waits.sentence != waiter.message:
+            self._told_outside[waiter.outside.ticket] = replace(waiter, message=waits.sentence)
+        if waits.device is not None:
+            self._waits_for(waits.device, waiter)
 
     def _job(self, job: Job) -> None:
         turn = self._turn

@@ -157,17 +157,28 @@ def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, Claim]) ->
             return _place_on_device(turn, job, worker, first)
     if (waits := _move(turn, job, up, first)) is not None:
         return waits
-    held = [device for worker in there if spec.gpu_bytes and (device := turn.device_of(worker)) is not None]
+    held = _of_their_own(turn, there)
     for device in held:  # its own worker's, which it waits for; unless somebody before it waits for that device, and is not of its kind
         ahead = first.get(device)
         if ahead is not None and ahead.model != model:
             return _NoPlace(behind(ahead), Reason.WAITING_FOR_GPU, device)
-    return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER, held[0] if held else _named(turn, job))
+    return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER, held[0] if held else _named(turn, job, workers))
 
 
-def _named(turn: Turn, job: Job) -> DeviceId | None:
-    """Return the device that the job names, if it is there."""
-    return job.only_on if job.only_on in turn.fleet.devices else None
+def _of_their_own(turn: Turn, workers: Iterable[Worker]) -> list[DeviceId]:
+    """Return the devices of workers whose end of work makes room; none where holders share, for a job that needs its worker is not helped by room."""
+    return [] if sharing.shared(turn.limits) else [device for worker in workers if (device := turn.device_of(worker)) is not None]
+
+
+def _named(turn: Turn, job: Job, workers: Iterable[Worker]) -> DeviceId | None:
+    """Return the device that the job names, while a worker is on its way from another one to it."""
+    moves = any(worker.wanted is Wanted.UP and not worker.jobs and _leaves(turn, worker) for worker in workers if turn.spec(worker).gpu_bytes)
+    return job.only_on if moves and job.only_on in turn.fleet.devices else None
+
+
+def _leaves(turn: Turn, worker: Worker) -> bool:
+    lease = turn.fleet.lease_of(worker.name)
+    return worker.stop is not None or (lease is not None and lease.state is LeaseState.COOLING)
 
 
 def _holds_up(turn: Turn, worker: Worker, first: Mapping[DeviceId, Claim]) -> bool:

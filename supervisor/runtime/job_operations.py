@@ -21,7 +21,7 @@ from supervisor.runtime.carried import cannot_carry
 from supervisor.runtime.event_views import event_view
 from supervisor.runtime.instants import instant, wall_of
 from supervisor.runtime.ports import JobFiles, JobStore
-from supervisor.runtime.requests import EventsArgs, JobArgs, ListArgs, NoArgs, Operation, PageArgs, Rejected, RetryArgs, SubmitArgs, suggestion
+from supervisor.runtime.requests import EventsArgs, JobArgs, ListArgs, NoArgs, Operation, PageArgs, Rejected, RetryArgs, SubmitArgs, check_priority, suggestion
 from supervisor.runtime.why import why_view
 from supervisor.shapes import EventsPage, HoldView, JobsPage, JobView, KindView, LiveView, WhyView
 from supervisor.units import say_duration
@@ -118,8 +118,8 @@ class JobOperations:
         if model is None:
             kinds = sorted(kind for spec in self._limits().workers.values() for kind in spec.serves)
             raise Rejected("usage", f"no worker serves {args.kind!r}; {suggestion(args.kind, kinds)}")
-        if args.priority is not None and args.priority < 0:
-            raise Rejected("usage", f"priority {args.priority} found; expected 0 (the most urgent) or more")
+        if args.priority is not None:
+            check_priority(args.priority)
         if args.max_attempts is not None and args.max_attempts < 1:
             raise Rejected("usage", f"max_attempts {args.max_attempts} found; expected 1 or more")
         if problem := cannot_carry(args.params):

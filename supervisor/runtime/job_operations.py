@@ -33,6 +33,7 @@ _LIST_MAX: Final = 10_000
 _PAGE_MAX: Final = 500
 _EVENTS_MAX: Final = 1000
 _KEY_MAX: Final = 255
+_MAX_ATTEMPTS: Final = 100  # as over HTTP
 _ID_LETTERS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _ID_LENGTH: Final = 10
 
@@ -120,8 +121,8 @@ class JobOperations:
             raise Rejected("usage", f"no worker serves {args.kind!r}; {suggestion(args.kind, kinds)}")
         if args.priority is not None:
             check_priority(args.priority)
-        if args.max_attempts is not None and args.max_attempts < 1:
-            raise Rejected("usage", f"max_attempts {args.max_attempts} found; expected 1 or more")
+        if args.max_attempts is not None and not 1 <= args.max_attempts <= _MAX_ATTEMPTS:
+            raise Rejected("usage", f"max_attempts {args.max_attempts} found; expected 1 to {_MAX_ATTEMPTS}")
         if problem := cannot_carry(args.params):
             raise Rejected("usage", f"params cannot be taken: {problem}")
         try:

@@ -99,3 +99,26 @@ def test_a_ticket_that_was_left_for_too_long_keeps_no_age() -> None:
 
     assert "t-late" not in world.fleet.tickets
     assert "t-other" in world.fleet.tickets
+
+
+def test_what_is_kept_of_tickets_is_their_arrival_and_what_cannot_be_read_is_left_out() -> None:
+    marks = {"held": "yes", "ticket t-1": "1700000002.250", "ticket t-2": "tomorrow", "schedule nightly": "7"}
+
+    assert tickets.stored(marks) == {Ticket("t-1"): 1700000002.25}
+
+
+def test_the_next_supervisor_takes_over_the_newest_tickets_and_forgets_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tickets, "TICKETS_KEPT", 3)
+    world = World()
+    world.run(2.0)
+    world.lock("t-first", 4 * GIB)
+    for number in range(5):
+        world.run(3.0 + number)
+        world.lock(f"t-{number}", 4 * GIB)
+    world.run(10.0)
+
+    world.restart_supervisor(None)
+    world.run(12.0)
+
+    assert {name: age.arrived_at_s for name, age in world.fleet.tickets.items()} == {"t-2": 5.0, "t-3": 6.0, "t-4": 7.0}
+    assert {name for name in world.disk.marks if name.startswith("ticket ")} == {"ticket t-2", "ticket t-3", "ticket t-4"}

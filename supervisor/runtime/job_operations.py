@@ -33,7 +33,7 @@ _LIST_MAX: Final = 10_000
 _PAGE_MAX: Final = 500
 _EVENTS_MAX: Final = 1000
 _KEY_MAX: Final = 255
-_MAX_ATTEMPTS: Final = 100  # as over HTTP
+_MAX_ATTEMPTS: Final = 1000  # nobody tries oftener, and every number of it fits into the file
 _ID_LETTERS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _ID_LENGTH: Final = 10
 

@@ -67,7 +67,7 @@ def gpu() -> None:
 @JSON
 @click.pass_obj
 def gpu_status(context: Context, *, as_json: bool) -> None:
-    """Show devices with their holders, waiters and the last hand-over; exit 3 when one is not ok, is contaminated, or has a stale lease."""
+    """Show devices with their holders, waiters and the last hand-over; exit 3 when something is not as it should be with one."""
     view = context.status()
     if as_json:
         print_json(view.devices)
@@ -76,11 +76,7 @@ def gpu_status(context: Context, *, as_json: bool) -> None:
             print("\n".join(device_screen(device)))
         if not view.devices:
             print('there is no device: gpu.backend is "none"')
-    sys.exit(Exit.OK if all(map(_well, view.devices)) else Exit.UNHEALTHY)
-
-
-def _well(device: DeviceView) -> bool:
-    return device.state == "ok" and not any(one.intruder for one in device.strangers) and all(holder.state != "stale" for holder in device.holders)
+    sys.exit(Exit.UNHEALTHY if any(device.unwell for device in view.devices) else Exit.OK)
 
 
 def _stale(view: StatusView, health_every_s: float) -> list[str]:
@@ -234,7 +230,7 @@ def device_screen(device: DeviceView) -> list[str]:
         lines.append(f"LOADING       {who}  for {ago(loads.for_s)}; nobody else loads before it is done, or for {ago(loads.left_s)} more")
     if device.kept_free_s is not None:
         lines.append(f"KEPT FREE     residents stay away for {ago(device.kept_free_s)} more, unless somebody waits for them")
-    if device.trouble:
+    if device.trouble and not device.unwell:  # of one that is not ok the trouble stands among what is not as it should be
         lines.append(colour(f"TROUBLE       {device.trouble}", "bad"))
     if device.waiters:
         waiting = [
@@ -253,7 +249,7 @@ def device_screen(device: DeviceView) -> list[str]:
         lines.append(f"NOW           -> {device.handover.to}  {_handover_words(device.handover)}")
     if device.last_handover is not None:
         lines.append(f"LAST HAND-OVER {_moment(device.last_handover)} {handover_line(device.last_handover)}")
-    return lines
+    return lines + [colour(f"! {sentence}", "bad") for sentence in device.unwell]
 
 
 def _peak_line(holder: HolderView, peak: PeakView) -> str:

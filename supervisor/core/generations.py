@@ -5,7 +5,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from supervisor.core import handover
-from supervisor.core.actions import GatherEvidence, Kill, MeasureMemory, ProveGone, SendDrain, Spawn, Terminate
+from supervisor.core.actions import GatherEvidence, Kill, MeasureDevice, MeasureMemory, ProveGone, SendDrain, Spawn, Terminate
 from supervisor.core.endings import cause_of, set_aside_jobs, settle_jobs
 from supervisor.core.events import EvidenceGathered, ProgramSeen, SpawnFailed, TreeGone, TreeStuck, WorkerExited, WorkerSpawned
 from supervisor.core.health import SAY_READY, Verdict
@@ -68,6 +68,8 @@ def ready(turn: Turn, worker: Worker, note: str) -> None:
     took = {} if process.adopted else {"took_s": turn.now_s - process.spawned_at_s}
     turn.announce("worker_ready", worker=worker.name, fields={**took, **({"note": note} if note else {})})
     turn.act(MeasureMemory())  # what it uses is known from here on, not only after the next regular look
+    if (device := turn.device_of(worker)) is not None:
+        turn.act(MeasureDevice(device=device))
 
 
 def seen(turn: Turn, worker: Worker, event: ProgramSeen) -> None:
@@ -243,7 +245,8 @@ def gone(turn: Turn, worker: Worker, event: TreeGone) -> None:
         return
     cause = cause_of(worker)
     if event.swept:
-        turn.announce("worker_swept", worker=worker.name, reason=f"{event.swept} processes that its leader had left behind were ended")
+        ended = "1 process was ended" if event.swept == 1 else f"{event.swept} processes were ended"
+        turn.announce("worker_swept", worker=worker.name, reason=f"{ended} that its leader had left behind")
     settle_jobs(turn, worker, event.log_tail)
     was_unkillable = worker.state is WorkerState.UNKILLABLE
     comeback = after_failure(worker, turn.spec(worker).watchdog, turn.now_s)

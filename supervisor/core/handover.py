@@ -8,7 +8,7 @@ from supervisor.core import generations, sharing, sight, tickets, usage
 from supervisor.core.actions import ForgetOwner, MeasureDevice, Reply, SaveLeases
 from supervisor.core.claims import LIVES_ON
 from supervisor.core.events import DeviceMeasured
-from supervisor.core.gpu import Begin, called, held_outside, leases_on
+from supervisor.core.gpu import Begin, called, held_outside, leases_on, who_leaves
 from supervisor.core.lifecycle import Sight, advance_device, advance_lease
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.model import (
@@ -55,7 +55,7 @@ def begin_outside(turn: Turn, device: Device, waiter: Waiter, plan: Begin) -> No
         replace(
             waiter,
             lease=lease.id,
-            message=f"{device.id} is being handed to it: {', '.join(_leaving(turn, plan)) or 'nobody'} leaves, and its memory is measured",
+            message=f"{device.id} is being handed to it: {who_leaves(_leaving(turn, plan))}, and its memory is measured",
         )
     )
     who = waiter.outside
@@ -84,7 +84,7 @@ def _order(turn: Turn, device: Device, handover: Handover, plan: Begin, whom: st
         "gpu_vacating",
         worker=handover.worker,
         job=handover.job,
-        reason=f"{device.id} for {whom}: {', '.join(handover.leaving) or 'nobody'} leaves",
+        reason=f"{device.id} for {whom}: {who_leaves(handover.leaving)}",
         fields={"device": device.id, "need_bytes": handover.need_bytes, "leaving": list(handover.leaving)},
     )
     for holder in plan.leaving:

@@ -63,5 +63,5 @@ def empty(turn: Turn) -> None:
             handover.begin_outside(turn, device, waiter, plan)
         elif isinstance(plan, Blocked):
             held = held_by(fleet, device, turn.now_s) if device is not None else []
-            message = f"nobody who is at work is sent away: {'; '.join((plan.sentence, *held))}"
+            message = f"it is not emptied now, for nobody at work is sent away: {'; '.join((plan.sentence, *held))}"
             handover.send_away(turn, waiter, Reply(request=waiter.request, error="busy", message=message))

@@ -12,7 +12,7 @@ from supervisor.core.events import LockRequested, LockWithdrawn, OwnerGone, Rene
 from supervisor.core.gpu import Blocked, called, no_device, refusal
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.lifecycle import advance_lease
-from supervisor.core.line import Claim, choose, rank_outside
+from supervisor.core.line import Claim, choose, in_line, rank_outside
 from supervisor.core.model import Device, DeviceId, Lease, LeaseState, Ticket, Waiter
 from supervisor.core.states import GRANTED, HOLDING
 from supervisor.core.turn import Turn
@@ -21,11 +21,6 @@ SENDS_AWAY_S: Final = 1.0
 """A program that waits for less only tries whether the device is free: no resident is ended for what could not be proved in time."""
 KEPT_S: Final = 5.0
 """So long a device on its way is kept for a program whose time to wait was over: far longer than it takes to ask again."""
-
-
-def in_line(waiters: Iterable[Waiter]) -> list[Waiter]:
-    """Return those who wait for a device to use, and whose hand-over has not begun."""
-    return [waiter for waiter in waiters if waiter.lease is None and waiter.purpose == "inference"]
 
 
 def loaders(turn: Turn) -> list[Waiter]:
@@ -91,8 +86,14 @@ def _renewed(turn: Turn, event: RenewRequested) -> None:
 
 
 def _too_old(event: RenewRequested | UnlockRequested, lease: Lease | None) -> Reply:
-    found = f"it has fence {lease.fence} and is {lease.state}" if lease is not None else "it was given back, or its owner's time was over"
-    return Reply(request=event.request, error="conflict", message=f"lease {event.lease} with fence {event.fence} holds no more: {found}")
+    no = f"lease {event.lease} with fence {event.fence}"
+    if lease is None:
+        why = f"{no} is over: it was given back, or its owner's time was over"
+    elif lease.fence != event.fence:
+        why = f"{no} is over: {lease.id} has fence {lease.fence} by now, and is {lease.state}"
+    else:
+        why = f"{no} is over: {lease.ended or 'it ended'}, and its memory is being measured" if lease.state is LeaseState.COOLING else f"{no} is {lease.state}"
+    return Reply(request=event.request, error="conflict", message=why)
 
 
 def _unlocked(turn: Turn, event: UnlockRequested) -> None:

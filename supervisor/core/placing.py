@@ -10,7 +10,7 @@ from supervisor.core import generations, handover, outside, sharing, yielding
 from supervisor.core.gpu import Blocked, devices_for, leases_on, no_device, startable
 from supervisor.core.jobs import Step, advance, in_order, rests
 from supervisor.core.limits import WorkerSpec
-from supervisor.core.line import Claim, behind, choose, claim_of, merged
+from supervisor.core.line import Claim, behind, choose, claim_of, in_line, merged
 from supervisor.core.model import AT_WORK, Cause, DeviceId, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
 
@@ -18,7 +18,7 @@ from supervisor.core.turn import Turn
 def assign(turn: Turn) -> None:
     """Give each queued job, the most urgent first, to a worker that can take it or be started for it, and each device to whoever is next for it."""
     queued = [job for job in turn.fleet.jobs.values() if job.status is JobStatus.QUEUED]
-    waiters = outside.in_line(turn.fleet.waiters.values())
+    waiters = in_line(turn.fleet.waiters.values())
     if not queued and not waiters:
         yielding.ask(turn, {})
         return
@@ -214,16 +214,17 @@ def _place_on_device(turn: Turn, job: Job, worker: Worker, first: Mapping[Device
 
 
 def _move(turn: Turn, job: Job, up: Iterable[Worker], first: Mapping[DeviceId, Claim]) -> _NoPlace | None:
-    """Have an idle worker leave its device for the one that the job names, as soon as that can be handed over; None where there is none."""
+    """Have an idle worker leave where it is for the device that the job names, as soon as that can be handed over; None where there is none."""
     idle = next((worker for worker in up if worker.idle and job.only_on not in {None, turn.device_of(worker)}), None)
-    offers = sharing.offers_for(turn, idle, job) if idle is not None and turn.device_of(idle) is not None else []
+    offers = sharing.offers_for(turn, idle, job) if idle is not None else []
     if idle is None or not offers:
         return None
     (device, _), plan = choose(turn.fleet, turn.limits, offers, first, turn.now_s)
     if isinstance(plan, Blocked):
         return _NoPlace(plan.sentence, Reason.WAITING_FOR_GPU, device.id)
     generations.order_leave(turn, idle, Cause.HANDOVER, f"{job.id} wants it on {device.id}")
-    return _NoPlace(f"{idle.name} leaves {turn.device_of(idle)} for {device.id}", Reason.WAITING_FOR_GPU, device.id)
+    left = turn.device_of(idle) or "for now"  # one that was taken over while no card answered has no device that is known of
+    return _NoPlace(f"{idle.name} leaves {left} to come back on {device.id}", Reason.WAITING_FOR_GPU, device.id)
 
 
 def _assign_to(turn: Turn, job: Job, worker: Worker) -> Job:
@@ -251,7 +252,8 @@ def _why_nobody(turn: Turn, workers: list[Worker]) -> str:
         if worker.wanted is Wanted.DOWN:
             words.append(f"{worker.name} is wanted down (warden workers start {worker.name})")
         elif worker.state in (WorkerState.BACKOFF, WorkerState.QUARANTINED):
-            words.append(f"{worker.name} is in {worker.state}, next try in {max(0.0, worker.retry_at_s - turn.now_s):.0f} s: {worker.last_reason}")
+            state = "in backoff" if worker.state is WorkerState.BACKOFF else worker.state
+            words.append(f"{worker.name} is {state}, next try in {max(0.0, worker.retry_at_s - turn.now_s):.0f} s: {worker.last_reason}")
         elif first := behind_others(turn, worker):
             words.append(f"{worker.name} starts when {', '.join(first)} is ready")
         elif worker.jobs:

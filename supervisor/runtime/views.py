@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
-from supervisor.core.gpu import called, stranger_words
+from supervisor.core.gpu import called
 from supervisor.core.health import clocks
 from supervisor.core.jobs import place_of, rank
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.line import rank_outside, standing
+from supervisor.core.line import in_line, rank_outside, standing
 from supervisor.core.loading import who_loads
 from supervisor.core.model import (
     AT_WORK,
@@ -23,6 +24,7 @@ from supervisor.core.model import (
     Worker,
     WorkerState,
 )
+from supervisor.runtime.device_views import device_unwell
 from supervisor.runtime.instants import instant
 from supervisor.shapes import (
     CancelView,
@@ -54,7 +56,7 @@ def position(job: Job, fleet: Fleet, limits: Limits, now_s: float) -> int | None
     if place is None or not fleet.waiters or not _needs_device(job, limits):
         return place
     mine = rank(job, limits.jobs, now_s)
-    return place + sum(1 for waiter in fleet.waiters.values() if waiter.lease is None and rank_outside(waiter, limits.gpu, now_s) < mine)
+    return place + sum(1 for waiter in in_line(fleet.waiters.values()) if rank_outside(waiter, limits.gpu, now_s) < mine)
 
 
 def _needs_device(job: Job, limits: Limits) -> bool:
@@ -215,6 +217,9 @@ def dump_view(worker: Worker, evidence: Evidence, log: Path) -> DumpView:
     )
 
 
+_IN: Final = {WorkerState.BACKOFF: "in backoff"}
+
+
 def unwell(fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
     """Return what is not as it should be, one sentence each; empty when all is well."""
     found = []
@@ -222,19 +227,11 @@ def unwell(fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
         if worker.wanted is Wanted.DOWN:
             continue
         if worker.state in (WorkerState.BACKOFF, WorkerState.QUARANTINED, WorkerState.UNKILLABLE):
-            found.append(f"{worker.name} is in {worker.state}: {worker.last_reason or 'no reason known'}")
+            found.append(f"{worker.name} is {_IN.get(worker.state, worker.state)}: {worker.last_reason or 'no reason known'}")
         over = (clock for clock in clocks(worker, fleet.jobs, limits.workers[worker.model]) if clock.over_s(now_s) > 0)
         found += [f"{worker.name}: its {clock.cause} clock is over its limit of {clock.limit_s:g} s" for clock in over]
-    failing = (device for device in fleet.devices.values() if device.state is not DeviceState.OK)
-    found += [f"{device.id} is {device.state}{f': {device.trouble}' if device.trouble else ''}" for device in failing]
-    stale = (lease for lease in fleet.leases.values() if lease.state is LeaseState.STALE)
-    found += [
-        f"{called(lease)} holds {lease.device}, and does not renew its lease, {now_s - (lease.expires_at_s or now_s):.0f} s over its time" for lease in stale
-    ]
-    late = [lease for lease in fleet.leases.values() if lease.state is LeaseState.COOLING and now_s >= lease.since_s + limits.gpu.vacate_timeout_s]
-    found += [f"the memory of {called(lease)} on {lease.device} is not back {now_s - lease.since_s:.0f} s after its end (warden gpu status)" for lease in late]
     for device in fleet.devices.values():
-        found += [f"{device.id} is contaminated: {stranger_words(one)} without a lease; it is waited for, not ended" for one in device.intruders]
+        found += device_unwell(device, fleet=fleet, limits=limits, now_s=now_s)
     if fleet.disk_low:
         free, floor = format_size(fleet.disk_free_bytes or 0), format_size(limits.supervisor.disk_floor_bytes)
         found.append(f"no job is taken: {free} free on the disk of state_dir, disk_floor is {floor}")

@@ -9,7 +9,7 @@ from supervisor.core.jobs import aged_priority, rests
 from supervisor.core.limits import Limits
 from supervisor.core.line import called, standing
 from supervisor.core.model import AT_WORK, Device, DeviceState, Fleet, Job, JobStatus, LeaseState, Reason, Waiter, Wanted, Worker
-from supervisor.core.sharing import asked_of, offers, shared
+from supervisor.core.sharing import shared, wanted
 from supervisor.runtime.device_views import device_view
 from supervisor.runtime.instants import instant
 from supervisor.runtime.phrases import at_work, handover_words, jobs_of, last_handover, moment
@@ -55,7 +55,7 @@ def wait_view(job: Job, reason: Reason, scene: Scene) -> WaitView:
     """Return the numbers. reason: from `waits_for`."""
     fleet, limits, now_s = scene.fleet, scene.limits, scene.now_s
     queue = _line(job, scene)
-    device, need_bytes = _device(job, scene)
+    device, need_bytes = wanted(scene.fleet, scene.limits, job, scene.now_s)
     holders: list[HolderView] = []
     if device is not None and reason in (Reason.WAITING_FOR_GPU, Reason.WAITING_FOR_MEMORY):
         holders = device_view(device, fleet=fleet, limits=limits, now_s=now_s).holders
@@ -81,25 +81,13 @@ def wait_sentences(job: Job, reason: Reason, scene: Scene) -> list[str]:
 
 def _line(job: Job, scene: Scene) -> list[Job | Waiter]:
     """Return the line in which a job stands: with the programs outside Warden, where it needs a device that they could take."""
-    device, _ = _device(job, scene)
+    device, _ = wanted(scene.fleet, scene.limits, job, scene.now_s)
     whole = standing(scene.fleet, scene.limits, scene.now_s, scene.wall_s)
     return [one for one in whole if isinstance(one, Job) or (device is not None and one.device in {None, device.id})]
 
 
 def _place(job: Job, line: list[Job | Waiter]) -> int | None:
     return next((place for place, other in enumerate(line, 1) if isinstance(other, Job) and other.id == job.id), None)
-
-
-def _device(job: Job, scene: Scene) -> tuple[Device | None, int]:
-    """Return the device that a job waits for, and how much it is to be given of it; 0 for one that needs none."""
-    fleet, limits = scene.fleet, scene.limits
-    model = limits.model_for(job.kind)
-    declared_bytes = limits.workers[model].gpu_bytes if model else 0
-    if model is None or not declared_bytes:
-        return None, 0
-    asked_bytes = asked_of(fleet, limits, model=model, job=job)
-    found = offers(fleet, limits, declared_bytes=declared_bytes, asked_bytes=asked_bytes, now_s=scene.now_s, only_on=job.only_on)
-    return found[0] if found else (None, declared_bytes)
 
 
 def _head(job: Job, reason: Reason, scene: Scene) -> str:
@@ -137,7 +125,7 @@ def _in_the_way(job: Job, reason: Reason, scene: Scene) -> list[str]:
 
 def _at_the_device(job: Job, scene: Scene) -> list[str]:
     fleet, now_s = scene.fleet, scene.now_s
-    device, need_bytes = _device(job, scene)
+    device, need_bytes = wanted(scene.fleet, scene.limits, job, scene.now_s)
     if not need_bytes:
         return []
     need = f"{format_size(need_bytes)} and {format_size(scene.limits.gpu.margin_bytes)} of margin"

@@ -262,7 +262,16 @@ def test_an_idle_worker_moves_to_the_device_that_its_job_names() -> None:
     decision = decide(now, TICK, limits(sam=spec("sam", 12, resident=True)), 10.0)
 
     assert [action.worker for action in decision.actions if isinstance(action, SendDrain)] == ["sam-0"]
-    assert decision.fleet.jobs[JobId("j-1")].message == "sam-0 leaves GPU-a for GPU-b"
+    assert decision.fleet.jobs[JobId("j-1")].message == "sam-0 leaves GPU-a to come back on GPU-b"
+
+
+def test_one_that_was_taken_over_without_a_device_comes_back_on_the_one_that_its_job_names() -> None:
+    now = fleet([card(A, 16), card(B, 16)], [worker("sam-0", READY)], jobs=[on(B)])
+
+    decision = decide(now, TICK, limits(sam=spec("sam", 12, resident=True)), 10.0)
+
+    assert [action.worker for action in decision.actions if isinstance(action, SendDrain)] == ["sam-0"]
+    assert decision.fleet.jobs[JobId("j-1")].message == "sam-0 leaves for now to come back on GPU-b"
 
 
 def test_it_stays_where_it_is_while_that_device_cannot_be_had() -> None:

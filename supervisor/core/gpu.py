@@ -146,6 +146,11 @@ def called(lease: Lease) -> str:
     return lease.outside.words if lease.outside else lease.owner
 
 
+def lease_fields(lease: Lease, **more: str | int) -> dict[str, str | int]:
+    """Return what every line of the log has that is about a lease. more: what this one has as well."""
+    return {"device": lease.device, "owner": called(lease), "lease": lease.id, "fence": lease.fence, **more}
+
+
 def wants_back(worker: Worker, limits: Limits, now_s: float) -> bool:
     """Return whether a resident without a lease should be up again, if nobody waits for the device."""
     spec = limits.workers[worker.model]

@@ -8,7 +8,7 @@ from supervisor.core import generations, sharing, sight, tickets, usage
 from supervisor.core.actions import ForgetOwner, MeasureDevice, Reply, SaveLeases
 from supervisor.core.claims import LIVES_ON
 from supervisor.core.events import DeviceMeasured
-from supervisor.core.gpu import Begin, called, held_outside, leases_on, who_leaves
+from supervisor.core.gpu import Begin, held_outside, lease_fields, leases_on, who_leaves
 from supervisor.core.lifecycle import Sight, advance_device, advance_lease
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.model import (
@@ -194,8 +194,7 @@ def _free_cooled(turn: Turn, device: Device, sample: DeviceSample) -> None:
             continue  # the driver still lists the process that ended; one that lives on may keep a context, and the next holder's proof decides
         turn.drop_lease(advance_lease(lease, Move.RETURN, turn.now_s).id)
         turn.put_device(replace(turn.fleet.devices[device.id], freed_at_s=turn.now_s))
-        fields = {"device": device.id, "owner": called(lease), "lease": lease.id, "fence": lease.fence}
-        turn.announce("lease_released", worker=lease.worker, reason=lease.ended, fields=fields)
+        turn.announce("lease_released", worker=lease.worker, reason=lease.ended, fields=lease_fields(lease))
 
 
 def _grant(turn: Turn, device: Device, handover: Handover) -> None:
@@ -219,7 +218,7 @@ def _grant(turn: Turn, device: Device, handover: Handover) -> None:
         worker=handover.worker,
         job=handover.job,
         reason=f"{format_size(device.sample.free_bytes if device.sample else 0)} free, read twice",
-        fields={"device": device.id, "owner": called(lease), "lease": lease.id, "fence": fence, "need_bytes": handover.need_bytes},
+        fields=lease_fields(lease, need_bytes=handover.need_bytes),
     )
 
 

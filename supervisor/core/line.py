@@ -94,7 +94,7 @@ def standing(fleet: Fleet, limits: Limits, now_s: float, wall_s: float) -> list[
     return merged(jobs.in_line(fleet.jobs.values(), limits.jobs, now_s, wall_s), in_line(fleet.waiters.values()), limits, now_s)
 
 
-def called(fleet: Fleet, name: str) -> str:
+def named(fleet: Fleet, name: str) -> str:
     """Return what a job or the owner of a ticket is called in a sentence; empty for nobody."""
     waiter = fleet.waiters.get(Ticket(name))
     return waiter.outside.words if waiter is not None else name

@@ -8,7 +8,7 @@ from supervisor.core import generations, handover, outside
 from supervisor.core.actions import MeasureDevice, Reply, SaveLeases
 from supervisor.core.claims import RELEASED
 from supervisor.core.events import ReleaseRequested
-from supervisor.core.gpu import Begin, Blocked, called, device_for, held_by, may_begin, no_device
+from supervisor.core.gpu import Begin, Blocked, called, device_for, held_by, lease_fields, may_begin, no_device
 from supervisor.core.model import Cause, Lease, LeaseState
 from supervisor.core.states import HOLDING
 from supervisor.core.turn import Turn
@@ -41,8 +41,7 @@ def release(turn: Turn, event: ReleaseRequested) -> None:
 
 
 def _take(turn: Turn, lease: Lease, before: Lease, who: str) -> None:
-    fields = {"device": lease.device, "owner": called(lease), "lease": lease.id, "fence": lease.fence, "old_fence": before.fence}
-    turn.announce("lease_forced", worker=lease.worker, reason=who, fields=fields)
+    turn.announce("lease_forced", worker=lease.worker, reason=who, fields=lease_fields(lease, old_fence=before.fence))
     if lease.worker is None:
         outside.end(turn, lease, RELEASED)
         return

@@ -1,10 +1,10 @@
 """The shapes of devices that people and programs read: who holds them, who waits, how a hand-over went. Pure, as `views` is."""
 
-from supervisor.core import line, sharing
+from supervisor.core import sharing
 from supervisor.core.gpu import called, device_for, held_by, held_outside, leases_on, stranger_words, strangers
 from supervisor.core.jobs import aged_priority
 from supervisor.core.limits import Limits
-from supervisor.core.line import aged, rank_outside, standing
+from supervisor.core.line import aged, named, rank_outside, standing
 from supervisor.core.loading import who_loads
 from supervisor.core.model import Device, DeviceId, DeviceState, Fleet, Handover, Holding, Job, Lease, LeaseState, Reason, Waiter, WorkerName
 from supervisor.core.peaks import of_model
@@ -107,7 +107,7 @@ def _holder(lease: Lease, device: Device, *, fleet: Fleet, limits: Limits, now_s
         fence=lease.fence,
         expires_in_s=None if lease.expires_at_s is None else lease.expires_at_s - now_s,
         idle_s=None if lease.idle_since_s is None else now_s - lease.idle_since_s,
-        wanted_by=line.called(fleet, lease.wanted_by),
+        wanted_by=named(fleet, lease.wanted_by),
     )
 
 

@@ -7,7 +7,7 @@ from msgspec import Struct
 from supervisor.core.gpu import free_words, held_by, leases_on, strangers
 from supervisor.core.jobs import aged_priority, rests
 from supervisor.core.limits import Limits
-from supervisor.core.line import called, standing
+from supervisor.core.line import named, standing
 from supervisor.core.model import AT_WORK, Device, DeviceState, Fleet, Job, JobStatus, LeaseState, Reason, Waiter, Wanted, Worker
 from supervisor.core.sharing import shared, wanted
 from supervisor.runtime.device_views import device_view
@@ -145,7 +145,7 @@ def _at_the_device(job: Job, scene: Scene) -> list[str]:
     lines += _risk(fleet, device, need_bytes + scene.limits.gpu.margin_bytes)
     giving_way = [lease for lease in leases_on(fleet, device) if lease.state is LeaseState.YIELDING and lease.wanted_by]
     if giving_way:
-        return [*lines, *(f"then: {lease.owner} gives way at its next checkpoint, to {called(fleet, lease.wanted_by)}" for lease in giving_way)]
+        return [*lines, *(f"then: {lease.owner} gives way at its next checkpoint, to {named(fleet, lease.wanted_by)}" for lease in giving_way)]
     done_in = _done_in([fleet.jobs[name] for name in in_the_way if name in fleet.jobs], now_s)
     last = last_handover(device)
     leave = f"whoever holds {device.id} leaves when its work is done"

@@ -469,9 +469,7 @@ class Arena:
 
     def _reply(self, action: act.Reply) -> None:
         if action.request.startswith("unlock "):
-            self._answered.add(action.request)
-            if action.error and action.request not in self._repeated:
-                self.wrongs.append(("lost", f"at {self.now_s:.2f} {action.request}: {action.message}"))
+            self._given_back(action)
         if not action.request.startswith("lock "):
             return
         _, ticket, tries = action.request.split()
@@ -512,13 +510,20 @@ class Arena:
                 self.own(0.001, partial(self.post, ev.OwnerGone(ticket=ticket)))
             return
         self._unlock(ev.UnlockRequested(request=f"unlock {ticket} {lease}", lease=lease, fence=fence))
-        if program.again_s is not None:
-            self.at(program.again_s, partial(self.lock, program))
 
     def _unlock(self, event: ev.UnlockRequested) -> None:
         """Give a lease back, and again where the supervisor that was asked ended before it answered."""
         self.post(event)
         self.at(0.3, partial(self._unlock_again, event))
+
+    def _given_back(self, action: act.Reply) -> None:
+        """A program hears that it has the device no more; it asks for it anew only after that."""
+        if action.error and action.request not in self._repeated:
+            self.wrongs.append(("lost", f"at {self.now_s:.2f} {action.request}: {action.message}"))
+        program = self.programs[Ticket(action.request.split()[1])]
+        if action.request not in self._answered and program.again_s is not None:
+            self.at(program.again_s, partial(self.lock, program))
+        self._answered.add(action.request)
 
     def _unlock_again(self, event: ev.UnlockRequested) -> None:
         if event.request not in self._answered:

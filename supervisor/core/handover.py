@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, sharing, sight, tickets, usage
+from supervisor.core import ladder, sharing, sight, tickets, usage
 from supervisor.core.actions import ForgetOwner, MeasureDevice, Reply, SaveLeases
 from supervisor.core.claims import LIVES_ON
 from supervisor.core.events import DeviceMeasured
@@ -94,7 +94,7 @@ def _order(turn: Turn, device: Device, handover: Handover, plan: Begin, whom: st
             unused = holder.worker not in handover.leaving  # granted in this very turn: nobody has to be asked
             turn.put_lease(advance_lease(holder, Move.LEAVE if unused else Move.ASK, turn.now_s))
         if turn.fleet.workers[holder.worker].idle:
-            generations.order_leave(turn, turn.fleet.workers[holder.worker], Cause.HANDOVER, f"makes room for {whom}")
+            ladder.order_leave(turn, turn.fleet.workers[holder.worker], Cause.HANDOVER, f"makes room for {whom}")
     turn.wake_in(turn.limits.gpu.vacate_timeout_s)
     left(turn)
     device = turn.fleet.devices[device.id]

@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover, outside
+from supervisor.core import handover, ladder, outside
 from supervisor.core.actions import MeasureDevice, Reply, SaveLeases
 from supervisor.core.claims import RELEASED
 from supervisor.core.events import ReleaseRequested
@@ -47,7 +47,7 @@ def _take(turn: Turn, lease: Lease, before: Lease, who: str) -> None:
         return
     worker = turn.fleet.workers[lease.worker]
     if worker.process is not None:
-        generations.order_stop(turn, worker, Cause.OPERATOR, f"its device was released {who}")
+        ladder.order_stop(turn, worker, Cause.OPERATOR, f"its device was released {who}")
     else:  # it has the device, and waits for its turn to load
         give_back(turn, worker, f"its device was released {who}")
 

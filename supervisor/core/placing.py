@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover, outside, sharing, yielding
+from supervisor.core import handover, ladder, outside, sharing, yielding
 from supervisor.core.gpu import Blocked, devices_for, leases_on, no_device, startable
 from supervisor.core.jobs import Step, advance, in_order, rests
 from supervisor.core.limits import WorkerSpec
@@ -147,7 +147,7 @@ def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, Claim]) ->
     for worker in takers:
         if worker.idle:
             why = f"{job.id} needs more of the device than it was given"
-            generations.order_leave(turn, worker, Cause.HANDOVER, why)
+            ladder.order_leave(turn, worker, Cause.HANDOVER, why)
             return _NoPlace(f"{worker.name} leaves and comes back: {why}", Reason.WAITING_FOR_GPU, turn.device_of(worker))
     for worker in workers:
         if worker.wanted is Wanted.UP and not worker.jobs and startable(worker, turn.now_s) and not behind_others(turn, worker):
@@ -222,7 +222,7 @@ def _move(turn: Turn, job: Job, up: Iterable[Worker], first: Mapping[DeviceId, C
     (device, _), plan = choose(turn.fleet, turn.limits, offers, first, turn.now_s)
     if isinstance(plan, Blocked):
         return _NoPlace(plan.sentence, Reason.WAITING_FOR_GPU, device.id)
-    generations.order_leave(turn, idle, Cause.HANDOVER, f"{job.id} wants it on {device.id}")
+    ladder.order_leave(turn, idle, Cause.HANDOVER, f"{job.id} wants it on {device.id}")
     left = turn.device_of(idle) or "for now"  # one that was taken over while no card answered has no device that is known of
     return _NoPlace(f"{idle.name} leaves {left} to come back on {device.id}", Reason.WAITING_FOR_GPU, device.id)
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover, peaks, wishes
+from supervisor.core import handover, ladder, peaks, wishes
 from supervisor.core.actions import SaveWanted
 from supervisor.core.events import ConfigChanged
 from supervisor.core.health import stall_limit_s
@@ -93,7 +93,7 @@ def _change(turn: Turn, worker: Worker, old: WorkerSpec) -> None:
         if old.gpu_bytes != new.gpu_bytes:  # the device that is on its way to it was measured for another need
             wishes.give_back(turn, worker, reason)
     elif worker.stop is None:
-        generations.order_leave(turn, worker, Cause.OPERATOR, reason, boundary=True)
+        ladder.order_leave(turn, worker, Cause.OPERATOR, reason, boundary=True)
 
 
 def _full_window(turn: Turn, worker: Worker, old: WorkerSpec, new: WorkerSpec) -> None:

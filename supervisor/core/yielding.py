@@ -6,7 +6,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisor.core import generations, sharing
+from supervisor.core import ladder, sharing
 from supervisor.core.budget import Harm, leavers
 from supervisor.core.gpu import called, lease_fields, leases_on, shares_of
 from supervisor.core.lifecycle import Turn as Move
@@ -138,7 +138,7 @@ def _ask(turn: Turn, lease: Lease, holder: Worker, claim: Claim, reason: str) ->
     lease = turn.put_lease(replace(advance_lease(lease, Move.ASK, turn.now_s), wanted_by=claim.id))
     words = f"makes room at its next checkpoint for {claim.words}, {reason}"
     turn.announce("lease_yielding", worker=holder.name, job=holder.jobs[0], reason=words, fields=lease_fields(lease, wanted_by=claim.words))
-    generations.order_leave(turn, holder, Cause.HANDOVER, words, boundary=True)
+    ladder.order_leave(turn, holder, Cause.HANDOVER, words, boundary=True)
 
 
 def _tell_outside(turn: Turn, device: Device, lease: Lease, line: Sequence[Job | Waiter]) -> None:

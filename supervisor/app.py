@@ -36,6 +36,7 @@ from supervisor.core.model import WorkerName
 from supervisor.core.rests import HELD
 from supervisor.device_service import open_devices
 from supervisor.job_service import open_jobs
+from supervisor.memory_service import MemoryService
 from supervisor.runtime.api_child import with_api
 from supervisor.runtime.asking import Asking
 from supervisor.runtime.inbox import Inbox
@@ -92,6 +93,7 @@ class _Service:
         self._jobs = await open_jobs(stack, limits=limits, state=state, context=context, say=self._service.say)
         self._wanted = WantedFile(state.path / "wanted.json")
         self._processes = LocalProcesses(run_dir=state.run_dir, post=self._inbox.post, leaves_in=find_parent())
+        self._memory = MemoryService(self._environ, self._processes.meter, limits)
         generations = self._processes.last_generations()
         # The HTTP front is not taken back: it holds the sockets that are bound next, and has nothing to lose.
         names = {f"{model}-{i}" for model, spec in self._loaded.limits.workers.items() for i in range(spec.replicas)}
@@ -147,7 +149,7 @@ class _Service:
         self._say("supervisor_started", pid=os.getpid(), version=__version__, config=str(self._loaded.path), state_dir=str(self._state.path), **where)
         if state_closed := self._state.closed:
             self._say("state_dir_closed", reason=state_closed)
-        for event, reason in self._devices.notes:
+        for event, reason in (*self._devices.notes, *self._memory.notes):
             self._say(event, reason=reason)
         for worker, count in self._survivors.items():
             self._say("worker_swept", worker=worker, reason=f"{count} processes that an earlier supervisor had left were ended")
@@ -182,7 +184,7 @@ class _Service:
             ),
             say=self._service.say,
             answer=self._asking.answer,
-            available_bytes=meters.available_bytes,
+            room=self._memory.room,
             disk_free_bytes=meters.DiskMeter(self._state.path).free_bytes,
         )
 
@@ -220,6 +222,7 @@ class _Service:
             self._channel.expect(found.worker, found.generation, self._processes.token_of(found.worker, found.generation))
             self._performer.watch_adopted(found.worker, found.generation)
         for helper in (
+            self._memory.sample(lambda: self._loop.fleet, lambda: self._loop.limits, self._inbox.post),
             self._ticker.run(lambda: self._loop.limits.memory.look_every_s),
             self._say_drops(),
             self._settings.watch(),
@@ -258,6 +261,7 @@ class _Service:
     def _take_settings(self, limits: Limits) -> None:
         """Hand new limits to whoever keeps some outside the loop."""
         self._service.take(limits)
+        self._memory.take(limits)
         self._channel.set_limits({"orphan_after_s": limits.supervisor.orphan_after_s})
 
     def _perform(self, decision: Decision) -> None:

@@ -30,6 +30,7 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     silent_s: float | None
     still_s: float | None
     memory_bytes: int | None
+    memory_limit_bytes: int | None
     device_bytes: int | None
     restarts: dict[str, int]
     last_reason: str
@@ -148,9 +149,17 @@ class SupervisorView(Struct, frozen=True, kw_only=True):
 
 
 class MemoryView(Struct, frozen=True, kw_only=True):
-    """The machine's memory, and the room on the disk of the state folder. Below disk_floor_bytes of it no job is taken."""
+    """The machine's memory, and the room on the disk of the state folder. Below disk_floor_bytes of it no job is taken.
+
+    zone: ok, warn, emergency or floor, by the three lines, as they count on this machine (0: no such line). total_bytes: None before the first reading.
+    """
 
     available_bytes: int | None
+    total_bytes: int | None = None
+    zone: str = "ok"
+    warn_below_bytes: int = 0
+    emergency_below_bytes: int = 0
+    hard_floor_bytes: int = 0
     disk_free_bytes: int | None = None
     disk_floor_bytes: int = 2**30
 

@@ -9,12 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from supervisor.adapters import proc, spawning, survivors
 from supervisor.adapters.cgroups import Leaf, prefix_of
 from supervisor.adapters.evidence import gather, tail
 from supervisor.adapters.passes import Passes
 from supervisor.adapters.tree_members import Members, Owner
-from supervisor.adapters.tree_memory import Readings, measure
+from supervisor.adapters.tree_meter import TreeMeter
 from supervisor.adapters.trees import Record, go_on, remember_all, send_to_group, sweep
 from supervisor.core.events import Adopted, TreeGone, TreeStuck, WorkerExited
 from supervisor.core.model import DeviceId, Evidence, WorkerName
@@ -23,8 +25,6 @@ from supervisor.runtime.ports import Launch, SpawnError
 
 _SWEEP_PAUSE_S: Final = 0.02
 _LOOK_MAX_S: Final = 1.0
-_SHARED_S: Final = 0.1
-"""A reading of all memory that began so short a time ago serves the next who asks: a look at the workers and one at the device come together."""
 
 
 class LocalProcesses:
@@ -43,16 +43,13 @@ class LocalProcesses:
         self._pidfds: dict[tuple[WorkerName, int], int] = {}
         self._spawning: dict[tuple[WorkerName, int], signal.Signals | None] = {}  # with the signal that was ordered meanwhile
         self._doomed: set[tuple[WorkerName, int]] = set()  # ordered to be killed
-        self._reading: asyncio.Future[dict[WorkerName, int]] | None = None
-        self._read_at_s = 0.0
-        self._readings = Readings()
+        self.meter = TreeMeter(lambda: tuple(self._records.values()))
         self._members = Members()
         # Apart, so that many stalls at once, each three seconds of evidence, keep no proof and no meter waiting. A thread is made when it is first needed.
         self._proofs = ThreadPoolExecutor(8, "warden-proof")
         self._sweeps = Passes(self._proofs, sweep)
         self._looks = Passes(self._proofs, remember_all)
         self._witnesses = ThreadPoolExecutor(16, "warden-evidence")
-        self._meters = ThreadPoolExecutor(2, "warden-meter")
 
     def expect(self, worker: WorkerName, generation: int) -> None:
         """Remember from now on what is ordered of a generation that is about to be spawned: an order may come in the same turn as the spawn."""
@@ -99,10 +96,11 @@ class LocalProcesses:
             _remove_leaf(record)
             record.cgroup = ""
         self._members.born(record)
+        self.meter.oom.born(record.pid)
         with suppress(OSError):  # a full disk: what was written before the spawn finds it as well
             await asyncio.to_thread(record.write, self._run_dir)
         self._watch(record, pidfd)
-        self._readings = Readings()
+        self.meter.forget()
         return record.pid
 
     def _prepare(self, record: Record) -> None:
@@ -121,7 +119,10 @@ class LocalProcesses:
 
     def _exited(self, record: Record, pidfd: int) -> None:
         asyncio.get_running_loop().remove_reader(pidfd)
+        by_kernel = (record.worker, record.generation) not in self._doomed and self.meter.oom.ended(record.pid)
         ended = spawning.reap(pidfd)
+        if by_kernel and ended.kind == "signal" and ended.number == signal.SIGKILL:
+            ended = replace(ended, out_of_memory=True)
         os.close(pidfd)
         self._pidfds.pop((record.worker, record.generation), None)
         self._post(WorkerExited(worker=record.worker, generation=record.generation, exit=ended))
@@ -190,7 +191,7 @@ class LocalProcesses:
         last = await asyncio.get_running_loop().run_in_executor(self._proofs, self._forget, record)
         self._records.pop((record.worker, record.generation), None)
         self._doomed.discard((record.worker, record.generation))
-        self._readings = Readings()
+        self.meter.forget()
         return TreeGone(worker=record.worker, generation=record.generation, swept=swept, log_tail=last)
 
     def _forget(self, record: Record) -> tuple[str, ...]:
@@ -214,20 +215,15 @@ class LocalProcesses:
 
     async def memory(self) -> Mapping[WorkerName, int]:
         """Return the PSS of every worker's tree in bytes. Who asks within 0.1 s of another gets the same reading."""
-        loop = asyncio.get_running_loop()
-        if self._reading is None or loop.time() - self._read_at_s > _SHARED_S:
-            self._read_at_s = loop.time()
-            self._reading = loop.run_in_executor(self._meters, measure, tuple(self._records.values()), self._readings)
-        return await asyncio.shield(self._reading)
+        return await self.meter.all()
 
     async def memory_of(self, worker: WorkerName) -> int:
         """Return the PSS of one worker's tree in bytes, read anew; 0 when nothing of it is left."""
-        records = tuple(record for record in self._records.values() if record.worker == worker)
-        return (await asyncio.get_running_loop().run_in_executor(self._meters, measure, records, Readings())).get(worker, 0)
+        return await self.meter.one(worker)
 
     async def owners(self, pids: Collection[int]) -> Mapping[int, Owner]:
         """Return whose each of these pids is, or was when it was last seen."""
-        return await asyncio.get_running_loop().run_in_executor(self._meters, self._members.owners, tuple(self._records.values()), pids)
+        return await asyncio.get_running_loop().run_in_executor(self.meter.thread, self._members.owners, tuple(self._records.values()), pids)
 
     def pid_of(self, worker: WorkerName) -> int:
         """Return the leader's pid of the worker's newest generation, 0 when there is none."""

@@ -15,7 +15,7 @@ from supervisor.cli.schedules import next_runs
 from supervisor.cli.screen import ago, clock, colour, size, table
 from supervisor.control import Refused, Unreachable
 from supervisor.errors import ConfigError
-from supervisor.shapes import DeviceView, HandoverView, HolderView, ScheduleView, StatusView, WaiterView, WorkerView
+from supervisor.shapes import DeviceView, HandoverView, HolderView, MemoryView, ScheduleView, StatusView, WaiterView, WorkerView
 
 _TAIL_BYTES: Final = 64 * 1024
 _DISK_NEAR: Final = 2
@@ -106,8 +106,7 @@ def _screen(view: StatusView, *, due: str, disk_floor_bytes: int) -> list[str]:
     head = view.supervisor
     lines = [f"warden {head.version}  up {ago(head.uptime_s)}  pid {head.pid}  {head.config}{f'  {head.api}' if head.api else ''}"]
     lines += [_device_line(device) for device in view.devices]
-    available = view.memory.available_bytes
-    lines.append(f"RAM    {'? (read every look_every; not yet)' if available is None else size(available)} available")
+    lines.append(_memory_line(view.memory))
     free = view.memory.disk_free_bytes
     if free is not None and free < _DISK_NEAR * disk_floor_bytes:
         words = f"DISK   {size(free)} free for {head.state_dir}; below disk_floor, {size(disk_floor_bytes)}, no job is taken"
@@ -122,6 +121,20 @@ def _screen(view: StatusView, *, due: str, disk_floor_bytes: int) -> list[str]:
             who = " ".join(word for word in (seen.worker, seen.job) if word)
             lines.append(f"  {clock(seen.at)}  {seen.event}  {who}  {seen.reason}".rstrip())
     return lines + [colour(f"! {sentence}", "bad") for sentence in view.unwell]
+
+
+def _memory_line(memory: MemoryView) -> str:
+    """Return what the machine has available, and the line that it is below of."""
+    if memory.available_bytes is None:
+        return "RAM    ? (read every look_every; not yet)"
+    total = f" of {size(memory.total_bytes)}" if memory.total_bytes else ""
+    words = f"RAM    {size(memory.available_bytes)} available{total}"
+    below = {
+        "warn": ("warn_below", memory.warn_below_bytes),
+        "emergency": ("emergency_below", memory.emergency_below_bytes),
+        "floor": ("hard_floor", memory.hard_floor_bytes),
+    }.get(memory.zone)
+    return words if below is None else colour(f"{words}, {memory.zone}: {below[0]} is {size(below[1])}", "warn" if memory.zone == "warn" else "bad")
 
 
 def _workers_table(workers: list[WorkerView]) -> list[str]:

@@ -69,14 +69,6 @@ _SPECIAL: Final[Mapping[tuple[type[Struct], str], Form]] = {
 }
 
 LATER: Final[Mapping[str, Mapping[str, Form]]] = {
-    "memory": {
-        "check_every": forms.DURATION,
-        "worker_soft": forms.SIZE,
-        "worker_limit": forms.SIZE,
-        "warn_below": forms.SIZE,
-        "emergency_below": forms.SIZE,
-        "hard_floor": forms.SIZE,
-    },
     "gpu": {
         "max_hold": forms.DURATION,
         "load_timeout": forms.DURATION,

@@ -5,7 +5,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from supervisor.core import adoption, arrivals, generations, handover, outside, reload, rests, sight, wishes, work
+from supervisor.core import adoption, arrivals, generations, handover, memory, outside, reload, rests, sight, wishes, work
 from supervisor.core.actions import Decision, MeasureDevice, MeasureMemory, Reply, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
@@ -27,6 +27,7 @@ from supervisor.core.events import (
     LockRequested,
     LockWithdrawn,
     MemoryMeasured,
+    MemorySampled,
     NoteHeard,
     OfWorker,
     OwnerGone,
@@ -164,8 +165,12 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
         case DevicesFound():
             sight.found(turn, event)
         case MemoryMeasured():
-            _memory(turn, event)
-            return False
+            memory.measured(turn, event)
+            _disk(turn, event.disk_free_bytes)
+            return bool(turn.actions)
+        case MemorySampled():
+            memory.sampled(turn, event)
+            return bool(turn.actions)
         case JobSubmitted():
             arrivals.submitted(turn, event)
             return False  # it is nobody's before it is on disk
@@ -248,14 +253,17 @@ def _leaving(turn: Turn, worker: Worker, stop: Stop) -> None:
 
 def _say_health(turn: Turn) -> None:
     """One line for each worker that runs: silence in the log means trouble."""
+    limit_bytes = turn.limits.memory.worker_limit_bytes
     for worker in turn.fleet.workers.values():
         process = worker.process
         if process is None or process.pid is None:
             continue
-        fields = {"state": worker.state, "pid": process.pid, "age_s": turn.now_s - process.spawned_at_s}
+        age = {"age_s": turn.now_s - process.spawned_at_s, "age_limit_s": turn.spec(worker).watchdog.recycle_after_s}
+        fields = {"state": worker.state, "pid": process.pid, **age}
         moved = [job.progress_at_s for job in (turn.fleet.jobs.get(name) for name in worker.jobs) if job is not None and job.progress_at_s is not None]
         readings = {
             "mem_bytes": worker.memory_bytes,
+            "mem_limit_bytes": limit_bytes if worker.memory_bytes is not None and limit_bytes else None,
             "beat_s": turn.now_s - process.beat_at_s if process.beat_at_s is not None else None,
             "progress_s": turn.now_s - min(moved) if moved else None,
             "recycle_in_s": max(0.0, due - turn.now_s) if (due := due_at_s(worker, turn.spec(worker).watchdog)) is not None else None,
@@ -264,17 +272,10 @@ def _say_health(turn: Turn) -> None:
         turn.announce("worker_healthy", worker=worker.name, job=worker.jobs[0] if worker.jobs else None, fields={**fields, **known})
 
 
-def _memory(turn: Turn, event: MemoryMeasured) -> None:
-    """Keep the readings; one of a worker whose process is gone already says nothing."""
-    read = {name: event.workers[name] for name, worker in turn.fleet.workers.items() if worker.process is not None and name in event.workers}
-    workers = {name: replace(worker, memory_bytes=read[name]) if name in read else worker for name, worker in turn.fleet.workers.items()}
-    turn.fleet = replace(turn.fleet, available_bytes=event.available_bytes, disk_free_bytes=event.disk_free_bytes, workers=workers)
-    _disk(turn, event.disk_free_bytes)
-
-
 def _disk(turn: Turn, free_bytes: int | None) -> None:
-    """Say once that the disk is nearly full, and once that it no longer is."""
+    """Keep the room on the disk. Say once that the disk is nearly full, and once that it no longer is."""
     floor = turn.limits.supervisor.disk_floor_bytes
+    turn.fleet = replace(turn.fleet, disk_free_bytes=free_bytes)
     if free_bytes is None or turn.fleet.disk_low is (free_bytes < floor):
         return
     turn.fleet = replace(turn.fleet, disk_low=free_bytes < floor)

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from supervisor.core.actions import Announce
 from supervisor.core.health import job_sentence
-from supervisor.core.jobs import REASON_OF_CAUSE, Step, advance, after_worker_end, failed, returned
+from supervisor.core.jobs import REASON_OF_CAUSE, Step, advance, after_worker_end, failed, noun, returned
 from supervisor.core.model import PLANNED, Cause, Evidence, Exit, Failure, Job, JobStatus, Reason, Receipt, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
 from supervisor.units import say_duration
@@ -20,6 +20,8 @@ _TIMED: Final = frozenset({Cause.STALL, Cause.SILENT, Cause.START_TIMEOUT})
 def cause_of(worker: Worker) -> Cause:
     """Return why the process ended. A crash on the way out of a planned leave is a crash."""
     stop, exit_ = worker.stop, worker.exit or Exit("unknown")
+    if exit_.out_of_memory:
+        return Cause.MEMORY
     crashed = (exit_.kind == "signal" and exit_.number not in _ASKED_BY) or (exit_.kind == "code" and exit_.number != 0)
     if stop is not None and not (crashed and stop.cause in PLANNED and stop.term_at_s is None):
         return stop.cause
@@ -77,6 +79,8 @@ def _failure(worker: Worker, job: Job, cause: Cause, log_tail: tuple[str, ...] =
     seen = (stop.evidence if stop else None) or Evidence()
     if stop is not None and stop.limit_s is not None and cause in _TIMED:
         message, evidence = job_sentence(cause, job, say_duration(stop.limit_s)), stop.reason
+    elif stop is not None and stop.cause is cause is Cause.MEMORY:
+        message, evidence = f"{noun(job.kind)} ended - its worker used too much memory: {stop.reason}", stop.reason
     elif worker.state is WorkerState.UNKILLABLE:
         message, evidence = f"{worker.name} had to end under it and cannot be killed", stop.reason if stop else ""
     else:
@@ -84,7 +88,8 @@ def _failure(worker: Worker, job: Job, cause: Cause, log_tail: tuple[str, ...] =
         evidence = stop.reason if stop and stop.cause is cause else str(worker.exit or "")
     if seen.process:
         evidence = f"{evidence}; {seen.process}"
-    reason = REASON_OF_CAUSE.get(cause, Reason.WORKER_CRASH)
+    by_kernel = worker.exit is not None and worker.exit.out_of_memory
+    reason = Reason.OOM_KERNEL if by_kernel else REASON_OF_CAUSE.get(cause, Reason.WORKER_CRASH)
     printed = seen.log_tail if seen.process else log_tail  # after a look the log ends in the stacks that were asked for
     return Failure(reason=reason, message=message, evidence=evidence, phase=job.phase, stack=seen.stack, log_tail=printed)
 

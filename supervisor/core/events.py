@@ -196,11 +196,17 @@ class DevicesFound(Event, frozen=True, kw_only=True):
     instead_of: DeviceId
 
 
-class MemoryMeasured(Event, frozen=True, kw_only=True):
-    """The memory of every worker's tree, what the machine has available, and the room on the state folder's disk (None: it cannot be read)."""
+class MemorySampled(Event, frozen=True, kw_only=True):
+    """What the machine has available, of how much (0: not known): it passed one of the lines of [memory]."""
+
+    available_bytes: int
+    total_bytes: int = 0
+
+
+class MemoryMeasured(MemorySampled, frozen=True, kw_only=True):
+    """A look: the memory of every worker's tree as well, and the room on the state folder's disk (None: it cannot be read)."""
 
     workers: Mapping[WorkerName, int]
-    available_bytes: int
     disk_free_bytes: int | None = None
 
 
@@ -349,6 +355,7 @@ FleetEvent = (
     | SupervisorStarted
     | DeviceMeasured
     | DevicesFound
+    | MemorySampled
     | MemoryMeasured
     | JobSubmitted
     | CancelRequested

@@ -21,6 +21,7 @@ from supervisor.core.states import (
     Reason,
     Wanted,
     WorkerState,
+    Zone,
 )
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "Lease",
     "LeaseId",
     "LeaseState",
+    "MemoryLooks",
     "Outside",
     "Process",
     "Reason",
@@ -56,6 +58,7 @@ __all__ = [
     "Worker",
     "WorkerName",
     "WorkerState",
+    "Zone",
 ]
 
 
@@ -73,6 +76,16 @@ class Stop(Struct, frozen=True, kw_only=True):
     evidence: Evidence | None = None
 
 
+class MemoryLooks(Struct, frozen=True, kw_only=True):
+    """What the looks at the memory of one process's tree have shown: how many in a row were over each limit."""
+
+    soft: int = 0
+    limit: int = 0
+    at_s: float = float("-inf")  # the last look that counted
+    first_bytes: int | None = None  # what it used when it was ready: a fresh process would use as much
+    helpless: bool = False  # that is over a limit, so that no restart helps; and it was said
+
+
 class Process(Struct, frozen=True, kw_only=True):
     """The process in a worker's place now."""
 
@@ -87,6 +100,7 @@ class Process(Struct, frozen=True, kw_only=True):
     moved: bool = False  # some job of this generation made progress
     adopted: bool = False  # an earlier supervisor started it
     recycle_asked: bool = False  # by the operator: it is due now, whatever its age
+    memory: MemoryLooks = MemoryLooks()
 
 
 class Worker(Struct, frozen=True, kw_only=True):
@@ -226,6 +240,9 @@ class Fleet(Struct, frozen=True, kw_only=True):
     wall_offset_s: float = 0.0  # wall clock minus monotonic, refreshed by every tick
     held: bool = False  # nothing new is started
     available_bytes: int | None = None
+    memory_bytes: int = 0  # all that the machine has, or that its cgroup lets it have; 0: not known
+    zone: Zone = Zone.OK
+    low_said_at_s: float = float("-inf")
     disk_free_bytes: int | None = None
     disk_low: bool = False  # and it was said
     health_said_at_s: float = float("-inf")

@@ -11,9 +11,12 @@ class Exit(Struct, frozen=True):
     kind: str
     number: int = 0
     detail: str = ""
+    out_of_memory: bool = False  # the kernel ended it, for lack of memory
 
     def __str__(self) -> str:
         """Return it in words."""
+        if self.out_of_memory:
+            return "killed by the kernel for lack of memory (OOM)"
         match self.kind:
             case "code":
                 return f"exit code {self.number}"

@@ -9,7 +9,7 @@ from typing import Final
 from supervisor.core import actions as act
 from supervisor.core.events import AnyEvent, DeviceMeasured, LevelMeasured, MemoryMeasured, ReleaseMeasured
 from supervisor.core.model import DeviceId
-from supervisor.runtime.ports import Device, DeviceError, Processes
+from supervisor.runtime.ports import Device, DeviceError, Processes, Room
 
 RELEASE_MAX_S: Final = 10.0
 _RELEASE_POLLS_S: Final = (0.0, 0.05, 0.1, 0.25, 0.5)
@@ -23,14 +23,14 @@ class Measures:
         processes: Processes,
         device: Device,
         *,
-        available_bytes: Callable[[], int],
+        room: Callable[[], Room],
         disk_free_bytes: Callable[[], int | None],
         post: Callable[[AnyEvent], None],
     ) -> None:
         """Read through these."""
         self._processes = processes
         self._device = device
-        self._available_bytes = available_bytes
+        self._room = room
         self._disk_free_bytes = disk_free_bytes
         self._post = post
 
@@ -65,4 +65,5 @@ class Measures:
     async def memory(self) -> None:
         """Read every worker's tree, the machine and the state folder's disk."""
         used = await self._processes.memory()
-        self._post(MemoryMeasured(workers=used, available_bytes=self._available_bytes(), disk_free_bytes=self._disk_free_bytes()))
+        room, disk_free = self._room(), self._disk_free_bytes()
+        self._post(MemoryMeasured(workers=used, available_bytes=room.available_bytes, total_bytes=room.total_bytes, disk_free_bytes=disk_free))

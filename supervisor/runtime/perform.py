@@ -32,7 +32,7 @@ from supervisor.runtime.device_views import holdings
 from supervisor.runtime.launch import Launcher
 from supervisor.runtime.measuring import Measures
 from supervisor.runtime.peers import Owners
-from supervisor.runtime.ports import Channel, Device, EventStream, JobFiles, JobStore, Processes, Programs, SpawnError, StreamEvent, WantedStore
+from supervisor.runtime.ports import Channel, Device, EventStream, JobFiles, JobStore, Processes, Programs, Room, SpawnError, StreamEvent, WantedStore
 from supervisor.runtime.saving import Saves
 from supervisor.runtime.words import keep_word
 from supervisor.shapes import Intervention
@@ -64,7 +64,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     launcher: Launcher
     say: Say
     answer: Callable[[act.Reply], None]
-    available_bytes: Callable[[], int]
+    room: Callable[[], Room]
     disk_free_bytes: Callable[[], int | None]
 
 
@@ -91,7 +91,7 @@ class Performer:
         self._leave = leave
         self._tasks: set[asyncio.Task[None]] = set()
         self._saves = Saves(ports.store, ports.stream, start=self._start, post=post, follow=self._one, told=_told)
-        self._measures = Measures(ports.processes, ports.device, available_bytes=ports.available_bytes, disk_free_bytes=ports.disk_free_bytes, post=post)
+        self._measures = Measures(ports.processes, ports.device, room=ports.room, disk_free_bytes=ports.disk_free_bytes, post=post)
 
     @property
     def store_trouble(self) -> str:

@@ -22,6 +22,13 @@ class SpawnError(Exception):
     """There is no process; the message says why."""
 
 
+class Room(Struct, frozen=True):
+    """How much memory the machine has available, and how much in all, in bytes: the least by any count."""
+
+    available_bytes: int
+    total_bytes: int
+
+
 class DeviceError(Exception):
     """A device could not be read; the message says why, and `state` what that says of the device (None: the next reading may be a good one)."""
 

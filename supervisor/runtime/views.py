@@ -7,6 +7,7 @@ from supervisor.core.gpu import called
 from supervisor.core.health import clocks
 from supervisor.core.jobs import place_of, standing
 from supervisor.core.limits import JSONValue, Limits
+from supervisor.core.memory import lines
 from supervisor.core.model import (
     AT_WORK,
     DeviceState,
@@ -20,6 +21,7 @@ from supervisor.core.model import (
     Wanted,
     Worker,
     WorkerState,
+    Zone,
 )
 from supervisor.runtime.instants import instant
 from supervisor.shapes import (
@@ -28,6 +30,7 @@ from supervisor.shapes import (
     DumpView,
     ErrorView,
     JobView,
+    MemoryView,
     WorkerView,
 )
 from supervisor.units import format_size
@@ -131,6 +134,7 @@ def worker_view(worker: Worker, *, fleet: Fleet, limits: Limits, now_s: float) -
         silent_s=now_s - process.beat_at_s if process and process.beat_at_s is not None else None,
         still_s=now_s - min(moved) if moved else None,
         memory_bytes=worker.memory_bytes,
+        memory_limit_bytes=limits.memory.worker_limit_bytes or None,
         device_bytes=process.device_bytes if process else None,
         restarts=dict(worker.restarts),
         last_reason=worker.last_reason,
@@ -193,6 +197,13 @@ def dump_view(worker: Worker, evidence: Evidence, log: Path) -> DumpView:
     )
 
 
+_LINE_KEYS = {Zone.EMERGENCY: "emergency_below", Zone.FLOOR: "hard_floor"}
+
+
+def _helpless(worker: Worker) -> bool:
+    return worker.process is not None and worker.process.memory.helpless
+
+
 def unwell(fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
     """Return what is not as it should be, one sentence each; empty when all is well."""
     found = []
@@ -207,12 +218,31 @@ def unwell(fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
     found += [f"{device.id} is {device.state}{f': {device.trouble}' if device.trouble else ''}" for device in failing]
     stale = (lease for lease in fleet.leases.values() if lease.state is LeaseState.STALE)
     found += [f"{called(lease)} holds {lease.device}, and does not renew its lease, {now_s - lease.since_s:.0f} s over its time" for lease in stale]
+    if fleet.zone in (Zone.EMERGENCY, Zone.FLOOR) and fleet.available_bytes is not None:
+        line = lines(limits.memory, fleet.memory_bytes).of(fleet.zone)
+        found.append(f"memory: {format_size(fleet.available_bytes)} available, {_LINE_KEYS[fleet.zone]} is {format_size(line)}")
+    found += [f"{worker.name} uses more than the limits of [memory] by being there at all" for worker in fleet.workers.values() if _helpless(worker)]
     if fleet.disk_low:
         free, floor = format_size(fleet.disk_free_bytes or 0), format_size(limits.supervisor.disk_floor_bytes)
         found.append(f"no job is taken: {free} free on the disk of state_dir, disk_floor is {floor}")
     if fleet.stopping_since_s is not None:
         found.append("the supervisor is stopping")
     return found
+
+
+def memory_view(fleet: Fleet, limits: Limits) -> MemoryView:
+    """Return the machine's memory and the state folder's disk, with the lines that count."""
+    at = lines(limits.memory, fleet.memory_bytes)
+    return MemoryView(
+        available_bytes=fleet.available_bytes,
+        total_bytes=fleet.memory_bytes or None,
+        zone=fleet.zone,
+        warn_below_bytes=at.warn_bytes,
+        emergency_below_bytes=at.emergency_bytes,
+        hard_floor_bytes=at.floor_bytes,
+        disk_free_bytes=fleet.disk_free_bytes,
+        disk_floor_bytes=limits.supervisor.disk_floor_bytes,
+    )
 
 
 def counts(fleet: Fleet, stored: Mapping[str, int]) -> dict[str, int]:

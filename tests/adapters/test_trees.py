@@ -96,7 +96,7 @@ async def test_who_lost_tag_and_parent_before_the_end_is_found_by_its_cgroup_or_
 
 
 async def test_the_memory_of_a_tree_is_read_once_for_those_who_ask_together(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.adapters.processes._SHARED_S", WITHIN_S)  # together, however far apart a slow machine puts them
+    monkeypatch.setattr("supervisor.adapters.tree_meter._SHARED_S", WITHIN_S)  # together, however far apart a slow machine puts them
     await family(kept)
 
     first, second = await asyncio.gather(kept.processes.memory(), kept.processes.memory())

@@ -8,6 +8,7 @@ Above the line `----`, in any order of the first two kinds, then the events in o
     @5 lock t-a 8GiB priority=5 timeout=30s ttl=10s pid=900 kin=101    a program outside Warden asks; also: renew, unlock, withdraw, dies t-a, uses t-a 8GiB
     @5 submit j-2 yolo.train held=1 run_at=60           one that waits for a person, or for its time
     @7 edit worker sam stall_after=5s                   also: edit limit, edit remove sam; several with "and" between them
+    @5 switch sam-0 memory_bytes=9GiB       also: available 3GiB: what the machine has left
     @9 new-supervisor keeps sam-0                       it was killed and is back: with every worker ("keeps all"), these, or none
     @9 supervisor-dies                                  it is killed, and only @12 new-supervisor brings another
 Below it: `@time announcement worker job (reason)`, the orders to processes, refusals, and how it all stood at the end.
@@ -100,7 +101,10 @@ class Script:
             case ["hold" | "release" as order]:
                 world.post(0, ev.HoldChanged(request=order, held=order == "hold"))
             case ["disk", size]:
-                world.post(0, ev.MemoryMeasured(workers={}, available_bytes=30 * GIB, disk_free_bytes=parse_size(size)))
+                world.post(0, ev.MemoryMeasured(workers={}, available_bytes=30 * GIB, total_bytes=32 * GIB, disk_free_bytes=parse_size(size)))
+            case ["available", size, *total]:
+                world.available_bytes, world.total_bytes = parse_size(size), parse_size(total[0]) if total else world.total_bytes
+                world.post(0, ev.MemorySampled(available_bytes=world.available_bytes, total_bytes=world.total_bytes))
             case ["up" | "down" | "restart" as order, *names]:
                 wanted, workers = Wanted.DOWN if order == "down" else Wanted.UP, tuple(map(WorkerName, names))
                 world.post(0, ev.WantedChanged(request=f"{order} {' '.join(names)}", workers=workers, wanted=wanted, restart=order == "restart"))
@@ -172,6 +176,7 @@ class Script:
                 extra += [f"freed {format_size(fields['freed_bytes'])} in {fields['took_s']:.2f} s"] if "freed_bytes" in fields else []
                 extra += [f"{key[:-2]} {fields[key]:.2f} s" for key in ("exit_s", "gone_s", "back_s", "proof_s") if key in fields]
                 extra += [f"fence {fields['fence']}"] if "fence" in fields else []
+                extra += [f"{format_size(fields['available_bytes'])} available"] if "available_bytes" in fields else []
                 extra += [f"attempt {fields['attempt']}"] if action.event == "job_started" else []
                 extra += [f"{fields['done']:g} of {fields['total']:g}"] if action.event == "job_progress" else []
                 reason = "; ".join(part for part in (action.reason, *extra) if part)
@@ -300,7 +305,7 @@ def _switch(faults: Faults, pair: str) -> None:
     key, _, text = pair.partition("=")
     if not hasattr(faults, key):
         raise ValueError(f"{key!r} is no switch of a simulated process: see tests/support/simulated.py")
-    setattr(faults, key, parse_duration(text) if key.endswith("_s") else _value(text))
+    setattr(faults, key, parse_duration(text) if key.endswith("_s") else parse_size(text) if key.endswith("_bytes") else _value(text))
 
 
 def parts(path: Path) -> tuple[str, str]:

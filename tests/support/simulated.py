@@ -16,7 +16,7 @@ from supervisor.core.events import (
     ReadyHeard,
     WorkerExited,
 )
-from supervisor.core.limits import WorkerSpec
+from supervisor.core.limits import GIB, WorkerSpec
 from supervisor.core.model import Exit, JobId, WorkerName
 
 Report = JobAccepted | JobFinished | JobEnded
@@ -53,6 +53,7 @@ class Faults:
     unkillable: bool = False
     wordless: bool = False  # leaves on SIGTERM without giving its job back first
     exit_s: float = 0.3
+    memory_bytes: int = 2 * GIB
     no_evidence: bool = False
     leftovers: int = 0
     tree_stuck: bool = False

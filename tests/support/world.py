@@ -42,6 +42,8 @@ class World:
     replies: dict[str, act.Reply] = field(default_factory=dict)
     faults: dict[WorkerName, Faults] = field(default_factory=dict)
     outsiders: dict[Ticket, Outside] = field(default_factory=dict)  # the programs outside Warden whose process lives
+    available_bytes: int = 30 * GIB
+    total_bytes: int = 32 * GIB
     left: bool = False
     watch: Callable[[Fleet, ev.AnyEvent, Fleet], None] | None = None  # sees each decision: the fleet before, the event, the fleet after
     wrongs: list[str] = field(default_factory=list)  # what must never happen to real processes, and did
@@ -233,8 +235,8 @@ class World:
             case act.MeasureDevice():
                 self._own(action.after_s + 0.005, self._read_device)
             case act.MeasureMemory():
-                memory = {name: process.spec.gpu_bytes for (name, _), process in self.processes.items()}
-                self.post(0.005, ev.MemoryMeasured(workers=memory, available_bytes=30 * GIB))
+                memory = {name: process.faults.memory_bytes for (name, _), process in self.processes.items()}
+                self.post(0.005, ev.MemoryMeasured(workers=memory, available_bytes=self.available_bytes, total_bytes=self.total_bytes))
             case act.Admit():
                 self.post(0, ev.JobStored(job=action.job))
             case act.SaveMark():

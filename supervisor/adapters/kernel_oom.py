@@ -1,0 +1,74 @@
+"""The kernel's own word on memory: whether it ended a process for lack of it, and the limit of a worker's cgroup that it keeps where we may set one."""
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from supervisor.adapters.memory_groups import groups_of, stat_of
+from supervisor.adapters.trees import Record
+
+_EXIT_MAX_S: Final = 5.0
+"""How long a process that was killed may take to be gone: its memory goes back first, 75 ms for each GB, on a machine that has none."""
+_OVER: Final = (5, 4)
+"""The kernel's limit on a cgroup, of worker_limit: worker_limit itself is for those who stay over it, and this is for one that cannot be waited for."""
+
+
+class KernelOom:
+    """Tells which SIGKILL was the kernel's, by the cgroup that the process was in: it counts whom the kernel ended, be the machine out of memory or a cgroup.
+
+    Looks at the cgroups of all workers tell what of that count is old, and where somebody was who cannot be asked any more.
+    """
+
+    def __init__(self) -> None:
+        """Begin with what our own cgroup has counted so far."""
+        self._seen: dict[Path, deque[tuple[float, int]]] = {}
+        self._was_in: dict[int, Path] = {}
+        self._look_at("self")
+
+    def look(self, records: Iterable[Record]) -> None:
+        """Take kills that are a while ago for told. For a thread."""
+        self._was_in = {record.pid: path for record in records if record.pid and (path := self._look_at(record.pid)) is not None}
+
+    def born(self, pid: int) -> None:
+        """Look at one that has just been started: it may end before the next look."""
+        if (path := self._look_at(pid)) is not None:
+            self._was_in = {**self._was_in, pid: path}
+
+    def ended(self, pid: int) -> bool:
+        """Return whether a process that died of a SIGKILL which was not ours was ended for lack of memory, as far as can be known."""
+        path = self._was_in.get(pid)
+        kills = _kills(path) if path is not None else None
+        return path is not None and kills is not None and kills > self._seen[path][0][1]
+
+    def _look_at(self, pid: int | str) -> Path | None:
+        """Keep what the process's cgroup counts, and return where it does; None where it does not."""
+        groups = groups_of(pid)
+        path = groups[0].folder / groups[0].names.kills if groups else None
+        kills, now_s = _kills(path) if path is not None else None, time.monotonic()
+        if path is None or kills is None:
+            return None
+        seen = self._seen.setdefault(path, deque())
+        seen.append((now_s, kills))
+        while len(seen) > 1 and seen[1][0] < now_s - _EXIT_MAX_S:
+            seen.popleft()
+        return path
+
+
+def _kills(path: Path) -> int | None:
+    stat = stat_of(path)
+    return stat.get("oom_kill", 0) if stat is not None else None
+
+
+def hold_to(record: Record, worker_limit_bytes: int) -> None:
+    """Have the kernel keep a worker's cgroup within a quarter over worker_limit (0: no limit), where it has the memory controller. For a thread."""
+    if not record.cgroup:
+        return
+    up, down = _OVER
+    wanted = str(worker_limit_bytes * up // down // 4096 * 4096) if worker_limit_bytes else "max"
+    with suppress(OSError):
+        path = Path(record.cgroup) / "memory.max"
+        if path.read_text().strip() != wanted:
+            path.write_text(wanted)

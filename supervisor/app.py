@@ -32,6 +32,7 @@ from supervisor.core.announcements import LEVELS
 from supervisor.core.decide import first_fleet
 from supervisor.core.events import ShutdownRequested, SupervisorStarted
 from supervisor.core.limits import JSONValue, Limits
+from supervisor.core.memory import look_every_s
 from supervisor.core.model import WorkerName
 from supervisor.core.rests import HELD
 from supervisor.device_service import open_devices
@@ -223,7 +224,7 @@ class _Service:
             self._performer.watch_adopted(found.worker, found.generation)
         for helper in (
             self._memory.sample(lambda: self._loop.fleet, lambda: self._loop.limits, self._inbox.post),
-            self._ticker.run(lambda: self._loop.limits.memory.look_every_s),
+            self._ticker.run(lambda: look_every_s(self._loop.fleet, self._loop.limits)),
             self._say_drops(),
             self._settings.watch(),
             self._jobs.janitor.run(),

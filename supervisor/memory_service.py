@@ -45,7 +45,7 @@ class MemoryService:
 
     def sample(self, fleet: Callable[[], Fleet], limits: Callable[[], Limits], post: Callable[[AnyEvent], None]) -> Coroutine[None, None, None]:
         """Return what samples the machine's memory until it is cancelled."""
-        return Sampler(self.room, fleet=fleet, limits=limits, post=post).run()
+        return Sampler(self.room, self._trees.now, fleet=fleet, limits=limits, post=post).run()
 
 
 def _pretended(text: str, trees: TreeMeter) -> Callable[[], Room]:

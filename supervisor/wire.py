@@ -138,6 +138,14 @@ class Cancel(ToWorker, frozen=True, kw_only=True, tag="cancel"):
     attempt: int
 
 
+class Brake(ToWorker, frozen=True, kw_only=True, tag="brake"):
+    """The machine runs out of memory, and this job is who takes it: end it before its next step. `failed` with reason memory_emergency answers it."""
+
+    job: str
+    attempt: int
+    why: str = ""
+
+
 class Pause(ToWorker, frozen=True, kw_only=True, tag="pause"):
     """Stop working on this job right after its next checkpoint; `failed` with reason paused answers it. Without a job: hold still at the next progress."""
 
@@ -179,7 +187,7 @@ class Ping(ToWorker, frozen=True, kw_only=True, tag="ping"):
 
 
 AnyFromWorker = Hello | Ready | Beat | Accepted | Result | Failed | Log | Bye
-AnyToWorker = Welcome | JobOrder | Cancel | Pause | Resume | Drain | Unload | Stored | Resync | Ping
+AnyToWorker = Welcome | JobOrder | Cancel | Brake | Pause | Resume | Drain | Unload | Stored | Resync | Ping
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
@@ -188,6 +196,7 @@ __all__ = [
     "AnyFromWorker",
     "AnyToWorker",
     "Beat",
+    "Brake",
     "Bye",
     "Cancel",
     "Drain",

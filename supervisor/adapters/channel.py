@@ -7,7 +7,7 @@ from pathlib import Path
 
 from supervisor import wire
 from supervisor.adapters.sockets import Router
-from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendPause, SendResume, SendResync, SendStored, SendWelcome
+from supervisor.core.actions import SendBrake, SendCancel, SendDrain, SendJob, SendPause, SendResume, SendResync, SendStored, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
     BeatHeard,
@@ -104,7 +104,7 @@ class WorkerChannel:
             self._post(event)
 
 
-def _message(action: ToWorker, limits: dict[str, float], folder: Path | None, checkpoint: Path | None) -> wire.AnyToWorker:  # one row per action
+def _message(action: ToWorker, limits: dict[str, float], folder: Path | None, checkpoint: Path | None) -> wire.AnyToWorker:  # noqa: PLR0911  # one row per action
     match action:
         case SendWelcome():
             return wire.Welcome(limits=limits)
@@ -114,6 +114,8 @@ def _message(action: ToWorker, limits: dict[str, float], folder: Path | None, ch
             return wire.Drain(boundary=action.boundary)
         case SendCancel():
             return wire.Cancel(job=action.job, attempt=action.attempt)
+        case SendBrake():
+            return wire.Brake(job=action.job, attempt=action.attempt, why=action.why)
         case SendPause():
             return wire.Pause(job=action.job, attempt=action.attempt)
         case SendResume():

@@ -1,7 +1,8 @@
 """What the trees of all workers use: read in threads, shared between those who ask together; and told from there on by what the kernel counts for nothing."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -10,7 +11,9 @@ from supervisor.adapters.kernel_oom import KernelOom, hold_to
 from supervisor.adapters.tree_memory import Readings, measure
 from supervisor.adapters.trees import Record
 from supervisor.core.model import WorkerName
+from supervisor.units import format_size
 
+_NAMED: Final = 5
 _SHARED_S: Final = 0.1
 """A reading of all memory that began so short a time ago serves the next who asks: a look at the workers and one at the device come together."""
 
@@ -48,6 +51,11 @@ class TreeMeter:
             self._reading = loop.run_in_executor(self.thread, self._look, self._records(), self._readings)
         return await asyncio.shield(self._reading)
 
+    async def outsiders(self) -> list[str]:
+        """Return the processes with the most RSS that are not of our trees, and not we ourselves, with how much they have."""
+        ours = {os.getpid(), *(pid for record in self._records() for pid in self._known(record))}
+        return await asyncio.get_running_loop().run_in_executor(self.thread, _largest_but, ours)
+
     async def one(self, worker: WorkerName) -> int:
         """Return the PSS of one worker's tree in bytes, read anew; 0 when nothing of it is left."""
         records = [record for record in self._records() if record.worker == worker]
@@ -72,3 +80,8 @@ class TreeMeter:
 
     def _known(self, record: Record) -> Sequence[int]:
         return self._readings.members.get((record.worker, record.generation)) or ((record.pid,) if record.pid else ())
+
+
+def _largest_but(ours: Collection[int]) -> list[str]:
+    sizes = sorted(((proc.rss_bytes(seen.pid), seen) for seen in proc.everyone() if seen.pid not in ours), key=lambda pair: -pair[0])
+    return [f"{seen.name} (pid {seen.pid}) {format_size(size)}" for size, seen in sizes[:_NAMED] if size]

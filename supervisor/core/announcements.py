@@ -60,6 +60,8 @@ LEVELS: Final = {
     "queue_released": "info",
     "memory_low": "warning",
     "memory_enough": "info",
+    "emergency_brake": "warning",
+    "memory_outside": "error",
     "memory_scaled": "info",
     "memory_pretended": "warning",
     "memory_soft_limit": "warning",

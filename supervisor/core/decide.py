@@ -5,7 +5,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from supervisor.core import adoption, arrivals, generations, handover, memory, outside, reload, rests, sight, wishes, work
+from supervisor.core import adoption, arrivals, brake, generations, handover, memory, outside, reload, rests, sight, wishes, work
 from supervisor.core.actions import Decision, MeasureDevice, MeasureMemory, Reply, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
@@ -30,6 +30,7 @@ from supervisor.core.events import (
     MemorySampled,
     NoteHeard,
     OfWorker,
+    OutsidersNamed,
     OwnerGone,
     PauseRequested,
     ProgramSeen,
@@ -170,7 +171,11 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             return bool(turn.actions)
         case MemorySampled():
             memory.sampled(turn, event)
-            return bool(turn.actions)
+            brake.brake(turn, event)
+            return bool(turn.actions) or turn.fleet.zone is not turn.before.zone
+        case OutsidersNamed():
+            brake.outsiders_named(turn, event)
+            return False
         case JobSubmitted():
             arrivals.submitted(turn, event)
             return False  # it is nobody's before it is on disk

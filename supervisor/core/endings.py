@@ -79,6 +79,8 @@ def _failure(worker: Worker, job: Job, cause: Cause, log_tail: tuple[str, ...] =
     seen = (stop.evidence if stop else None) or Evidence()
     if stop is not None and stop.limit_s is not None and cause in _TIMED:
         message, evidence = job_sentence(cause, job, say_duration(stop.limit_s)), stop.reason
+    elif stop is not None and stop.brake:
+        message, evidence = f"EMERGENCY BRAKE: {stop.reason}", stop.reason
     elif stop is not None and stop.cause is cause is Cause.MEMORY:
         message, evidence = f"{noun(job.kind)} ended - its worker used too much memory: {stop.reason}", stop.reason
     elif worker.state is WorkerState.UNKILLABLE:
@@ -90,6 +92,7 @@ def _failure(worker: Worker, job: Job, cause: Cause, log_tail: tuple[str, ...] =
         evidence = f"{evidence}; {seen.process}"
     by_kernel = worker.exit is not None and worker.exit.out_of_memory
     reason = Reason.OOM_KERNEL if by_kernel else REASON_OF_CAUSE.get(cause, Reason.WORKER_CRASH)
+    reason = Reason.MEMORY_EMERGENCY if stop is not None and stop.brake else reason
     printed = seen.log_tail if seen.process else log_tail  # after a look the log ends in the stacks that were asked for
     return Failure(reason=reason, message=message, evidence=evidence, phase=job.phase, stack=seen.stack, log_tail=printed)
 

@@ -197,17 +197,28 @@ class DevicesFound(Event, frozen=True, kw_only=True):
 
 
 class MemorySampled(Event, frozen=True, kw_only=True):
-    """What the machine has available, of how much (0: not known): it passed one of the lines of [memory]."""
+    """What the machine has available, of how much (0: not known), as it passed one of the lines of [memory], or is near the emergency line.
+
+    workers: the memory of their trees; grown: what that gained in the last second; fell_bytes: what the machine lost in it.
+    """
 
     available_bytes: int
     total_bytes: int = 0
+    workers: Mapping[WorkerName, int] = field(default_factory=dict)
+    grown: Mapping[WorkerName, int] = field(default_factory=dict)
+    fell_bytes: int = 0
 
 
 class MemoryMeasured(MemorySampled, frozen=True, kw_only=True):
-    """A look: the memory of every worker's tree as well, and the room on the state folder's disk (None: it cannot be read)."""
+    """A look at every worker's tree, read exactly, and at the room on the state folder's disk (None: it cannot be read)."""
 
-    workers: Mapping[WorkerName, int]
     disk_free_bytes: int | None = None
+
+
+class OutsidersNamed(Event, frozen=True, kw_only=True):
+    """Who has most memory on the machine that is not ours, in words."""
+
+    names: tuple[str, ...]
 
 
 class Request(Event, frozen=True, kw_only=True):
@@ -357,6 +368,7 @@ FleetEvent = (
     | DevicesFound
     | MemorySampled
     | MemoryMeasured
+    | OutsidersNamed
     | JobSubmitted
     | CancelRequested
     | PauseRequested

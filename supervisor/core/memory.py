@@ -9,8 +9,8 @@ from supervisor.core import generations
 from supervisor.core.events import MemoryMeasured, MemorySampled
 from supervisor.core.health import Verdict
 from supervisor.core.lifecycle import Signal, may
-from supervisor.core.limits import MIB, JSONValue, MemoryLimits
-from supervisor.core.model import Cause, Process, Wanted, Worker, WorkerState, Zone
+from supervisor.core.limits import MIB, JSONValue, Limits, MemoryLimits
+from supervisor.core.model import Cause, Fleet, Process, Wanted, Worker, WorkerState, Zone
 from supervisor.core.recycle import on_its_way
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
@@ -27,7 +27,7 @@ _JUDGED: Final = (WorkerState.READY, WorkerState.BUSY, WorkerState.DRAINING)
 _DEFAULTS: Final = MemoryLimits()
 _SHARES: Final = (4, 8, 16)
 """Of a small machine: the part of its memory that the default lines are at the most."""
-_BAND: Final = 8
+BAND: Final = 8
 """The part of a line by which memory must be over it again before it counts as left: else each breath would be a line in the log."""
 
 
@@ -62,7 +62,7 @@ def zone_of(available_bytes: int, at: Lines, before: Zone) -> Zone:
     order = list(Zone)
     for zone in (Zone.FLOOR, Zone.EMERGENCY, Zone.WARN):
         line = at.of(zone)
-        band = line // _BAND if order.index(before) >= order.index(zone) else 0
+        band = line // BAND if order.index(before) >= order.index(zone) else 0
         if available_bytes < line + band and line:
             return zone
     return Zone.OK
@@ -71,6 +71,11 @@ def zone_of(available_bytes: int, at: Lines, before: Zone) -> Zone:
 def pause_s(available_bytes: int, at: Lines) -> float:
     """Return how long nobody has to look again: half of what it would take to fall to the emergency line at the highest rate there is."""
     return min(PAUSE_MAX_S, max(PAUSE_MIN_S, (available_bytes - at.emergency_bytes) / (2 * _FALL_MAX)))
+
+
+def look_every_s(fleet: Fleet, limits: Limits) -> float:
+    """Return how often trees are looked at: as the operator said, and each second while memory is low, for the brake has to know who is of a tree."""
+    return limits.memory.look_every_s if fleet.zone is Zone.OK else min(1.0, limits.memory.look_every_s)
 
 
 def sampled(turn: Turn, event: MemorySampled) -> None:

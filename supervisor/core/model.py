@@ -11,6 +11,7 @@ from supervisor.core.names import DeviceId, JobId, LeaseId, Ticket, WorkerName
 from supervisor.core.records import Evidence, Exit, Failure, Receipt
 from supervisor.core.states import (
     AT_WORK,
+    BRAKING,
     PLANNED,
     TERMINAL,
     WITH_PROCESS,
@@ -26,9 +27,11 @@ from supervisor.core.states import (
 
 __all__ = [
     "AT_WORK",
+    "BRAKING",
     "PLANNED",
     "TERMINAL",
     "WITH_PROCESS",
+    "Brake",
     "Cause",
     "Device",
     "DeviceId",
@@ -71,6 +74,7 @@ class Stop(Struct, frozen=True, kw_only=True):
     job: JobId | None = None  # the job whose clock expired; the others of that worker are not to blame
     limit_s: float | None = None  # of the clock that expired
     section: bool = False  # a critical section of that job was waited for before the verdict
+    brake: bool = False  # by the emergency brake
     term_at_s: float | None = None  # when SIGTERM was sent; None while drained or while evidence is gathered
     killed_at_s: float | None = None
     evidence: Evidence | None = None
@@ -84,6 +88,17 @@ class MemoryLooks(Struct, frozen=True, kw_only=True):
     at_s: float = float("-inf")  # the last look that counted
     first_bytes: int | None = None  # what it used when it was ready: a fresh process would use as much
     helpless: bool = False  # that is over a limit, so that no restart helps; and it was said
+
+
+class Brake(Struct, frozen=True, kw_only=True):
+    """An end that the emergency brake ordered: of a worker's process (kills), or only of its job, before the next step of that."""
+
+    generation: int
+    job: JobId | None
+    kills: bool = False
+    ordered_at_s: float
+    held_bytes: int  # what its tree had then
+    available_bytes: int  # and the machine
 
 
 class Process(Struct, frozen=True, kw_only=True):
@@ -243,6 +258,8 @@ class Fleet(Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0  # all that the machine has, or that its cgroup lets it have; 0: not known
     zone: Zone = Zone.OK
     low_said_at_s: float = float("-inf")
+    brakes: Mapping[WorkerName, Brake] = field(default_factory=dict)  # the ends under way that the emergency brake ordered
+    outsiders_named_at_s: float = float("-inf")
     disk_free_bytes: int | None = None
     disk_low: bool = False  # and it was said
     health_said_at_s: float = float("-inf")

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from supervisor.core import handover, outside
 from supervisor.core.gpu import Blocked, device_for, may_begin, no_device, startable
 from supervisor.core.jobs import Step, advance, in_order, rank, rests
-from supervisor.core.model import AT_WORK, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
+from supervisor.core.model import AT_WORK, BRAKING, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
 
 
@@ -69,7 +69,7 @@ class _Queue:
     def _job(self, job: Job) -> None:
         turn = self._turn
         rest = rests(job, turn.now_s, turn.wall_s) if job.held or job.retry_at_s > turn.now_s or job.run_at_wall is not None else None
-        waits = _resting(job, rest) if rest else _HELD_QUEUE if turn.fleet.held else self._known.get(job.kind)
+        waits = _resting(job, rest) if rest else _HELD_QUEUE if turn.fleet.held else _NO_MEMORY if turn.fleet.zone in BRAKING else self._known.get(job.kind)
         if waits is None:
             model = self._model_of.get(job.kind)
             waits = _no_room(turn, model, job, self._running, self._first) or _place(turn, job, model or "")
@@ -91,6 +91,7 @@ class _NoPlace(Blocked, frozen=True):
     reason: Reason = Reason.WAITING_FOR_WORKER
 
 
+_NO_MEMORY: Final = _NoPlace("the machine has too little memory available, memory.emergency_below says how much: nothing is started", Reason.WAITING_FOR_MEMORY)
 _HELD_QUEUE: Final = _NoPlace("the queue is held (warden jobs release)", Reason.HELD)
 
 

@@ -103,6 +103,10 @@ class Zone(StrEnum):
     FLOOR = "floor"
 
 
+BRAKING: Final = frozenset({Zone.EMERGENCY, Zone.FLOOR})
+"""The zones in which nothing is started, and somebody may have to end."""
+
+
 class LeaseState(StrEnum):
     """Where a right to a device is."""
 

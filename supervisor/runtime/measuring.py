@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from supervisor.core import actions as act
-from supervisor.core.events import AnyEvent, DeviceMeasured, LevelMeasured, MemoryMeasured, ReleaseMeasured
+from supervisor.core.events import AnyEvent, DeviceMeasured, LevelMeasured, MemoryMeasured, OutsidersNamed, ReleaseMeasured
 from supervisor.core.model import DeviceId
 from supervisor.runtime.ports import Device, DeviceError, Processes, Room
 
@@ -67,3 +67,7 @@ class Measures:
         used = await self._processes.memory()
         room, disk_free = self._room(), self._disk_free_bytes()
         self._post(MemoryMeasured(workers=used, available_bytes=room.available_bytes, total_bytes=room.total_bytes, disk_free_bytes=disk_free))
+
+    async def outsiders(self) -> None:
+        """See who has most memory of those that are not ours."""
+        self._post(OutsidersNamed(names=tuple(await self._processes.outsiders())))

@@ -147,7 +147,7 @@ class Performer:
             case act.SendStored():
                 if about is not None or not self._saves.writes(action.job):  # what was reported twice is not stored before its write is: it is reported again
                     ports.channel.send(action)
-            case act.SendDrain() | act.SendWelcome() | act.SendResync() | act.SendPause() | act.SendResume():
+            case act.SendDrain() | act.SendWelcome() | act.SendResync() | act.SendBrake() | act.SendPause() | act.SendResume():
                 ports.channel.send(action)
             case act.SendJob():
                 self._start(self._send_job(action))
@@ -170,6 +170,8 @@ class Performer:
                 self._start(self._measures.device(action))
             case act.MeasureMemory():
                 self._start(self._measures.memory())
+            case act.NameOutsiders():
+                self._start(self._measures.outsiders())
             case act.WakeAt():
                 asyncio.get_running_loop().call_later(max(0.0, action.at_s - time.monotonic()) + 0.001, self._tick)
             case act.Leave():

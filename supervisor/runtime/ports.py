@@ -6,12 +6,12 @@ from typing import Final, Protocol
 
 from msgspec import Struct, field
 
-from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendPause, SendResume, SendResync, SendStored, SendWelcome
+from supervisor.core.actions import SendBrake, SendCancel, SendDrain, SendJob, SendPause, SendResume, SendResync, SendStored, SendWelcome
 from supervisor.core.events import AnyEvent, TreeGone, TreeStuck
 from supervisor.core.limits import JSONValue, Limits, WorkerSpec
 from supervisor.core.model import DeviceId, DeviceSample, DeviceState, Evidence, Fleet, Job, JobId, Lease, Wanted, WorkerName
 
-ToWorker = SendCancel | SendDrain | SendJob | SendPause | SendResume | SendResync | SendStored | SendWelcome
+ToWorker = SendBrake | SendCancel | SendDrain | SendJob | SendPause | SendResume | SendResync | SendStored | SendWelcome
 
 
 FIRST_DESCRIPTOR: Final = 3
@@ -84,6 +84,10 @@ class Processes(Protocol):
 
     async def memory(self) -> Mapping[WorkerName, int]:
         """Return the PSS of every worker's tree in bytes."""
+        ...
+
+    async def outsiders(self) -> Sequence[str]:
+        """Return who has most memory of those that are not ours, in words, the most first."""
         ...
 
     async def memory_of(self, worker: WorkerName) -> int:

@@ -167,7 +167,8 @@ def small_group() -> Iterator[Path]:
 
 
 def test_a_worker_that_the_kernel_ended_for_lack_of_memory_is_told_so(small_group: Path, live: MakeLive) -> None:
-    warden = limited(live, 'worker_soft = "0"', toml=ONE_WORKER + "resident = false\n").start()
+    none = 'warn_below = "0"\nemergency_below = "0"\nhard_floor = "0"'  # the supervisor would count what the group has left, and be faster than the kernel
+    warden = limited(live, none, toml=ONE_WORKER + "resident = false\n").start()
     (small_group / "cgroup.procs").write_text(str(warden.pid))  # its workers are born there; the kernel takes one of them first
 
     job = warden.wait_for_job(warden.submit(steps=2000, fault="memory", size_mb=400))

@@ -9,6 +9,7 @@ Above the line `----`, in any order of the first two kinds, then the events in o
     @5 submit j-2 yolo.train held=1 run_at=60           one that waits for a person, or for its time
     @7 edit worker sam stall_after=5s                   also: edit limit, edit remove sam; several with "and" between them
     @5 switch sam-0 memory_bytes=9GiB       also: available 3GiB: what the machine has left
+    @5 sample 1.9GiB sam-0=2GiB yolo-0=6GiB+3GiB fell=3GiB     near the line: what each has and gained in the last second
     @9 new-supervisor keeps sam-0                       it was killed and is back: with every worker ("keeps all"), these, or none
     @9 supervisor-dies                                  it is killed, and only @12 new-supervisor brings another
 Below it: `@time announcement worker job (reason)`, the orders to processes, refusals, and how it all stood at the end.
@@ -38,6 +39,7 @@ _TOLD: Final[dict[type[act.AnyAction], str]] = {
     act.Terminate: "terminate",
     act.Kill: "kill",
     act.SendCancel: "cancel",
+    act.SendBrake: "brake",
     act.SendPause: "pause",
     act.SendResume: "resume",
     act.SendResync: "resync",
@@ -105,6 +107,8 @@ class Script:
             case ["available", size, *total]:
                 world.available_bytes, world.total_bytes = parse_size(size), parse_size(total[0]) if total else world.total_bytes
                 world.post(0, ev.MemorySampled(available_bytes=world.available_bytes, total_bytes=world.total_bytes))
+            case ["sample", size, *pairs]:
+                world.sample(parse_size(size), {key: text for key, _, text in (pair.partition("=") for pair in pairs)})
             case ["up" | "down" | "restart" as order, *names]:
                 wanted, workers = Wanted.DOWN if order == "down" else Wanted.UP, tuple(map(WorkerName, names))
                 world.post(0, ev.WantedChanged(request=f"{order} {' '.join(names)}", workers=workers, wanted=wanted, restart=order == "restart"))

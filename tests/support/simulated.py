@@ -258,6 +258,12 @@ class SimulatedProcess:
         if task is not None and task.attempt == attempt and not self.faults.ignores_cancel:
             self.world.later(0.3, lambda: None if task.ended or not self.alive or self.killed else self._end(job, task, "cancelled", ""))
 
+    def brake(self, job: JobId, attempt: int, why: str) -> None:
+        """Be told that memory runs out: end the job before its next step, unless it hears nothing."""
+        task = self.tasks.get(job)
+        if task is not None and task.attempt == attempt and not task.ended and not self.faults.ignores_cancel:
+            self.world.later(SOON_S, lambda: self._end(job, task, "memory_emergency", f"EMERGENCY BRAKE: {why}") if self.alive and not task.ended else None)
+
     def pause(self, job: JobId, attempt: int, *, on: bool) -> None:
         """Be asked to leave a job at its next checkpoint, or no longer."""
         task = self.tasks.get(job)

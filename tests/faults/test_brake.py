@@ -1,0 +1,78 @@
+"""Memory that runs out at once: who takes it ends, the machine and the others live. The machine's memory is pretended, so none is ever short of it."""
+
+import pytest
+
+from tests.faults.test_memory import limited
+from tests.support.live import FAKE, MakeLive
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+TWO = f"""
+[workers.sam]
+{FAKE}
+serves = ["demo.count"]
+options = {{ load_mb = 100 }}
+[workers.yolo]
+{FAKE}
+serves = ["demo.train"]
+"""
+LINES = 'warn_below = "3GiB"\nemergency_below = "1900MiB"\nhard_floor = "0"\nworker_soft = "0"\nworker_limit = "0"'
+PRETENDED = {"WARDEN_PRETEND_MEMORY": "4GiB"}
+
+
+def test_a_hog_is_ended_and_nobody_else_is_touched(live: MakeLive) -> None:
+    warden = limited(live, LINES, toml=TWO).start(env=PRETENDED)
+    for name in ("sam-0", "yolo-0"):
+        warden.wait_for_event("worker_ready", worker=name)
+    sam = warden.worker("sam-0").pid
+    name = warden.submit("demo.train", steps=5000, fault="memory", size_mb=3000, at=5)
+
+    job = warden.wait_for_job(name)
+    braked = warden.wait_for_event("emergency_brake")
+
+    assert (job.status, job.reason) == ("failed", "memory_emergency")
+    assert job.message.startswith("EMERGENCY BRAKE: ")
+    assert job.error is not None
+    assert "emergency_below is 1.86GiB; yolo-0 had" in job.error.evidence
+    assert (braked["killed"], braked["job"], braked["message"]) == ("yolo-0", name, "EMERGENCY BRAKE")
+    assert 2**30 < braked["freed_bytes"] < 3.2 * 2**30
+    assert warden.worker("sam-0").pid == sam
+    assert warden.worker("sam-0").restarts == {}
+    assert warden.wait_for_job(warden.submit("demo.train", steps=2)).status == "completed"
+    assert warden.wait_for_job(warden.submit("demo.count", steps=2)).status == "completed"
+    assert warden.worker("yolo-0").restarts == {"memory": 1}
+
+
+def test_a_job_that_eats_step_by_step_is_stopped_before_a_step_and_its_worker_lives(live: MakeLive) -> None:
+    warden = limited(live, LINES, toml=TWO).start(env=PRETENDED)
+    for name in ("sam-0", "yolo-0"):
+        warden.wait_for_event("worker_ready", worker=name)
+    before = [warden.worker(name).pid for name in ("sam-0", "yolo-0")]
+    name = warden.submit("demo.train", steps=5000, step_s=0.1, fault="leak", size_mb=20, at=5)
+    warden.wait_for_job(name, "running")
+
+    job = warden.wait_for_job(name)
+    braked = warden.wait_for_event("emergency_brake")
+
+    assert (job.status, job.reason) == ("failed", "memory_emergency")
+    assert job.message.startswith("EMERGENCY BRAKE: ")
+    assert braked["stopped"] == name
+    assert braked["freed_bytes"] > 2**30
+    assert [warden.worker(name).pid for name in ("sam-0", "yolo-0")] == before
+    assert not warden.seen("worker_killed")
+    again = warden.wait_for_job(warden.submit("demo.train", steps=2))
+    assert (again.status, again.result["pid"]) == ("completed", before[1])
+
+
+def test_where_the_memory_is_not_ours_nobody_ends_and_the_others_are_named(live: MakeLive) -> None:
+    warden = limited(live, 'warn_below = "8192GiB"\nemergency_below = "4096GiB"', toml=TWO).start()  # far more than this machine has
+
+    named = warden.wait_for_event("memory_outside")
+    waiting = warden.submit("demo.count", steps=1)
+
+    assert "none was ended. Most have: " in named["reason"]
+    assert "(pid " in named["reason"]
+    assert warden.holds(lambda: warden.job(waiting).reason == "waiting_for_memory")
+    assert not warden.seen("worker_killed")
+    assert warden.status().memory.zone == "emergency"
+    assert any(sentence.startswith("memory: ") for sentence in warden.status().unwell)

@@ -214,8 +214,7 @@ class _Service:
         loop.add_signal_handler(signal.SIGHUP, self._settings.reload)
         jobs, leases = tuple(await self._jobs.store.live()), tuple(await self._jobs.store.leases())
         held = HELD in await self._jobs.store.marks()
-        words = self._wanted.words()
-        self._loop.begin(SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted, wanted=words, held=held))
+        self._loop.begin(SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted, wanted=self._wanted.words(), held=held))
         while early.asked:  # during the start
             early.asked.pop()
             self._asked_to_stop()
@@ -223,7 +222,7 @@ class _Service:
             self._channel.expect(found.worker, found.generation, self._processes.token_of(found.worker, found.generation))
             self._performer.watch_adopted(found.worker, found.generation)
         for helper in (
-            self._memory.sample(lambda: self._loop.fleet, lambda: self._loop.limits, self._inbox.post),
+            self._memory.sample(stack, self._loop, post=self._inbox.post, say=self._note),
             self._ticker.run(lambda: look_every_s(self._loop.fleet, self._loop.limits)),
             self._say_drops(),
             self._settings.watch(),
@@ -234,7 +233,7 @@ class _Service:
         ):
             self._help(stack, helper)
         self._open_doors(stack)
-        self._help(stack, keep((self._control.file, self._channel.file, self._jobs.stream.file), lambda event, fields: self._say(event, **fields)))
+        self._help(stack, keep((self._control.file, self._channel.file, self._jobs.stream.file), self._note))
         try:
             await self._loop.run()
         except Exception as error:  # noqa: BLE001  # a bug of ours: the journal of what led to it is kept
@@ -270,6 +269,9 @@ class _Service:
 
     def _say(self, event: str, **fields: JSONValue) -> None:
         self._service.say(LEVELS[event], event, fields)
+
+    def _note(self, event: str, fields: Mapping[str, JSONValue]) -> None:
+        self._say(event, **fields)
 
     def _asked_to_stop(self) -> None:
         """SIGTERM or Ctrl-C: stop in order; a second one stops at once."""

@@ -27,6 +27,10 @@ class Headroom:
         """Close it."""
         os.close(self._meminfo)
 
+    def limited(self) -> list[tuple[Group, int]]:
+        """Return the cgroups around us that have a limit, with it, as they were read last."""
+        return self._limited
+
     def read(self) -> Room:
         """Return what there is now."""
         counts = os.pread(self._meminfo, _CHUNK_BYTES, 0)

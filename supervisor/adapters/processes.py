@@ -119,10 +119,10 @@ class LocalProcesses:
 
     def _exited(self, record: Record, pidfd: int) -> None:
         asyncio.get_running_loop().remove_reader(pidfd)
-        by_kernel = (record.worker, record.generation) not in self._doomed and self.meter.oom.ended(record.pid)
+        killer = self.meter.killer_of(record, ours=(record.worker, record.generation) in self._doomed)
         ended = spawning.reap(pidfd)
-        if by_kernel and ended.kind == "signal" and ended.number == signal.SIGKILL:
-            ended = replace(ended, out_of_memory=True)
+        if killer and ended.kind == "signal" and ended.number == signal.SIGKILL:
+            ended = replace(ended, killer=killer)
         os.close(pidfd)
         self._pidfds.pop((record.worker, record.generation), None)
         self._post(WorkerExited(worker=record.worker, generation=record.generation, exit=ended))

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, Literal
 
 from supervisor.adapters import proc
 from supervisor.adapters.kernel_oom import KernelOom, hold_to
@@ -30,6 +30,8 @@ class TreeMeter:
         self.stale_s = 60.0
         self.worker_limit_bytes = 0
         self.oom = KernelOom()
+        self.by_guard: Callable[[WorkerName, int], bool] = lambda _worker, _generation: False
+        self._ticks: dict[int, int] = {}
         self.thread = ThreadPoolExecutor(2, "warden-meter")
         self._records = records
         self._readings = Readings()
@@ -77,6 +79,23 @@ class TreeMeter:
     def resident_bytes(self) -> int:
         """Return the RSS of all trees together, of the processes that the last look found, or of the leader where none was yet. As cheap as `now`."""
         return sum(proc.rss_bytes(pid) for record in self._records() for pid in self._known(record))
+
+    def processes(self) -> dict[WorkerName, tuple[int, list[tuple[int, int]]]]:
+        """Return of each worker the generation, and the pids of its tree with their start ticks, the leader first."""
+        found, ticks = {}, {}
+        for record in self._records():
+            pids = sorted(self._known(record), key=lambda pid, leader=record.pid: pid != leader)  # type: ignore[misc]  # the leader of this turn
+            for pid in pids:
+                ticks[pid] = self._ticks.get(pid) or (seen.start_ticks if (seen := proc.look(pid)) is not None else 0)
+            found[record.worker] = (record.generation, [(pid, ticks[pid]) for pid in pids])
+        self._ticks = ticks
+        return found
+
+    def killer_of(self, record: Record, *, ours: bool) -> Literal["", "kernel", "guard"]:
+        """Return who ended a process by a SIGKILL for lack of memory, if one of the two did. ours: the supervisor ordered it."""
+        if self.by_guard(record.worker, record.generation):
+            return "guard"
+        return "kernel" if not ours and self.oom.ended(record.pid) else ""
 
     def _known(self, record: Record) -> Sequence[int]:
         return self._readings.members.get((record.worker, record.generation)) or ((record.pid,) if record.pid else ())

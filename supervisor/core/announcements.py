@@ -62,6 +62,8 @@ LEVELS: Final = {
     "memory_enough": "info",
     "emergency_brake": "warning",
     "memory_outside": "error",
+    "guard_weak": "warning",
+    "guard_ended": "error",
     "memory_scaled": "info",
     "memory_pretended": "warning",
     "memory_soft_limit": "warning",

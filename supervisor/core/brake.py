@@ -7,13 +7,13 @@ from msgspec.structs import replace
 
 from supervisor.core import generations
 from supervisor.core.actions import NameOutsiders, SendBrake
-from supervisor.core.events import MemorySampled, OutsidersNamed
+from supervisor.core.events import GuardActed, MemorySampled, OutsidersNamed
 from supervisor.core.jobs import BUDGET_OF_CAUSE
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
 from supervisor.core.limits import MIB, Limits
 from supervisor.core.memory import BAND, lines
-from supervisor.core.model import WITH_PROCESS, Brake, Cause, Job, JobStatus, Stop, Worker, WorkerName, WorkerState, Zone
+from supervisor.core.model import WITH_PROCESS, Brake, Cause, Fleet, Job, JobStatus, Stop, Worker, WorkerName, WorkerState, Zone
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
 
@@ -23,10 +23,12 @@ API: Final = "api"
 
 _LARGE_BYTES: Final = 256 * MIB
 """What an idle worker must have for its end to be worth a load; and what one must have gained in a second for any other end to be in vain."""
-_WORTH_BYTES: Final = 64 * MIB
+WORTH_BYTES: Final = 64 * MIB
 """Less than this is no use to end anybody for."""
 _HELP_SHARE: Final = 10
 """All of ours together must have this part of what is missing: else the trouble is not ours."""
+_AHEAD_S: Final = 5
+"""A job is asked to end where, at the pace of the last second, the line would be passed within this: its next step may be seconds away."""
 _FLOOR_PAUSE_S: Final = 0.3
 """Below the hard floor the end of one is waited for no longer than this before the next is ended as well."""
 
@@ -50,11 +52,13 @@ class Candidate(Struct, frozen=True, kw_only=True):
         return (spares and self.critical, not racing, not cheap, not self.grower, not self.retriable, -self.size_bytes, self.age_s)
 
 
-def candidates(turn: Turn, event: MemorySampled) -> list[Candidate]:
-    """Return the workers that could be ended, the first victim first. Only those that we started are among them, and none that is being ended already."""
-    spares = turn.fleet.zone is not Zone.FLOOR
-    found = [_candidate(turn, worker, event) for worker in turn.fleet.workers.values() if _may_end(worker)]
-    found = [one for one in found if one.size_bytes >= _WORTH_BYTES]
+def candidates(fleet: Fleet, limits: Limits, event: MemorySampled, now_s: float, *, spares: bool, least_bytes: int = WORTH_BYTES) -> list[Candidate]:
+    """Return the workers that could be ended, the first victim first. Only those that we started are among them, and none that is being ended already.
+
+    spares: critical sections are spared for as long as there is anybody else; least_bytes: whoever has less is left out.
+    """
+    found = [_candidate(fleet, limits, worker, event, now_s) for worker in fleet.workers.values() if _may_end(worker)]
+    found = [one for one in found if one.size_bytes >= least_bytes]
     return sorted(found, key=lambda one: (one.rank(spares=spares), one.worker))
 
 
@@ -63,8 +67,8 @@ def _may_end(worker: Worker) -> bool:
     return worker.model != API and worker.state in WITH_PROCESS and worker.process is not None and worker.process.pid is not None and not ending
 
 
-def _candidate(turn: Turn, worker: Worker, event: MemorySampled) -> Candidate:
-    jobs = [turn.fleet.jobs[name] for name in worker.jobs]
+def _candidate(fleet: Fleet, limits: Limits, worker: Worker, event: MemorySampled, now_s: float) -> Candidate:
+    jobs = [fleet.jobs[name] for name in worker.jobs]
     grown = event.grown.get(worker.name, 0)
     return Candidate(
         worker=worker.name,
@@ -73,8 +77,8 @@ def _candidate(turn: Turn, worker: Worker, event: MemorySampled) -> Candidate:
         grower=grown > 0 and 2 * grown >= event.fell_bytes,
         idle=not jobs,
         critical=any(job.critical for job in jobs),
-        retriable=all(_retriable(job, turn.limits) for job in jobs),
-        age_s=turn.now_s - min((job.begun_at_s for job in jobs if job.begun_at_s is not None), default=turn.now_s),
+        retriable=all(_retriable(job, limits) for job in jobs),
+        age_s=now_s - min((job.begun_at_s for job in jobs if job.begun_at_s is not None), default=now_s),
     )
 
 
@@ -94,7 +98,7 @@ def brake(turn: Turn, event: MemorySampled) -> None:
     under_way = [one.ordered_at_s for one in turn.fleet.brakes.values() if one.kills]
     if under_way and (turn.fleet.zone is not Zone.FLOOR or turn.now_s - max(under_way) < _FLOOR_PAUSE_S):
         return
-    found = candidates(turn, event)
+    found = candidates(turn.fleet, turn.limits, event, turn.now_s, spares=turn.fleet.zone is not Zone.FLOOR)
     missing = line_bytes + line_bytes // BAND - event.available_bytes
     if not found or sum(one.size_bytes for one in found) * _HELP_SHARE < missing:
         if not under_way:
@@ -105,8 +109,9 @@ def brake(turn: Turn, event: MemorySampled) -> None:
 
 def _ask(turn: Turn, event: MemorySampled, line_bytes: int) -> None:
     """Just over the line: ask the job that takes the memory to end before its next step. Its worker and its model then live."""
-    first = next((one for one in candidates(turn, event) if one.grower and not one.idle and not one.critical), None)
-    if first is None or first.worker in turn.fleet.brakes or event.available_bytes - event.fell_bytes >= line_bytes:
+    line = candidates(turn.fleet, turn.limits, event, turn.now_s, spares=True)
+    first = next((one for one in line if one.grower and not one.idle and not one.critical), None)
+    if first is None or first.worker in turn.fleet.brakes or event.available_bytes - _AHEAD_S * event.fell_bytes >= line_bytes:
         return
     worker = turn.fleet.workers[first.worker]
     running = [job for name in worker.jobs if (job := turn.fleet.jobs[name]).status is JobStatus.RUNNING]
@@ -181,9 +186,30 @@ def _not_ours(turn: Turn) -> None:
         turn.act(NameOutsiders())
 
 
-def outsiders_named(turn: Turn, event: OutsidersNamed) -> None:
+def told(turn: Turn, event: OutsidersNamed | GuardActed) -> None:
+    """Say what was seen around, or what the guard did by itself."""
+    if isinstance(event, OutsidersNamed):
+        _outsiders_named(turn, event)
+    else:
+        _guard_acted(turn, event)
+
+
+def _outsiders_named(turn: Turn, event: OutsidersNamed) -> None:
     """Say who has the memory that no worker of ours has."""
     available, total = turn.fleet.available_bytes or 0, turn.fleet.memory_bytes
     line_bytes = lines(turn.limits.memory, total).emergency_bytes
     words = f"{_numbers(available, line_bytes)}; the workers have too little for their end to help, so none was ended. Most have: {', '.join(event.names)}"
     turn.announce("memory_outside", reason=words, fields={"available_bytes": available, "emergency_below_bytes": line_bytes})
+
+
+def _guard_acted(turn: Turn, event: GuardActed) -> None:
+    fields = {
+        "killed": event.worker,
+        "by": "guard",
+        "available_bytes": event.available_bytes,
+        "hard_floor_bytes": event.floor_bytes,
+        "freed_bytes": event.freed_bytes,
+        "took_s": event.took_s,
+        "message": MESSAGE,
+    }
+    turn.announce("emergency_brake", worker=event.worker, fields=fields)

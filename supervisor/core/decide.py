@@ -16,6 +16,7 @@ from supervisor.core.events import (
     DevicesFound,
     EvidenceGathered,
     FleetEvent,
+    GuardActed,
     HelloHeard,
     HoldChanged,
     JobAccepted,
@@ -173,8 +174,8 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             memory.sampled(turn, event)
             brake.brake(turn, event)
             return bool(turn.actions) or turn.fleet.zone is not turn.before.zone
-        case OutsidersNamed():
-            brake.outsiders_named(turn, event)
+        case OutsidersNamed() | GuardActed():
+            brake.told(turn, event)
             return False
         case JobSubmitted():
             arrivals.submitted(turn, event)

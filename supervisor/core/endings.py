@@ -20,7 +20,7 @@ _TIMED: Final = frozenset({Cause.STALL, Cause.SILENT, Cause.START_TIMEOUT})
 def cause_of(worker: Worker) -> Cause:
     """Return why the process ended. A crash on the way out of a planned leave is a crash."""
     stop, exit_ = worker.stop, worker.exit or Exit("unknown")
-    if exit_.out_of_memory:
+    if exit_.killer:
         return Cause.MEMORY
     crashed = (exit_.kind == "signal" and exit_.number not in _ASKED_BY) or (exit_.kind == "code" and exit_.number != 0)
     if stop is not None and not (crashed and stop.cause in PLANNED and stop.term_at_s is None):
@@ -77,10 +77,12 @@ def _failure(worker: Worker, job: Job, cause: Cause, log_tail: tuple[str, ...] =
     """Return the death certificate of a job whose worker ended under it."""
     stop = worker.stop
     seen = (stop.evidence if stop else None) or Evidence()
+    braked = (stop is not None and stop.brake) or (worker.exit is not None and worker.exit.killer == "guard")
     if stop is not None and stop.limit_s is not None and cause in _TIMED:
         message, evidence = job_sentence(cause, job, say_duration(stop.limit_s)), stop.reason
-    elif stop is not None and stop.brake:
-        message, evidence = f"EMERGENCY BRAKE: {stop.reason}", stop.reason
+    elif braked:
+        evidence = stop.reason if stop is not None and stop.brake else f"below memory.hard_floor the guard ended {worker.name} by itself"
+        message = f"EMERGENCY BRAKE: {evidence}"
     elif stop is not None and stop.cause is cause is Cause.MEMORY:
         message, evidence = f"{noun(job.kind)} ended - its worker used too much memory: {stop.reason}", stop.reason
     elif worker.state is WorkerState.UNKILLABLE:
@@ -90,9 +92,9 @@ def _failure(worker: Worker, job: Job, cause: Cause, log_tail: tuple[str, ...] =
         evidence = stop.reason if stop and stop.cause is cause else str(worker.exit or "")
     if seen.process:
         evidence = f"{evidence}; {seen.process}"
-    by_kernel = worker.exit is not None and worker.exit.out_of_memory
-    reason = Reason.OOM_KERNEL if by_kernel else REASON_OF_CAUSE.get(cause, Reason.WORKER_CRASH)
-    reason = Reason.MEMORY_EMERGENCY if stop is not None and stop.brake else reason
+    killer = worker.exit.killer if worker.exit is not None else ""
+    reason = Reason.OOM_KERNEL if killer == "kernel" else REASON_OF_CAUSE.get(cause, Reason.WORKER_CRASH)
+    reason = Reason.MEMORY_EMERGENCY if braked else reason
     printed = seen.log_tail if seen.process else log_tail  # after a look the log ends in the stacks that were asked for
     return Failure(reason=reason, message=message, evidence=evidence, phase=job.phase, stack=seen.stack, log_tail=printed)
 

@@ -221,6 +221,17 @@ class OutsidersNamed(Event, frozen=True, kw_only=True):
     names: tuple[str, ...]
 
 
+class GuardActed(Event, frozen=True, kw_only=True):
+    """The guard ended a worker's process below the hard floor, and waited until it was gone."""
+
+    worker: WorkerName
+    generation: int
+    available_bytes: int
+    floor_bytes: int
+    freed_bytes: int
+    took_s: float
+
+
 class Request(Event, frozen=True, kw_only=True):
     """A person or program asks; `request` is where the answer goes."""
 
@@ -369,6 +380,7 @@ FleetEvent = (
     | MemorySampled
     | MemoryMeasured
     | OutsidersNamed
+    | GuardActed
     | JobSubmitted
     | CancelRequested
     | PauseRequested

@@ -1,5 +1,7 @@
 """What is kept of an end: how a process exited, what was seen of it before, why a job has no result, what a cancel gave back."""
 
+from typing import Literal
+
 from msgspec import Struct
 
 from supervisor.core.states import Reason
@@ -11,12 +13,12 @@ class Exit(Struct, frozen=True):
     kind: str
     number: int = 0
     detail: str = ""
-    out_of_memory: bool = False  # the kernel ended it, for lack of memory
+    killer: Literal["", "kernel", "guard"] = ""  # who of the two ended it for lack of memory
 
     def __str__(self) -> str:
         """Return it in words."""
-        if self.out_of_memory:
-            return "killed by the kernel for lack of memory (OOM)"
+        if self.killer:
+            return f"killed by the {self.killer} for lack of memory"
         match self.kind:
             case "code":
                 return f"exit code {self.number}"

@@ -38,14 +38,16 @@ class Sampler:
         fleet: Callable[[], Fleet],
         limits: Callable[[], Limits],
         post: Callable[[AnyEvent], None],
+        seen: Callable[[MemorySampled], None],
     ) -> None:
-        """Read the machine by `room` and the workers by `trees`; post into the inbox."""
+        """Read the machine by `room` and the workers by `trees`; show each reading to `seen`, and post those that matter into the inbox."""
         self.samples: deque[Sample] = deque()
         self._room = room
         self._trees = trees
         self._fleet = fleet
         self._limits = limits
         self._post = post
+        self._seen = seen
 
     async def run(self) -> None:
         """Sample until cancelled."""
@@ -54,8 +56,10 @@ class Sampler:
             sample = Sample(time.monotonic(), room.available_bytes, self._trees())
             at = lines(self._limits().memory, room.total_bytes)
             near = room.available_bytes < at.emergency_bytes + at.emergency_bytes // BAND
+            event = self._event(sample, room.total_bytes)
+            self._seen(event)
             if near or fleet.brakes or zone_of(room.available_bytes, at, fleet.zone) is not fleet.zone:
-                self._post(self._event(sample, room.total_bytes))
+                self._post(event)
             self._keep(sample)
             await asyncio.sleep(pause_s(room.available_bytes, at))
 

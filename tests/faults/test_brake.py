@@ -1,9 +1,14 @@
 """Memory that runs out at once: who takes it ends, the machine and the others live. The machine's memory is pretended, so none is ever short of it."""
 
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
 import pytest
 
 from tests.faults.test_memory import limited
-from tests.support.live import FAKE, MakeLive
+from tests.support.live import FAKE, MakeLive, alive
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -48,7 +53,7 @@ def test_a_job_that_eats_step_by_step_is_stopped_before_a_step_and_its_worker_li
     for name in ("sam-0", "yolo-0"):
         warden.wait_for_event("worker_ready", worker=name)
     before = [warden.worker(name).pid for name in ("sam-0", "yolo-0")]
-    name = warden.submit("demo.train", steps=5000, step_s=0.1, fault="leak", size_mb=20, at=5)
+    name = warden.submit("demo.train", steps=5000, step_s=0.1, fault="leak", size_mb=10, at=5)
     warden.wait_for_job(name, "running")
 
     job = warden.wait_for_job(name)
@@ -76,3 +81,60 @@ def test_where_the_memory_is_not_ours_nobody_ends_and_the_others_are_named(live:
     assert not warden.seen("worker_killed")
     assert warden.status().memory.zone == "emergency"
     assert any(sentence.startswith("memory: ") for sentence in warden.status().unwell)
+
+
+GUARDED = LINES.replace('hard_floor = "0"', 'hard_floor = "1000MiB"').replace('"1900MiB"', '"0"')
+"""Without the supervisor's own brake: whatever is ended, the guard has ended."""
+
+
+def test_the_guard_holds_the_floor_alone_while_the_supervisor_stands_still_and_says_so_after(live: MakeLive) -> None:
+    warden = limited(live, GUARDED, toml=TWO).start(env=PRETENDED)
+    for name in ("sam-0", "yolo-0"):
+        warden.wait_for_event("worker_ready", worker=name)
+    sam, yolo = (warden.worker(name).pid for name in ("sam-0", "yolo-0"))
+    assert sam is not None
+    assert yolo is not None
+    name = warden.submit("demo.train", steps=5000, step_s=0.1, fault="leak", size_mb=100, at=100)
+    warden.wait_for_job(name, "running")
+
+    warden.signal(signal.SIGSTOP)
+    try:
+        assert warden.holds(lambda: not alive(yolo)), "the hog lives on"
+        spared = alive(sam)
+    finally:
+        warden.signal(signal.SIGCONT)
+    braked = warden.wait_for_event("emergency_brake", by="guard")
+    job = warden.wait_for_job(name)
+
+    assert spared
+    assert (braked["killed"], braked["hard_floor_bytes"]) == ("yolo-0", 1000 * 2**20)
+    assert braked["available_bytes"] < 1000 * 2**20
+    assert 2 * 2**30 < braked["freed_bytes"] < 4 * 2**30
+    assert (job.status, job.reason) == ("failed", "memory_emergency")
+    assert "the guard ended yolo-0 by itself" in job.message
+    assert warden.worker("sam-0").pid == sam
+    assert warden.wait_for_job(warden.submit("demo.train", steps=2)).status == "completed"
+
+
+def test_a_guard_that_ends_is_started_again_and_the_last_one_ends_with_the_supervisor(live: MakeLive) -> None:
+    warden = limited(live, GUARDED, toml=TWO).start(env=PRETENDED)
+    first = guard_of(warden.pid)
+
+    os.kill(first, signal.SIGKILL)
+    warden.wait_for_event("guard_ended")
+    assert warden.holds(lambda: guard_of(warden.pid) not in {0, first})
+    second = guard_of(warden.pid)
+    warden.kill()
+
+    assert warden.holds(lambda: not alive(second))
+    warden.start(env=PRETENDED)
+
+
+def guard_of(supervisor: int) -> int:
+    """Return the pid of the guard of a supervisor, 0 where there is none."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            if len(words) > 4 and words[3].endswith(b"helpers/guard.py") and words[4] == str(supervisor).encode() and alive(int(path.name)):
+                return int(path.name)
+    return 0

@@ -169,7 +169,7 @@ def _settle(turn: Turn, event: MemorySampled) -> None:
 def _say(turn: Turn, name: WorkerName, one: Brake, freed_bytes: int) -> None:
     line_bytes = lines(turn.limits.memory, turn.fleet.memory_bytes).emergency_bytes
     fields = {
-        ("killed" if one.kills else "stopped"): name if one.kills else one.job,
+        **({"killed": name} if one.kills else {"stopped": one.job, "layer": "sdk", "action": "stop"}),
         "available_bytes": one.available_bytes,
         "emergency_below_bytes": line_bytes,
         "freed_bytes": freed_bytes,
@@ -205,7 +205,7 @@ def _outsiders_named(turn: Turn, event: OutsidersNamed) -> None:
 def _guard_acted(turn: Turn, event: GuardActed) -> None:
     fields = {
         "killed": event.worker,
-        "by": "guard",
+        "layer": "guard",
         "available_bytes": event.available_bytes,
         "hard_floor_bytes": event.floor_bytes,
         "freed_bytes": event.freed_bytes,

@@ -61,7 +61,7 @@ def test_a_job_that_eats_step_by_step_is_stopped_before_a_step_and_its_worker_li
 
     assert (job.status, job.reason) == ("failed", "memory_emergency")
     assert job.message.startswith("EMERGENCY BRAKE: ")
-    assert braked["stopped"] == name
+    assert (braked["stopped"], braked["layer"]) == (name, "sdk")
     assert braked["freed_bytes"] > 2**30
     assert [warden.worker(name).pid for name in ("sam-0", "yolo-0")] == before
     assert not warden.seen("worker_killed")
@@ -103,7 +103,7 @@ def test_the_guard_holds_the_floor_alone_while_the_supervisor_stands_still_and_s
         spared = alive(sam)
     finally:
         warden.signal(signal.SIGCONT)
-    braked = warden.wait_for_event("emergency_brake", by="guard")
+    braked = warden.wait_for_event("emergency_brake", layer="guard")
     job = warden.wait_for_job(name)
 
     assert spared

@@ -5,11 +5,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import zmq
 
@@ -32,9 +31,9 @@ from supervisor.core.announcements import LEVELS
 from supervisor.core.decide import first_fleet
 from supervisor.core.events import ShutdownRequested, SupervisorStarted
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.memory import look_every_s
 from supervisor.core.model import WorkerName
 from supervisor.core.rests import HELD
+from supervisor.core.tickets import stored
 from supervisor.device_service import open_devices
 from supervisor.job_service import open_jobs
 from supervisor.memory_service import MemoryService
@@ -45,13 +44,12 @@ from supervisor.runtime.launch import Launcher
 from supervisor.runtime.lock_operations import LockOperations
 from supervisor.runtime.loop import Loop
 from supervisor.runtime.operations import About, Operations
+from supervisor.runtime.order_operations import OrderOperations
 from supervisor.runtime.perform import Performer, Ports
 from supervisor.runtime.saving import FENCES_AHEAD
 from supervisor.runtime.sources import Ticker
 from supervisor.service import Service
 from supervisor.settings import Settings
-
-_DROPS_SAID_EVERY_S: Final = 60.0
 
 
 def serve(loaded: Loaded, environ: Mapping[str, str]) -> int:
@@ -124,7 +122,8 @@ class _Service:
         self._devices = await open_devices(
             stack, limits.gpu, loop=lambda: self._loop, environ=self._environ, held=held, processes=self._processes, post=self._inbox.post
         )
-        fleet = first_fleet(limits, self._devices.first, fence=fence, generations=generations, wanted=self._wanted.words())
+        peaks = await self._jobs.store.peaks()
+        fleet = first_fleet(limits, self._devices.first, fence=fence, generations=generations, wanted=self._wanted.words(), peaks=peaks)
         self._loop = Loop(fleet, limits, self._inbox, perform=self._perform, journal=self._ring)
         the_fleet, the_limits, post = (lambda: self._loop.fleet), (lambda: self._loop.limits), self._inbox.post
         self._ticker = Ticker(post=post, fleet=the_fleet, limits=the_limits, perform=self._perform, ping=self._channel.ping)
@@ -133,9 +132,10 @@ class _Service:
         self._owners = Owners()
         stack.callback(self._owners.close)
         locks = LockOperations(fleet=the_fleet, limits=the_limits, asking=self._asking, owners=self._owners, post=post)
+        orders = OrderOperations(fleet=the_fleet, limits=the_limits, asking=self._asking, owners=self._owners, post=post, device=self._devices.port)
         jobs = self._jobs.open(fleet=the_fleet, limits=the_limits, asking=self._asking)
         self._operations = Operations(
-            fleet=the_fleet, limits=the_limits, asking=self._asking, store=self._jobs.store, jobs={**jobs, **locks.table}, about=self._about()
+            fleet=the_fleet, limits=the_limits, asking=self._asking, store=self._jobs.store, jobs={**jobs, **locks.table, **orders.table}, about=self._about()
         )
         self._performer = Performer(self._ports(), limits=the_limits, fleet=the_fleet, post=post, tick=self._ticker.tick, leave=self._loop.leave)
         await self._service.prove(state.path)
@@ -196,7 +196,7 @@ class _Service:
             started_at_s=time.monotonic(),
             loop_lag_s=lambda: self._ticker.lag_s,
             pss_bytes=meters.own_pss_bytes,
-            dropped=lambda: self._channel.dropped.total() + self._control.dropped.total() + self._programs.dropped.total(),
+            dropped=lambda: sum(self._dropped().values()),
             interventions=lambda: list(self._performer.interventions),
             settings=self._settings,
             evidence=lambda worker, generation: self._performer.evidence(worker, generation),  # noqa: PLW0108  # the performer is made later
@@ -213,8 +213,11 @@ class _Service:
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._settings.reload)
         jobs, leases = tuple(await self._jobs.store.live()), tuple(await self._jobs.store.leases())
-        held = HELD in await self._jobs.store.marks()
-        self._loop.begin(SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted, wanted=self._wanted.words(), held=held))
+        marks = await self._jobs.store.marks()
+        words = self._wanted.words()
+        self._loop.begin(
+            SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted, wanted=words, held=HELD in marks, tickets=stored(marks))
+        )
         while early.asked:  # during the start
             early.asked.pop()
             self._asked_to_stop()
@@ -223,8 +226,8 @@ class _Service:
             self._performer.watch_adopted(found.worker, found.generation)
         for helper in (
             self._memory.sample(stack, self._loop, post=self._inbox.post, say=self._note),
-            self._ticker.run(lambda: look_every_s(self._loop.fleet, self._loop.limits)),
-            self._say_drops(),
+            self._ticker.run(lambda: self._memory.look_every_s(self._loop)),
+            self._service.say_drops(self._dropped),
             self._settings.watch(),
             self._jobs.janitor.run(),
             self._jobs.schedules.run(),
@@ -273,6 +276,10 @@ class _Service:
     def _note(self, event: str, fields: Mapping[str, JSONValue]) -> None:
         self._say(event, **fields)
 
+    def _dropped(self) -> Mapping[str, int]:
+        """Return how many messages could not be believed, by why."""
+        return self._channel.dropped + self._control.dropped + self._programs.dropped
+
     def _asked_to_stop(self) -> None:
         """SIGTERM or Ctrl-C: stop in order; a second one stops at once."""
         self._inbox.post(ShutdownRequested(request="", at_once=self._signalled))
@@ -288,13 +295,3 @@ class _Service:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._crash = error
             self._loop.leave()
-
-    async def _say_drops(self) -> None:
-        """Say how many messages could not be believed, at most once a minute and only when there were any."""
-        said = 0
-        while True:
-            await asyncio.sleep(_DROPS_SAID_EVERY_S)
-            counts: Callable[[], Mapping[str, int]] = lambda: {**self._channel.dropped, **self._control.dropped, **self._programs.dropped}  # noqa: E731  # read twice
-            if (total := sum(counts().values())) > said:
-                self._say("messages_dropped", reason=", ".join(f"{count} {why}" for why, count in counts().items()))
-                said = total

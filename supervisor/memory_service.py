@@ -11,7 +11,7 @@ from supervisor.adapters.tree_meter import TreeMeter
 from supervisor.core.brake import candidates
 from supervisor.core.events import AnyEvent, MemorySampled
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.memory import lines
+from supervisor.core.memory import lines, look_every_s
 from supervisor.core.model import Fleet, Zone
 from supervisor.errors import StateError
 from supervisor.runtime.loop import Loop
@@ -52,6 +52,10 @@ class MemoryService:
         """Return what the machine has available, or seems to have."""
         pretended = self._pretended_bytes
         return Room(max(0, pretended - self._trees.resident_bytes()), pretended) if pretended else self._headroom.read()
+
+    def look_every_s(self, loop: Loop) -> float:
+        """Return how often trees are looked at just now."""
+        return look_every_s(loop.fleet, loop.limits)
 
     def sample(
         self,

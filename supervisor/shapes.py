@@ -39,8 +39,16 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     clocks: list[ClockView]
 
 
+class PeakView(Struct, frozen=True, kw_only=True):
+    """What some work was seen to use of a device at most, and whether that is more than its worker declares."""
+
+    work: str
+    peak_bytes: int
+    over: bool
+
+
 class HolderView(Struct, frozen=True, kw_only=True):
-    """Who has a right to a device."""
+    """Who has a right to a device. need_bytes: as declared; booked_bytes: what is kept for it; peak_bytes: the most of `peaks`, those seen of its work."""
 
     lease: str
     owner: str
@@ -53,6 +61,10 @@ class HolderView(Struct, frozen=True, kw_only=True):
     since_s: float
     fence: int
     expires_in_s: float | None = None  # of a program outside Warden that renews; below zero: it should have
+    booked_bytes: int | None = None
+    peak_bytes: int | None = None
+    peaks: list[PeakView] = []
+    idle_s: float | None = None  # so long a program outside Warden has used nothing of the device; None: it does, or nobody can tell
 
 
 class WaiterView(Struct, frozen=True, kw_only=True):
@@ -85,6 +97,36 @@ class LockView(Struct, frozen=True, kw_only=True):
     holders: list[HolderView] = []
 
 
+class ReleasedView(Struct, frozen=True, kw_only=True):
+    """A lease that was taken back, as it was: fence is refused from now on."""
+
+    lease: str
+    owner: str
+    kind: str
+    pid: int | None
+    device: str
+    state: str
+    fence: int
+
+
+class ReleaseView(Struct, frozen=True, kw_only=True):
+    """What was taken back. Nobody else gets a device before its memory was measured."""
+
+    released: list[ReleasedView]
+    message: str
+
+
+class VacateView(Struct, frozen=True, kw_only=True):
+    """Whether a device is empty. freed_bytes: more is free than before by so much; kept_free_s: so long residents stay away unless somebody waits for them."""
+
+    success: bool
+    message: str
+    freed_bytes: int
+    holders: list[HolderView]
+    device: str | None = None
+    kept_free_s: float = 0.0
+
+
 class HandoverView(Struct, frozen=True, kw_only=True):
     """How a device went from one holder to the next; each step in seconds since the order, None while it is not done."""
 
@@ -107,6 +149,19 @@ class StrangerView(Struct, frozen=True, kw_only=True):
     pid: int
     name: str
     used_bytes: int | None
+    intruder: bool = False  # the device is somebody's, or is to be, and it has no lease: the device is contaminated
+
+
+class LoadingView(Struct, frozen=True, kw_only=True):
+    """Who loads a model on a device: nobody else begins to before it is done, or left_s is over. lease, fence: of a program that asked for just that."""
+
+    owner: str
+    kind: str
+    pid: int | None
+    for_s: float
+    left_s: float
+    lease: str | None = None
+    fence: int | None = None
 
 
 class DeviceView(Struct, frozen=True, kw_only=True):
@@ -126,6 +181,9 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     handover: HandoverView | None
     last_handover: HandoverView | None
     strangers: list[StrangerView] = field(default_factory=list)  # who uses it and is none of our workers
+    xids: dict[str, int] = field(default_factory=dict)  # how often its driver reported which fault
+    loading: LoadingView | None = None
+    kept_free_s: float | None = None  # so long residents stay away from it by themselves; None: they do not
 
 
 class SupervisorView(Struct, frozen=True, kw_only=True):
@@ -145,6 +203,8 @@ class SupervisorView(Struct, frozen=True, kw_only=True):
     config_error: str
     health_every_s: float = 60.0
     log_level: str = "info"
+    vacate_timeout_s: float = 120.0  # how long a hand-over may take
+    lock_timeout_s: float = 120.0  # how long a program waits for a device that names no time
     api: str = ""  # where HTTP is served, such as http://127.0.0.1:8650; empty when it is off
 
 

@@ -32,7 +32,20 @@ def test_a_quick_run_prints_a_table(script: str) -> None:
 
 
 def test_there_is_a_script_for_each_promise() -> None:
-    work = ["decide.py", "handover.py", "idle.py", "masks.py", "overhead.py", "progress.py", "sse.py", "submit.py", "submit_peers.py"]
+    work = [
+        "decide.py",
+        "handover.py",
+        "idle.py",
+        "locks.py",
+        "masks.py",
+        "overhead.py",
+        "probe.py",
+        "progress.py",
+        "schedules.py",
+        "sse.py",
+        "submit.py",
+        "submit_peers.py",
+    ]
     processes = ["beats.py", "logs_speed.py", "many.py", "restart.py", "stall.py"]
 
     assert sorted(work + processes) == SCRIPTS

@@ -23,7 +23,7 @@ from supervisor.core.limits import JSONValue
 from supervisor.core.model import JobId, WorkerName
 from supervisor.errors import WireError
 from supervisor.runtime.carried import cannot_carry
-from supervisor.runtime.ports import ToWorker
+from supervisor.runtime.process_ports import ToWorker
 
 
 class WorkerChannel:
@@ -147,6 +147,7 @@ def _event(worker: WorkerName, message: wire.AnyFromWorker) -> AnyEvent | None:
                     metrics={name: value for name, value in beat.metrics.items() if isfinite(value)},  # a loss may be NaN, and JSON has no word for that
                     critical=beat.critical,
                     extend_s=beat.extend_s,
+                    resumable=beat.resumable,
                 )
                 for beat in message.jobs
             )
@@ -170,7 +171,7 @@ def _event(worker: WorkerName, message: wire.AnyFromWorker) -> AnyEvent | None:
                 stack=message.stack,
             )
         case wire.Log():
-            return NoteHeard(worker=worker, generation=generation, level=message.level, text=message.text)
+            return NoteHeard(worker=worker, generation=generation, level=message.level, text=message.text, reason=message.reason)
         case wire.Bye():  # the exit that follows is what counts
             return None
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 
 from supervisor.core.model import Device, DeviceId, DeviceSample, Holding, WorkerName
-from supervisor.runtime.ports import DeviceError, Processes
+from supervisor.runtime.ports import DeviceError
+from supervisor.runtime.process_ports import Processes
 
 HOST: DeviceId = DeviceId("host")
 
@@ -36,4 +37,4 @@ class HostDevice:
         used: Mapping[WorkerName, int] = await self._processes.memory()
         holdings = tuple(Holding(name, self._pid_of(name), size) for name, size in used.items() if self._holds(name) and size)
         total = sum(holding.used_bytes or 0 for holding in holdings)
-        return DeviceSample(used_bytes=total, free_bytes=max(0, self._budget_bytes() - total), holdings=holdings)
+        return DeviceSample(used_bytes=total, free_bytes=max(0, self._budget_bytes() - total), holdings=holdings, others=False)

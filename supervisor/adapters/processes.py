@@ -21,7 +21,7 @@ from supervisor.adapters.trees import Record, go_on, remember_all, send_to_group
 from supervisor.core.events import Adopted, TreeGone, TreeStuck, WorkerExited
 from supervisor.core.model import DeviceId, Evidence, WorkerName
 from supervisor.errors import StateError
-from supervisor.runtime.ports import Launch, SpawnError
+from supervisor.runtime.process_ports import Launch, SpawnError
 
 _SWEEP_PAUSE_S: Final = 0.02
 _LOOK_MAX_S: Final = 1.0
@@ -73,10 +73,10 @@ class LocalProcesses:
             await asyncio.to_thread(self._prepare, record)
             report, record.pid, pidfd = spawning.fork(launch, record.cgroup)
         except OSError as error:
-            _remove_leaf(record)
+            record.remove_leaf()
             raise SpawnError(f"{error.strerror or error}: {error.filename or launch.argv[0]}") from error
         except ValueError as error:
-            _remove_leaf(record)
+            record.remove_leaf()
             raise SpawnError(f"{error}: {launch.argv[0]!r}") from error
         seen = proc.look(record.pid)  # not reaped yet, so it is there, if only as a zombie
         record.start_ticks = seen.start_ticks if seen else 0
@@ -89,11 +89,11 @@ class LocalProcesses:
             await spawning.readable(pidfd, spawning.SPAWN_MAX_S)
             spawning.reap(pidfd)
             os.close(pidfd)
-            _remove_leaf(record)
+            record.remove_leaf()
             del self._records[key]
             raise SpawnError(problem)
         if record.leaf is not None and not record.leaf.holds(record.pid) and not record.leaf.pids():  # it was not let in
-            _remove_leaf(record)
+            record.remove_leaf()
             record.cgroup = ""
         self._members.born(record)
         self.meter.oom.born(record.pid)
@@ -197,7 +197,7 @@ class LocalProcesses:
 
     def _forget(self, record: Record) -> tuple[str, ...]:
         """Remove what was kept of a tree that is gone, and return the end of its log. For a thread."""
-        _remove_leaf(record)
+        record.remove_leaf()
         with suppress(OSError):
             (self._run_dir / f"{record.worker}.json").replace(self._run_dir / f"{record.worker}.gone")  # nobody is looked for by it, but its number was used
         return tail(Path(record.log), record.log_bytes)
@@ -275,6 +275,7 @@ class LocalProcesses:
         ended: dict[WorkerName, int] = {}
         found, unreadable = survivors.records(self._run_dir)
         self.strangers += unreadable
+        self._members.born(*survivors.everybody(self._run_dir))  # a device may list them still
         for record in found:
             if record.boot_id == proc.boot_id() and (record.worker, record.generation) not in self._records:
                 self.strangers += await asyncio.to_thread(survivors.stranger, record)
@@ -286,15 +287,9 @@ class LocalProcesses:
                     if isinstance(gone, TreeStuck):
                         pids = ", ".join(map(str, gone.pids))
                         raise StateError(f"processes of an earlier {record.worker} do not die: pid {pids}; start again when the kernel has let them go")
-                _remove_leaf(record)
+                record.remove_leaf()
                 self._records.pop((record.worker, record.generation), None)
         if self._leaves_in is not None:
             in_use = {record.cgroup for record in self._records.values()}
             self.strangers += await asyncio.to_thread(survivors.clear_leaves, self._leaves_in, self._run_dir, in_use)
         return ended
-
-
-def _remove_leaf(record: Record) -> None:
-    if record.leaf is not None:
-        record.leaf.kill()  # a shim that failed may still be dying in it
-        record.leaf.remove()

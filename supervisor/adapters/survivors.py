@@ -1,6 +1,7 @@
 """What an earlier supervisor left: its records, who of them lives and is provably ours, and who is not and therefore left alone. For threads."""
 
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -26,14 +27,19 @@ def records(run_dir: Path) -> tuple[list[Record], list[Stranger]]:
     return found, unreadable
 
 
-def last_generations(run_dir: Path) -> dict[str, int]:
-    """Return the last generation of each worker that supervisors on this folder ever started: of those that are written down as there, and as gone."""
-    last: dict[str, int] = {}
+def everybody(run_dir: Path) -> list[Record]:
+    """Return the last generation of each worker that supervisors on this folder ever started, whether it is written down as there or as gone."""
+    found: list[Record] = []
     for path in sorted(run_dir.glob("*.json")) + sorted(run_dir.glob("*.gone")):
-        try:
-            record = msgspec.json.decode(path.read_bytes(), type=Record)
-        except (msgspec.DecodeError, OSError):  # said by `records` where it may name somebody alive
-            continue
+        with suppress(msgspec.DecodeError, OSError):  # said by `records` where it may name somebody alive
+            found.append(msgspec.json.decode(path.read_bytes(), type=Record))
+    return found
+
+
+def last_generations(run_dir: Path) -> dict[str, int]:
+    """Return the number of the last generation of each worker."""
+    last: dict[str, int] = {}
+    for record in everybody(run_dir):
         last[record.worker] = max(record.generation, last.get(record.worker, 0))
     return last
 

@@ -33,10 +33,12 @@ class Members:
         self._was: dict[int, tuple[WorkerName, int]] = {}  # with the start ticks: a pid that was given out anew is somebody else
         self._lock = threading.Lock()
 
-    def born(self, record: Record) -> None:
-        """Remember a leader from its birth on: it may use a device, and be gone, between two looks."""
+    def born(self, *records: Record) -> None:
+        """Remember leaders from their birth on: one may use a device, and be gone, between two looks. And whom an earlier supervisor saw of their trees."""
+        of_now = [record for record in records if record.pid and record.boot_id == proc.boot_id()]
         with self._lock:
-            self._was[record.pid] = (record.worker, record.start_ticks)
+            for record in of_now:
+                self._was.update({pid: (record.worker, start_ticks) for pid, start_ticks in {**record.known, record.pid: record.start_ticks}.items()})
             while len(self._was) > _KEPT:  # where nobody ever asks
                 del self._was[next(iter(self._was))]
 

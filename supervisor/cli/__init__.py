@@ -14,6 +14,8 @@ from supervisor.cli.gpu_run import run as gpu_run
 from supervisor.cli.jobs import jobs
 from supervisor.cli.locks import lock, renew, unlock
 from supervisor.cli.logs import logs
+from supervisor.cli.monitor import monitor
+from supervisor.cli.orders import force_release, reset, vacate
 from supervisor.cli.schedules import schedules
 from supervisor.cli.status import gpu, health, status
 from supervisor.cli.workers import reload, stop, workers
@@ -52,7 +54,7 @@ def demo(context: Context, folder: str | None) -> None:
     sys.exit(tell(context.environ, folder))
 
 
-for of_gpu in (lock, renew, unlock, gpu_run):
+for of_gpu in (lock, renew, unlock, gpu_run, reset, force_release, vacate, monitor):
     gpu.add_command(of_gpu)
 for command in (check, config, status, health, gpu, jobs, schedules, workers, logs, reload, stop, completion):
     cli.add_command(command)

@@ -16,14 +16,16 @@ _TIMEOUT_S = 120.0
 """Of a supervisor.toml that cannot be read just now."""
 
 
-def _duration(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
+def duration(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
+    """Return the seconds of an option."""
     try:
         return None if text is None else parse_duration(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
 
 
-def _size(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+def size_text(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    """Return the size of an option as it was written, once it makes sense."""
     try:
         parse_size(text)
     except ValueError as error:
@@ -36,9 +38,11 @@ def asking(command: click.Command) -> click.Command:
     for option in (
         click.option("--ticket", default="", metavar="TICKET", help="Of an earlier try: it keeps its age."),
         click.option("--device", default="", metavar="ID", help="This device, and no other; default: the smallest that can hold the need."),
-        click.option("--timeout", metavar="T", callback=_duration, help="How long to wait, then exit 75; default: gpu.lock_timeout."),
+        click.option("--timeout", metavar="T", callback=duration, help="How long to wait, then exit 75; default: gpu.lock_timeout."),
         click.option("--priority", type=click.IntRange(min=0), default=15, show_default=True, help="0 is the most urgent; age counts."),
-        click.option("--need", metavar="SIZE", default="0", callback=_size, help="What must be free, such as 8GiB; default: nothing is proved of the size."),
+        click.option(
+            "--need", metavar="SIZE", default="0", callback=size_text, help="What must be free, such as 8GiB; default: nothing is proved of the size."
+        ),
     ):
         command = option(command)
     return command
@@ -56,11 +60,18 @@ def wait_s(context: Context, timeout: float | None) -> float:
 
 @asking
 @click.command()
-@click.option("--ttl", metavar="T", callback=_duration, help="It is renewed within this; default: gpu.lease_ttl. 0s: the process alone counts.")
+@click.option("--ttl", metavar="T", callback=duration, help="It is renewed within this; default: gpu.lease_ttl. 0s: the process alone counts.")
 @click.option(
     "--pid", type=click.IntRange(min=0), help="Whose lease it is: it ends with this process. Default: the caller of this command; 0: nobody's, by --ttl alone."
 )
 @click.option("--owner", metavar="NAME", help="What it is called; default: the name of that process.")
+@click.option(
+    "--purpose",
+    type=click.Choice(("inference", "load")),
+    default="inference",
+    show_default=True,
+    help="load: the lock for loading a model, one at a time on a device, after the device itself.",
+)
 @JSON
 @click.pass_obj
 def lock(
@@ -75,6 +86,7 @@ def lock(
     pid: int | None,
     owner: str | None,
     ticket: str,
+    purpose: str,
     as_json: bool,
 ) -> None:
     """Wait for a device and hold it: until `unlock`, until its process ends, or, without one, until it is not renewed in time."""
@@ -86,6 +98,7 @@ def lock(
         "device": device,
         "pid": pid,
         "caller": os.getpid(),
+        "purpose": purpose,
         **({"ttl_s": ttl} if ttl is not None else {}),
     }
     view = locked(context, asked, timeout_s=wait_s(context, timeout), ticket=ticket)
@@ -116,7 +129,7 @@ def _name_of(pid: int) -> str:
 @click.command()
 @click.argument("lease")
 @click.argument("fence", type=int)
-@click.option("--ttl", metavar="T", callback=_duration, help="For so long; default: as before.")
+@click.option("--ttl", metavar="T", callback=duration, help="For so long; default: as before.")
 @JSON
 @click.pass_obj
 def renew(context: Context, lease: str, fence: int, *, ttl: float | None, as_json: bool) -> None:

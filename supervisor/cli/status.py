@@ -15,11 +15,13 @@ from supervisor.cli.schedules import next_runs
 from supervisor.cli.screen import ago, clock, colour, size, table
 from supervisor.control import Refused, Unreachable
 from supervisor.errors import ConfigError
-from supervisor.shapes import DeviceView, HandoverView, HolderView, MemoryView, ScheduleView, StatusView, WaiterView, WorkerView
+from supervisor.shapes import DeviceView, HandoverView, HolderView, MemoryView, PeakView, ScheduleView, StatusView, StrangerView, WaiterView, WorkerView
 
 _TAIL_BYTES: Final = 64 * 1024
 _DISK_NEAR: Final = 2
 """Times disk_floor: from here on the room on the disk is worth a line."""
+_IDLE_SHOWN_S: Final = 60.0
+"""A lease of which nothing is used for less is no news."""
 
 
 @click.command()
@@ -71,7 +73,7 @@ def gpu_status(context: Context, *, as_json: bool) -> None:
         print_json(view.devices)
     else:
         for device in view.devices:
-            print("\n".join(_device_screen(device)))
+            print("\n".join(device_screen(device)))
         if not view.devices:
             print('there is no device: gpu.backend is "none"')
     sys.exit(Exit.OK if all(device.state == "ok" for device in view.devices) else Exit.UNHEALTHY)
@@ -204,16 +206,36 @@ def _handover_words(handover: HandoverView) -> str:
     return f"memory is being measured, {ago(handover.ago_s)}"
 
 
-def _device_screen(device: DeviceView) -> list[str]:
-    lines = [f"{device.id}  {device.name}  {size(device.total_bytes)}  {device.state}  proof: {device.proof or '?'}"]
+def device_screen(device: DeviceView) -> list[str]:
+    """Return all of one device: who has it, who uses it without a lease, who waits for it, how the last hand-over went."""
+    state = device.state if device.state == "ok" else colour(device.state, "bad")
+    dirty = colour("contaminated", "warn") if any(one.intruder for one in device.strangers) else ""
+    used = f"{size(device.used_bytes)} of {size(device.total_bytes)} used"
+    lines = ["  ".join(filter(None, (device.id, device.name, used, state, dirty))), f"PROOF         {device.proof or '?'}"]
     rows = [
-        (_holding(holder), holder.lease, str(holder.fence), ago(holder.since_s), size(holder.need_bytes), size(holder.used_bytes), holder.state)
+        (
+            _holding(holder),
+            holder.lease,
+            str(holder.fence),
+            ago(holder.since_s),
+            size(holder.need_bytes),
+            size(holder.booked_bytes),
+            size(holder.used_bytes),
+            "-" if holder.peak_bytes is None else size(holder.peak_bytes),
+            _lease_words(holder),
+        )
         for holder in device.holders
     ]
-    lines += table(("HOLDER", "LEASE", "FENCE", "HELD", "NEED", "SEEN", "STATE"), rows) if rows else ["nobody holds it"]
-    lines += [
-        f"NOT OURS      pid {one.pid}  {one.name or '?'}  {'an unknown size' if one.used_bytes is None else size(one.used_bytes)}" for one in device.strangers
-    ]
+    lines += table(("HOLDER", "LEASE", "FENCE", "HELD", "NEED", "BOOKED", "SEEN", "PEAK", "STATE"), rows) if rows else ["nobody holds it"]
+    lines += [_peak_line(holder, peak) for holder in device.holders for peak in holder.peaks]
+    lines += [_stranger_line(one) for one in device.strangers]
+    if device.xids:
+        lines.append(f"FAULTS        {', '.join(f'Xid {xid}: {count}' for xid, count in device.xids.items())}")
+    if (loads := device.loading) is not None:
+        who = f"{loads.owner}{f' (pid {loads.pid})' if loads.pid else ''}{f'  {loads.lease}  fence {loads.fence}' if loads.lease else ''}"
+        lines.append(f"LOADING       {who}  for {ago(loads.for_s)}; nobody else loads before it is done, or for {ago(loads.left_s)} more")
+    if device.kept_free_s is not None:
+        lines.append(f"KEPT FREE     residents stay away for {ago(device.kept_free_s)} more, unless somebody waits for them")
     if device.trouble:
         lines.append(colour(f"TROUBLE       {device.trouble}", "bad"))
     if device.waiters:
@@ -234,6 +256,25 @@ def _device_screen(device: DeviceView) -> list[str]:
     if device.last_handover is not None:
         lines.append(f"LAST HAND-OVER {_moment(device.last_handover)} {handover_line(device.last_handover)}")
     return lines
+
+
+def _peak_line(holder: HolderView, peak: PeakView) -> str:
+    """Return what one kind of work was seen to use, beside what its worker declares."""
+    line = f"PEAK          {peak.work}  {size(peak.peak_bytes)} of {size(holder.need_bytes)} declared"
+    return colour(f"{line}: more than that", "warn") if peak.over else line
+
+
+def _lease_words(holder: HolderView) -> str:
+    """Return the state of a lease, and what a person should know of it."""
+    late_s = -holder.expires_in_s if holder.expires_in_s is not None else 0.0
+    more = [f"not renewed, {ago(late_s)} over its time"] if holder.state == "stale" and late_s > 0 else []
+    more += [f"nothing used for {ago(holder.idle_s)}"] if holder.idle_s is not None and holder.idle_s >= _IDLE_SHOWN_S else []
+    return ", ".join((holder.state, *more))
+
+
+def _stranger_line(one: StrangerView) -> str:
+    words = f"NOT OURS      pid {one.pid}  {one.name or '?'}  {'an unknown size' if one.used_bytes is None else size(one.used_bytes)}"
+    return colour(f"{words}  without a lease: waited for, not ended", "warn") if one.intruder else words
 
 
 def _moment(handover: HandoverView) -> str:

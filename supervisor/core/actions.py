@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from supervisor.core.limits import JSONValue
-from supervisor.core.model import DeviceId, Fleet, Job, JobId, LeaseId, Outside, Ticket, Wanted, WorkerName
+from supervisor.core.model import DeviceId, Fleet, Job, JobId, Lease, LeaseId, Outside, Ticket, Wanted, WorkerName
 
 
 class Action(Struct, frozen=True, kw_only=True, tag=True):
@@ -117,10 +117,14 @@ class MeasureRelease(ForWorker, frozen=True, kw_only=True):
 
 
 class MeasureDevice(Action, frozen=True, kw_only=True):
-    """Read the device after a pause. Comes back as DeviceMeasured."""
+    """Read the device after a pause. Comes back as DeviceMeasured.
+
+    watch: which one of the core's looks this is; it is read again and again meanwhile, and comes back as soon as more is free, or fewer use it. None: once.
+    """
 
     device: DeviceId
     after_s: float = 0.0
+    watch: float | None = None
 
 
 class MeasureMemory(Action, frozen=True, kw_only=True):
@@ -185,6 +189,7 @@ class Reply(Action, frozen=True, kw_only=True):
     request: str
     job: JobId | None = None
     lease: LeaseId | None = None
+    released: tuple[Lease, ...] = ()  # as they were
     error: str = ""
     message: str = ""
 

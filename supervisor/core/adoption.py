@@ -1,14 +1,17 @@
 """What a supervisor takes over from the one before it: live processes with their leases and jobs; what was at work and is lost gets another attempt."""
 
+from collections.abc import Iterable
+
 from msgspec.structs import replace
 
-from supervisor.core import generations, outside, work
+from supervisor.core import generations, handover, outside, sharing, tickets, work
 from supervisor.core.actions import SaveWanted, SendCancel, SendJob, SendPause
 from supervisor.core.endings import said, said_back
 from supervisor.core.events import Adopted, HelloHeard, SupervisorStarted
 from supervisor.core.gpu import leases_on
 from supervisor.core.jobs import RELEASING, RETRY_MAX_S, Step, advance, after_worker_end
-from supervisor.core.lifecycle import Signal
+from supervisor.core.lifecycle import Signal, advance_lease
+from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.lifecycle import advance as move
 from supervisor.core.model import AT_WORK, Cause, DeviceId, Failure, Job, JobStatus, Lease, LeaseId, LeaseState, Process, Reason, Wanted, Worker
 from supervisor.core.turn import Turn
@@ -21,9 +24,11 @@ def take_over(turn: Turn, event: SupervisorStarted) -> None:
         turn.put_worker(replace(worker, since_s=turn.now_s, wanted=event.wanted.get(worker.name, worker.wanted)))
     if taken_out := {name: None for name in event.wanted if name not in turn.fleet.workers}:  # meanwhile: that was a later word
         turn.act(SaveWanted(words=taken_out))
+    tickets.take_back(turn, event.tickets)
     outside.take_back(turn, event.leases)
     for found in event.adopted:
         _take_back(turn, turn.fleet.workers[found.worker], found, event)
+    _cool_what_is_gone(turn, event.leases)
     turn.fleet = replace(turn.fleet, held=event.held)
     for job in event.jobs:  # instants of another boot may lie ahead
         _take_job(turn, replace(job, queued_at_s=min(job.queued_at_s, turn.now_s), retry_at_s=min(job.retry_at_s, turn.now_s + RETRY_MAX_S)))
@@ -72,14 +77,34 @@ def _take_lease(turn: Turn, worker: Worker, stored: Lease | None, given: DeviceI
     )
     if stored is not None:
         fresh = replace(
-            fresh, device=stored.device, need_bytes=spec.gpu_bytes or stored.need_bytes, since_s=min(stored.since_s, turn.now_s), fence=stored.fence
+            fresh,
+            device=stored.device,
+            need_bytes=spec.gpu_bytes or stored.need_bytes,
+            since_s=min(stored.since_s, turn.now_s),
+            fence=stored.fence,
+            wanted_by=stored.wanted_by,
         )
-    other = next((lease.owner for lease in leases_on(turn.fleet, turn.fleet.devices[fresh.device])), None)
-    if other is None:
+    if stored is not None and sharing.shared(turn.limits):
+        fresh = replace(fresh, need_bytes=max(spec.gpu_bytes, stored.need_bytes))  # it was given more where its work was seen to take more
+    if sharing.may_stay(turn.fleet, turn.limits, fresh):
         turn.put_lease(fresh)
-    else:  # an edit between the two supervisors gave both a need: the device is one holder's at a time
+    else:  # an edit between the two supervisors gave both a need: the device is one holder's at a time, or has not room for both
+        others = ", ".join(lease.owner for lease in leases_on(turn.fleet, turn.fleet.devices[fresh.device]))
         turn.put_lease(replace(fresh, state=LeaseState.YIELDING))
-        generations.order_leave(turn, worker, Cause.OPERATOR, f"{fresh.device} is held by {other}")
+        generations.order_leave(turn, worker, Cause.OPERATOR, f"{fresh.device} is held by {others}")
+
+
+def _cool_what_is_gone(turn: Turn, leases: Iterable[Lease]) -> None:
+    """Keep the leases of workers that ended with the supervisor before, or under it: what they had is to be seen back, as after any other end."""
+    for lease in leases:
+        worker = turn.fleet.workers.get(lease.worker) if lease.worker else None
+        if worker is None or worker.process is not None or turn.fleet.lease_of(worker.name) is not None:
+            continue
+        if lease.state in {LeaseState.WAITING, LeaseState.FREE} or lease.device not in turn.fleet.devices:
+            continue
+        lease = replace(lease, since_s=min(lease.since_s, turn.now_s))  # noqa: PLW2901  # an instant of another boot may lie ahead
+        turn.put_lease(lease if lease.state is LeaseState.COOLING else advance_lease(lease, Move.LEAVE, turn.now_s))
+        handover.look(turn, turn.fleet.devices[lease.device])
 
 
 def _take_job(turn: Turn, job: Job) -> None:

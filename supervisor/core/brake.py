@@ -5,9 +5,9 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisor.core import generations
+from supervisor.core import generations, memory, notices
 from supervisor.core.actions import NameOutsiders, SendBrake
-from supervisor.core.events import GuardActed, MemorySampled, OutsidersNamed
+from supervisor.core.events import GuardActed, MemoryMeasured, MemorySampled, OutsidersNamed
 from supervisor.core.jobs import BUDGET_OF_CAUSE
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
@@ -87,7 +87,25 @@ def _retriable(job: Job, limits: Limits) -> bool:
     return job.failures + 1 < job.max_attempts and job.tries.get(budget, 0) < limits.jobs.retries.for_cause(budget)
 
 
-def brake(turn: Turn, event: MemorySampled) -> None:
+def take(turn: Turn, event: MemorySampled | OutsidersNamed | GuardActed) -> bool:
+    """Take in what is seen of the machine's memory, or of who has it. Return whether policies need to look again."""
+    match event:
+        case MemoryMeasured():
+            memory.measured(turn, event)
+            notices.disk(turn, event.disk_free_bytes)
+            return bool(turn.actions)
+        case MemorySampled():
+            memory.sampled(turn, event)
+            _brake(turn, event)
+            return bool(turn.actions) or turn.fleet.zone is not turn.before.zone
+        case OutsidersNamed():
+            _outsiders_named(turn, event)
+        case GuardActed():
+            _guard_acted(turn, event)
+    return False
+
+
+def _brake(turn: Turn, event: MemorySampled) -> None:
     """Look whether somebody must end, after what was ordered before has been looked at."""
     _settle(turn, event)
     line_bytes = lines(turn.limits.memory, event.total_bytes).emergency_bytes
@@ -184,14 +202,6 @@ def _not_ours(turn: Turn) -> None:
     if turn.now_s - turn.fleet.outsiders_named_at_s >= turn.limits.memory.check_every_s:
         turn.fleet = replace(turn.fleet, outsiders_named_at_s=turn.now_s)
         turn.act(NameOutsiders())
-
-
-def told(turn: Turn, event: OutsidersNamed | GuardActed) -> None:
-    """Say what was seen around, or what the guard did by itself."""
-    if isinstance(event, OutsidersNamed):
-        _outsiders_named(turn, event)
-    else:
-        _guard_acted(turn, event)
 
 
 def _outsiders_named(turn: Turn, event: OutsidersNamed) -> None:

@@ -1,6 +1,6 @@
 """Programs outside Warden that hold a device or wait for one. Instants (`_at_s`) are monotonic seconds, sizes are bytes."""
 
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -8,6 +8,12 @@ from supervisor.core.names import DeviceId, LeaseId, Ticket
 
 GIVEN_BACK: Final = "given back"
 """How a lease ended whose owner may live on, and keep a context on the device. Any other end is that of its process, or of its time."""
+RELEASED: Final = "released by an operator"
+"""How one ended that its owner did not give back; the owner is left alone, and may live on as well."""
+LIVES_ON: Final = frozenset({GIVEN_BACK, RELEASED})
+
+Purpose = Literal["inference", "load", "vacate"]
+"""What a device is asked for: to use it, to load a model on it while nobody else does, or to have it empty (`orders`)."""
 
 
 class Outside(Struct, frozen=True, kw_only=True):
@@ -39,6 +45,9 @@ class Waiter(Struct, frozen=True, kw_only=True):
     device: DeviceId | None = None  # it wants this one, and no other
     lease: LeaseId | None = None  # its hand-over is under way
     message: str = ""
+    purpose: Purpose = "inference"
+    kin: tuple[int, ...] = ()  # its pid and those of its ancestors
+    keep_free_s: float = 0.0  # of a device that is to be empty: residents stay away for so long afterwards
 
 
 class Age(Struct, frozen=True, kw_only=True):

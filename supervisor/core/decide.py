@@ -5,13 +5,31 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from supervisor.core import adoption, arrivals, brake, generations, handover, memory, outside, reload, rests, sight, wishes, work
-from supervisor.core.actions import Decision, MeasureDevice, MeasureMemory, Reply, SendWelcome
+from supervisor.core import (
+    adoption,
+    arrivals,
+    brake,
+    generations,
+    gpu_faults,
+    handover,
+    notices,
+    orders,
+    outside,
+    refusals,
+    reload,
+    rests,
+    sight,
+    wishes,
+    work,
+    xids,
+)
+from supervisor.core.actions import Decision, Reply, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
     BeatHeard,
     CancelRequested,
     ConfigChanged,
+    DeviceFaulted,
     DeviceMeasured,
     DevicesFound,
     EvidenceGathered,
@@ -27,7 +45,6 @@ from supervisor.core.events import (
     LevelMeasured,
     LockRequested,
     LockWithdrawn,
-    MemoryMeasured,
     MemorySampled,
     NoteHeard,
     OfWorker,
@@ -38,6 +55,7 @@ from supervisor.core.events import (
     ReadyHeard,
     RecycleRequested,
     ReleaseMeasured,
+    ReleaseRequested,
     RenewRequested,
     ResumeRequested,
     SaveFailed,
@@ -57,11 +75,10 @@ from supervisor.core.events import (
 from supervisor.core.health import judge
 from supervisor.core.lag import forgive
 from supervisor.core.limits import Limits
-from supervisor.core.model import Device, Fleet, LeaseState, Process, Stop, Wanted, Worker, WorkerName, WorkerState
-from supervisor.core.recycle import EARLIEST, due_at_s, insist, is_overdue, recycle
+from supervisor.core.model import Device, Fleet, Peak, Process, Reason, Stop, Wanted, Work, Worker, WorkerName, WorkerState
+from supervisor.core.recycle import EARLIEST, insist, is_overdue, recycle
 from supervisor.core.settle import may_follow, settle
 from supervisor.core.turn import Turn
-from supervisor.units import format_size
 
 
 def first_fleet(
@@ -71,11 +88,12 @@ def first_fleet(
     fence: int = 0,
     generations: Mapping[str, int] | None = None,
     wanted: Mapping[WorkerName, Wanted] | None = None,
+    peaks: Mapping[Work, Peak] | None = None,
 ) -> Fleet:
     """Return the fleet before the first event: every worker down. Replicas are named sam-0, sam-1.
 
     fence: the last number ever given to one, or to a lease; generations: the last of each worker, so that none is ever used twice; wanted: the operator's
-    last word on workers.
+    last word on workers; peaks: what was learned before.
     """
     last, words = generations or {}, wanted or {}
     workers = {
@@ -85,7 +103,7 @@ def first_fleet(
         for name, model in reload.places(limits).items()
     }
     forgotten = {WorkerName(name): generation for name, generation in last.items() if name not in workers}
-    return Fleet(workers=workers, devices={device.id: device for device in devices}, fence=fence, serial=fence, forgotten=forgotten)
+    return Fleet(workers=workers, devices={device.id: device for device in devices}, fence=fence, serial=fence, forgotten=forgotten, peaks=peaks or {})
 
 
 def decide(fleet: Fleet, event: AnyEvent, limits: Limits, now_s: float) -> Decision:
@@ -116,6 +134,8 @@ def _of_worker(turn: Turn, worker: Worker, event: WorkerEvent) -> bool:  # noqa:
         case NoteHeard():
             turn.put_worker(replace(worker, last_error=event.text) if event.level == "error" else worker)
             turn.announce("worker_note", worker=worker.name, reason=event.text)
+            if event.reason == Reason.GPU_OOM:
+                gpu_faults.while_loading(turn, worker, event.text)
             return False
         case HelloHeard():
             if worker.process is not None:
@@ -166,17 +186,10 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             handover.measured(turn, event)
         case DevicesFound():
             sight.found(turn, event)
-        case MemoryMeasured():
-            memory.measured(turn, event)
-            _disk(turn, event.disk_free_bytes)
-            return bool(turn.actions)
-        case MemorySampled():
-            memory.sampled(turn, event)
-            brake.brake(turn, event)
-            return bool(turn.actions) or turn.fleet.zone is not turn.before.zone
-        case OutsidersNamed() | GuardActed():
-            brake.told(turn, event)
-            return False
+        case DeviceFaulted():
+            xids.faulted(turn, event)
+        case MemorySampled() | OutsidersNamed() | GuardActed():
+            return brake.take(turn, event)
         case JobSubmitted():
             arrivals.submitted(turn, event)
             return False  # it is nobody's before it is on disk
@@ -202,6 +215,9 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             turn.wake_in(turn.limits.supervisor.shutdown_grace_s)
         case LockRequested() | RenewRequested() | UnlockRequested() | LockWithdrawn() | OwnerGone():
             outside.take(turn, event)
+            orders.empty(turn)
+        case ReleaseRequested():
+            orders.release(turn, event)
         case ConfigChanged():
             turn.announce("config_reloaded", reason="; ".join(event.changed) or "nothing that counts", fields={"generation": event.generation})
             reload.apply(turn, event)
@@ -237,12 +253,12 @@ def _tick(turn: Turn, event: Tick) -> bool:
     if turn.fleet.stopping_since_s is None:
         if old:
             recycle(turn, old)
-        handover.expire(turn)
+        refusals.expire(turn)
         outside.expire(turn)
     follows = bool(turn.actions) or event.lag_s > 0 or may_follow(turn, resting)
     if now_s - turn.fleet.health_said_at_s >= turn.limits.supervisor.health_every_s:
         turn.fleet = replace(turn.fleet, health_said_at_s=now_s)
-        _say_health(turn)
+        notices.health(turn)
     return follows
 
 
@@ -255,46 +271,3 @@ def _leaving(turn: Turn, worker: Worker, stop: Stop) -> None:
         insist(turn, worker, stop)
     else:
         generations.climb_down(turn, worker, stop)
-
-
-def _say_health(turn: Turn) -> None:
-    """One line for each worker that runs: silence in the log means trouble."""
-    limit_bytes = turn.limits.memory.worker_limit_bytes
-    for worker in turn.fleet.workers.values():
-        process = worker.process
-        if process is None or process.pid is None:
-            continue
-        age = {"age_s": turn.now_s - process.spawned_at_s, "age_limit_s": turn.spec(worker).watchdog.recycle_after_s}
-        fields = {"state": worker.state, "pid": process.pid, **age}
-        moved = [job.progress_at_s for job in (turn.fleet.jobs.get(name) for name in worker.jobs) if job is not None and job.progress_at_s is not None]
-        readings = {
-            "mem_bytes": worker.memory_bytes,
-            "mem_limit_bytes": limit_bytes if worker.memory_bytes is not None and limit_bytes else None,
-            "beat_s": turn.now_s - process.beat_at_s if process.beat_at_s is not None else None,
-            "progress_s": turn.now_s - min(moved) if moved else None,
-            "recycle_in_s": max(0.0, due - turn.now_s) if (due := due_at_s(worker, turn.spec(worker).watchdog)) is not None else None,
-        }
-        known = {name: value for name, value in readings.items() if value is not None}
-        turn.announce("worker_healthy", worker=worker.name, job=worker.jobs[0] if worker.jobs else None, fields={**fields, **known})
-
-
-def _disk(turn: Turn, free_bytes: int | None) -> None:
-    """Keep the room on the disk. Say once that the disk is nearly full, and once that it no longer is."""
-    floor = turn.limits.supervisor.disk_floor_bytes
-    turn.fleet = replace(turn.fleet, disk_free_bytes=free_bytes)
-    if free_bytes is None or turn.fleet.disk_low is (free_bytes < floor):
-        return
-    turn.fleet = replace(turn.fleet, disk_low=free_bytes < floor)
-    if turn.fleet.disk_low:
-        words = f"{format_size(free_bytes)} free on the disk of state_dir, disk_floor is {format_size(floor)}: no new jobs are taken until there is room"
-        turn.announce("disk_low", reason=words, fields={"free_bytes": free_bytes})
-    else:
-        turn.announce("disk_enough", reason=f"{format_size(free_bytes)} free: new jobs are taken again", fields={"free_bytes": free_bytes})
-
-
-def look(fleet: Fleet) -> tuple[MeasureMemory | MeasureDevice, ...]:
-    """Return the readings that are due each look_every: every tree, and every device that nobody polls just now."""
-    cooling = {lease.device for lease in fleet.leases.values() if lease.state is LeaseState.COOLING}
-    proving = {device.id for device in fleet.devices.values() if device.handover is not None and device.handover.gone_at_s is not None}
-    quiet = (device for device in fleet.devices.values() if device.id not in cooling | proving)
-    return (MeasureMemory(), *(MeasureDevice(device=device.id) for device in quiet))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
+from supervisor.core.claims import Purpose
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import Device, DeviceId, DeviceSample, DeviceState, Evidence, Exit, Job, JobId, Lease, LeaseId, Outside, Ticket, Wanted, WorkerName
 
@@ -38,6 +39,7 @@ class SupervisorStarted(Event, frozen=True, kw_only=True):
     adopted: tuple[Adopted, ...] = ()
     held: bool = False
     wanted: Mapping[WorkerName, Wanted] = field(default_factory=dict)
+    tickets: Mapping[Ticket, float] = field(default_factory=dict)  # of programs that waited, each with its arrival in seconds since 1970
 
 
 class OfWorker(Event, frozen=True, kw_only=True):
@@ -110,10 +112,11 @@ class ProgramSeen(OfWorker, frozen=True, kw_only=True):
 
 
 class NoteHeard(OfWorker, frozen=True, kw_only=True):
-    """The worker says something for the log."""
+    """The worker says something for the log. reason: gpu_oom where it tells of a model that did not fit into the device."""
 
     level: str
     text: str
+    reason: str = ""
 
 
 class JobProgress(Struct, frozen=True, kw_only=True):
@@ -127,6 +130,7 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     metrics: Mapping[str, float] = field(default_factory=dict)
     critical: str = ""
     extend_s: float = 0.0  # it asks for so much more time before it is judged
+    resumable: bool = False  # it can be left at a checkpoint, and gone on with
 
 
 class BeatHeard(OfWorker, frozen=True, kw_only=True):
@@ -180,13 +184,14 @@ class ReleaseMeasured(OfWorker, frozen=True, kw_only=True):
 class DeviceMeasured(Event, frozen=True, kw_only=True):
     """A device was read, or could not be (sample is None, error says why).
 
-    state: what the failure says of the device; None for one that may be over with the next reading.
+    state: what the failure says of the device; None for one that may be over with the next reading. watch: as it was ordered.
     """
 
     device: DeviceId
     sample: DeviceSample | None
     error: str = ""
     state: DeviceState | None = None
+    watch: float | None = None
 
 
 class DevicesFound(Event, frozen=True, kw_only=True):
@@ -194,6 +199,13 @@ class DevicesFound(Event, frozen=True, kw_only=True):
 
     devices: tuple[Device, ...]
     instead_of: DeviceId
+
+
+class DeviceFaulted(Event, frozen=True, kw_only=True):
+    """A device's driver reports a fault by itself. xid: by the catalogue of its vendor."""
+
+    device: DeviceId
+    xid: int
 
 
 class MemorySampled(Event, frozen=True, kw_only=True):
@@ -303,6 +315,8 @@ class LockRequested(Request, frozen=True, kw_only=True):
     timeout_s: float
     device: DeviceId | None = None
     kin: tuple[int, ...] = ()
+    purpose: Purpose = "inference"
+    keep_free_s: float = 0.0  # of a device that is to be empty: residents stay away for so long afterwards
 
 
 class RenewRequested(Request, frozen=True, kw_only=True):
@@ -318,6 +332,14 @@ class UnlockRequested(Request, frozen=True, kw_only=True):
 
     lease: LeaseId
     fence: int
+
+
+class ReleaseRequested(Request, frozen=True, kw_only=True):
+    """An operator takes leases back: those that are stale, or every one. by: who; why: the reason that was given."""
+
+    every: bool
+    by: str
+    why: str
 
 
 class LockWithdrawn(Event, frozen=True, kw_only=True):
@@ -377,6 +399,7 @@ FleetEvent = (
     | SupervisorStarted
     | DeviceMeasured
     | DevicesFound
+    | DeviceFaulted
     | MemorySampled
     | MemoryMeasured
     | OutsidersNamed
@@ -393,6 +416,7 @@ FleetEvent = (
     | LockRequested
     | RenewRequested
     | UnlockRequested
+    | ReleaseRequested
     | LockWithdrawn
     | OwnerGone
     | ConfigChanged

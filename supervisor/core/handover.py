@@ -4,12 +4,11 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, sight
+from supervisor.core import generations, sharing, sight, tickets, usage
 from supervisor.core.actions import ForgetOwner, MeasureDevice, Reply, SaveLeases
-from supervisor.core.claims import GIVEN_BACK, Age
+from supervisor.core.claims import LIVES_ON
 from supervisor.core.events import DeviceMeasured
-from supervisor.core.gpu import Begin, called, held_outside, leases_on, refusal
-from supervisor.core.jobs import failed
+from supervisor.core.gpu import Begin, called, held_outside, leases_on
 from supervisor.core.lifecycle import Sight, advance_device, advance_lease
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.model import (
@@ -17,13 +16,11 @@ from supervisor.core.model import (
     Device,
     DeviceSample,
     DeviceState,
-    Failure,
     Handover,
     Job,
     Lease,
     LeaseId,
     LeaseState,
-    Reason,
     Waiter,
     Worker,
     WorkerName,
@@ -35,26 +32,23 @@ from supervisor.units import format_size
 POLLS_S: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 PROOF_PAUSE_S: Final = 0.1
 """Between the two readings that must both show enough: one alone may fall between a release and a new allocation."""
-TICKETS_KEPT: Final = 1000
-TICKET_KEPT_S: Final = 600.0
-"""A program that was told to come again later comes within that, with its age; so many of them are remembered."""
 TIMER_SLACK_S: Final = 0.05
 """By how much a timer may come early; less than the shortest pause between two looks."""
 
 
-def begin(turn: Turn, device: Device, worker: Worker, job: Job | None, plan: Begin) -> None:
-    """Order the device for this worker: a lease that waits, and everyone in its way asked to leave."""
+def begin(turn: Turn, device: Device, worker: Worker, job: Job | None, plan: Begin, *, need_bytes: int) -> None:
+    """Order so much of the device for this worker: a lease that waits, and everyone in its way asked to leave."""
     spec, name = turn.spec(worker), job.id if job else None
-    lease = _waiting(turn, device, spec.gpu_bytes, job.priority if job else spec.priority)
+    lease = new_lease(turn, device, need_bytes, job.priority if job else spec.priority)
     turn.put_lease(replace(lease, worker=worker.name))
-    handover = Handover(lease=lease.id, worker=worker.name, job=name, leaving=_leaving(turn, plan), need_bytes=spec.gpu_bytes, ordered_at_s=turn.now_s)
+    handover = Handover(lease=lease.id, worker=worker.name, job=name, leaving=_leaving(turn, plan), need_bytes=need_bytes, ordered_at_s=turn.now_s)
     _order(turn, device, handover, plan, f"{worker.name}{f' ({name})' if name else ''}")
 
 
 def begin_outside(turn: Turn, device: Device, waiter: Waiter, plan: Begin) -> None:
     """Order the device for a program outside Warden, in the same way."""
-    lease = _waiting(turn, device, waiter.need_bytes, waiter.priority)
-    turn.put_lease(replace(lease, outside=waiter.outside))
+    lease = new_lease(turn, device, waiter.need_bytes, waiter.priority)
+    turn.put_lease(replace(lease, outside=waiter.outside, waited_s=turn.now_s - waiter.arrived_at_s))
     turn.put_waiter(
         replace(
             waiter,
@@ -67,7 +61,8 @@ def begin_outside(turn: Turn, device: Device, waiter: Waiter, plan: Begin) -> No
     _order(turn, device, handover, plan, who.words)
 
 
-def _waiting(turn: Turn, device: Device, need_bytes: int, priority: int) -> Lease:
+def new_lease(turn: Turn, device: Device, need_bytes: int, priority: int) -> Lease:
+    """Return a lease that waits, under a name that was never used."""
     turn.fleet = replace(turn.fleet, serial=turn.fleet.serial + 1)
     name = LeaseId(f"l-{turn.fleet.serial}")
     return Lease(id=name, device=device.id, need_bytes=need_bytes, priority=priority, state=LeaseState.WAITING, since_s=turn.now_s)
@@ -78,6 +73,7 @@ def _leaving(turn: Turn, plan: Begin) -> tuple[WorkerName, ...]:
 
 
 def _order(turn: Turn, device: Device, handover: Handover, plan: Begin, whom: str) -> None:
+    handover = replace(handover, awaits=tuple(lease.id for lease in plan.leaving))
     turn.put_device(replace(device, handover=handover))
     turn.announce(
         "gpu_vacating",
@@ -89,7 +85,7 @@ def _order(turn: Turn, device: Device, handover: Handover, plan: Begin, whom: st
     for holder in plan.leaving:
         if holder.worker is None:  # its program is gone, its memory is still to be seen back
             continue
-        if holder.state is LeaseState.HELD:
+        if holder.state in {LeaseState.HELD, LeaseState.CONTAMINATED}:
             unused = holder.worker not in handover.leaving  # granted in this very turn: nobody has to be asked
             turn.put_lease(advance_lease(holder, Move.LEAVE if unused else Move.ASK, turn.now_s))
         if turn.fleet.workers[holder.worker].idle:
@@ -117,7 +113,8 @@ def holder_gone(turn: Turn, worker: Worker) -> None:
         return
     device = turn.fleet.devices[lease.device]
     if device.state is DeviceState.QUARANTINED:  # it was set aside because of this holder
-        turn.put_device(advance_device(device, Sight.LET_GO))
+        device = advance_device(device, Sight.LET_GO)
+        turn.put_device(advance_device(device, Sight.LOSE) if device.fault else device)
     cool(turn, lease)
 
 
@@ -132,14 +129,20 @@ def cool(turn: Turn, lease: Lease) -> None:
 
 
 def _prove_when_gone(turn: Turn, device: Device, handover: Handover) -> None:
-    if all(lease.state is LeaseState.COOLING for lease in leases_on(turn.fleet, device)):
+    if handover.gone_at_s is None and all(lease.state is LeaseState.COOLING for lease in _awaited(turn, device, handover)):
         look(turn, replace(device, handover=replace(handover, gone_at_s=turn.now_s, exited_at_s=handover.exited_at_s or turn.now_s)))
 
 
-def look(turn: Turn, device: Device, after_s: float = 0.0) -> None:
-    """Keep the device, and have it read after a pause."""
-    turn.put_device(replace(device, look_at_s=turn.now_s + after_s))
-    turn.act(MeasureDevice(device=device.id, after_s=after_s))
+def _awaited(turn: Turn, device: Device, handover: Handover) -> list[Lease]:
+    """Return the leases that have to be over before the device is given away, and are not."""
+    return [lease for lease in leases_on(turn.fleet, device) if lease.id in handover.awaits]
+
+
+def look(turn: Turn, device: Device, after_s: float = 0.0, *, watch: bool = False) -> None:
+    """Keep the device, and have it read after a pause; watch: sooner, where something came back meanwhile."""
+    at_s = turn.now_s + after_s
+    turn.put_device(replace(device, look_at_s=at_s))
+    turn.act(MeasureDevice(device=device.id, after_s=after_s, watch=at_s if watch else None))
 
 
 def measured(turn: Turn, event: DeviceMeasured) -> None:
@@ -150,37 +153,49 @@ def measured(turn: Turn, event: DeviceMeasured) -> None:
     device = sight.seen(turn, device, event)
     if event.sample is not None:
         _free_cooled(turn, device, event.sample)
-    if turn.now_s < device.look_at_s - TIMER_SLACK_S or turn.fleet.stopping_since_s is not None:
+        device = usage.compare(turn, turn.fleet.devices[device.id])
+    too_early = turn.now_s < device.look_at_s - TIMER_SLACK_S and event.watch != device.look_at_s
+    if too_early or turn.fleet.stopping_since_s is not None:
         return  # somebody else's reading: the next of our own is on its way; and who stops gives nothing away
     handover = device.handover
     if handover is None or handover.gone_at_s is None:
         if handover is None and any(lease.state is LeaseState.COOLING for lease in leases_on(turn.fleet, device)):
             look(turn, device, min(1.0, turn.limits.gpu.poll_max_s))
         return
-    enough = device.state is DeviceState.OK and event.sample is not None and event.sample.free_bytes >= handover.need_bytes + turn.limits.gpu.margin_bytes
-    empty = all(lease.state is not LeaseState.COOLING for lease in leases_on(turn.fleet, device))
-    if not (enough and empty):
+    needed_bytes = handover.need_bytes + turn.limits.gpu.margin_bytes + promised(turn, device, handover)
+    enough = device.state is DeviceState.OK and event.sample is not None and event.sample.free_bytes >= needed_bytes
+    if not enough or _awaited(turn, device, handover):
         pause_s = min(POLLS_S[min(handover.polls, len(POLLS_S) - 1)], turn.limits.gpu.poll_max_s)
-        look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=None)), pause_s)
+        look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=None)), pause_s, watch=True)
     elif handover.back_at_s is None:
         look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=turn.now_s)), PROOF_PAUSE_S)
     else:
         _grant(turn, device, replace(handover, polls=handover.polls + 1, proved_at_s=turn.now_s))
 
 
+def promised(turn: Turn, device: Device, handover: Handover) -> int:
+    """Return how much of what is free belongs to those who stay beside the newcomer."""
+    return sharing.promised(turn.fleet, turn.limits, device=device, awaits=handover.awaits)
+
+
 def _free_cooled(turn: Turn, device: Device, sample: DeviceSample) -> None:
-    seen = {holding.worker for holding in sample.holdings if holding.worker is not None and holding.used_bytes != 0}  # None: it is there, and has some
+    seen = {holding.worker for holding in (*sample.holdings, *sample.openers) if holding.worker is not None and holding.used_bytes != 0}  # None: it is there
     for lease in leases_on(turn.fleet, device):
         if lease.state is not LeaseState.COOLING or lease.worker in seen:
             continue
-        if lease.outside is not None and lease.ended != GIVEN_BACK and held_outside(device, lease) is not None:
+        if lease.outside is not None and lease.ended not in LIVES_ON and held_outside(device, lease) is not None:
             continue  # the driver still lists the process that ended; one that lives on may keep a context, and the next holder's proof decides
         turn.drop_lease(advance_lease(lease, Move.RETURN, turn.now_s).id)
+        turn.put_device(replace(turn.fleet.devices[device.id], freed_at_s=turn.now_s))
         fields = {"device": device.id, "owner": called(lease), "lease": lease.id, "fence": lease.fence}
         turn.announce("lease_released", worker=lease.worker, reason=lease.ended, fields=fields)
 
 
 def _grant(turn: Turn, device: Device, handover: Handover) -> None:
+    waiter = turn.fleet.waiters[handover.waiter] if handover.waiter is not None else None
+    if waiter is not None and waiter.purpose == "vacate":
+        _keep_free(turn, device, handover, waiter)
+        return
     fence = turn.fleet.fence + 1
     turn.fleet = replace(turn.fleet, fence=fence)
     lease = advance_lease(turn.fleet.leases[handover.lease], Move.GRANT, turn.now_s)
@@ -188,8 +203,8 @@ def _grant(turn: Turn, device: Device, handover: Handover) -> None:
     turn.put_device(replace(device, handover=None, last_handover=handover))
     for name in turn.fleet.workers[handover.worker].jobs if handover.worker else ():
         turn.put_job(replace(turn.fleet.jobs[name], phase="loading"))
-    if handover.waiter is not None:
-        _answer(turn, turn.fleet.waiters[handover.waiter], lease)
+    if waiter is not None:
+        answer(turn, waiter, lease)
     if handover.leaving:
         turn.announce("gpu_vacated", worker=handover.worker, job=handover.job, reason=f"{', '.join(handover.leaving)} left", fields=_evidence(device, handover))
     turn.announce(
@@ -201,11 +216,23 @@ def _grant(turn: Turn, device: Device, handover: Handover) -> None:
     )
 
 
-def _answer(turn: Turn, waiter: Waiter, lease: Lease) -> None:
+def _keep_free(turn: Turn, device: Device, handover: Handover, waiter: Waiter) -> None:
+    """The device is proved empty for somebody who wants it so: nobody is granted it, and residents stay away for a while unless somebody waits for them."""
+    turn.drop_lease(advance_lease(turn.fleet.leases[handover.lease], Move.WITHDRAW, turn.now_s).id)
+    turn.drop_waiter(waiter.outside.ticket)
+    turn.put_device(replace(device, handover=None, last_handover=handover, hold_off_until_s=turn.now_s + waiter.keep_free_s))
+    turn.wake_in(waiter.keep_free_s)
+    who = f"{', '.join(handover.leaving)} left" if handover.leaving else "nobody had to leave"
+    turn.announce("gpu_vacated", reason=f"{who}, for {waiter.outside.words}", fields=_evidence(device, handover))
+    turn.act(Reply(request=waiter.request, message=who))
+
+
+def answer(turn: Turn, waiter: Waiter, lease: Lease) -> None:
     """Tell a program outside Warden that it has the device, once that is on disk: a supervisor that is killed meanwhile must not grant it to another."""
     ttl_s = waiter.outside.ttl_s
     turn.put_lease(replace(lease, expires_at_s=turn.now_s + ttl_s if ttl_s else None))
     turn.drop_waiter(waiter.outside.ticket)
+    tickets.forget(turn, waiter.outside.ticket)
     turn.act(SaveLeases(then=(Reply(request=waiter.request, lease=lease.id),)))
     if ttl_s:
         turn.wake_in(ttl_s)
@@ -231,38 +258,13 @@ def withdraw(turn: Turn, worker: WorkerName) -> None:
     """Give up a hand-over that nobody needs any more. Whoever was asked to leave still leaves, and comes back by itself."""
     for device in tuple(turn.fleet.devices.values()):
         if device.handover is not None and device.handover.worker == worker:
-            _give_up(turn, device, device.handover)
+            give_up(turn, device, device.handover)
 
 
-def _give_up(turn: Turn, device: Device, handover: Handover) -> None:
+def give_up(turn: Turn, device: Device, handover: Handover) -> None:
+    """End a hand-over without a grant, and look at what is there."""
     turn.drop_lease(advance_lease(turn.fleet.leases[handover.lease], Move.WITHDRAW, turn.now_s).id)
     look(turn, replace(device, handover=None))
-
-
-def expire(turn: Turn) -> None:
-    """Refuse every hand-over that was not proved in time: who it was for hears who holds what. Called on every tick."""
-    for device in tuple(turn.fleet.devices.values()):
-        handover = device.handover
-        if handover is None or turn.now_s < handover.ordered_at_s + turn.limits.gpu.vacate_timeout_s:
-            continue
-        evidence = refusal(turn.fleet, device, handover, turn.limits.gpu.margin_bytes, turn.now_s)
-        message = f"the device was not free within {turn.limits.gpu.vacate_timeout_s:g} s: {evidence}"
-        _give_up(turn, device, handover)
-        turn.put_device(replace(turn.fleet.devices[device.id], hold_off_until_s=turn.now_s + turn.limits.gpu.poll_max_s))
-        turn.announce("gpu_refused", worker=handover.worker, job=handover.job, reason=evidence, fields={"device": device.id})
-        if handover.worker is not None:
-            _refuse_jobs(turn, turn.fleet.workers[handover.worker], evidence, f"{message}; submit it again when the device is free")
-        elif handover.waiter is not None:
-            waiter = turn.fleet.waiters[handover.waiter]
-            send_away(turn, waiter, Reply(request=waiter.request, error="refused", message=message))
-
-
-def _refuse_jobs(turn: Turn, worker: Worker, evidence: str, message: str) -> None:
-    jobs = [turn.fleet.jobs[name] for name in worker.jobs if name in turn.fleet.jobs]
-    turn.put_worker(replace(worker, jobs=()))
-    for job in jobs:
-        ended = failed(job, Failure(reason=Reason.GPU_REFUSED, message=message, evidence=evidence, phase="vacating"), turn.wall_s)
-        turn.save_job(ended, turn.announcement("job_failed", job=job.id, worker=worker.name, reason=message, fields={"kind": job.kind}))
 
 
 def send_away(turn: Turn, waiter: Waiter, reply: Reply | None) -> None:
@@ -270,11 +272,9 @@ def send_away(turn: Turn, waiter: Waiter, reply: Reply | None) -> None:
     ticket = waiter.outside.ticket
     for device in tuple(turn.fleet.devices.values()):
         if device.handover is not None and device.handover.waiter == ticket:
-            _give_up(turn, device, device.handover)
+            give_up(turn, device, device.handover)
     turn.drop_waiter(ticket)
-    left = {name: age for name, age in turn.fleet.tickets.items() if name != ticket and turn.now_s < age.left_at_s + TICKET_KEPT_S}
-    newest = dict(list(left.items())[1 - TICKETS_KEPT :])
-    turn.fleet = replace(turn.fleet, tickets={**newest, ticket: Age(arrived_at_s=waiter.arrived_at_s, left_at_s=turn.now_s)})
+    tickets.keep(turn, waiter)
     turn.act(ForgetOwner(ticket=ticket))
     if reply is not None:
         turn.act(reply)

@@ -74,7 +74,7 @@ def advance(job: Job, step: Step, wall_s: float) -> Job:
 
 def aged_priority(job: Job, limits: JobLimits, now_s: float) -> int:
     """Return the job's priority after it gained one level for each age_step that it waited. 0 is the most urgent."""
-    aged = job.priority - math.floor((now_s - job.queued_at_s) / limits.age_step_s)
+    aged = job.priority - math.floor((now_s - job.queued_at_s + job.waited_s) / limits.age_step_s)
     return aged if aged > 0 else 0  # noqa: FURB136  # max() takes as long as all the rest
 
 
@@ -86,7 +86,7 @@ def rank(job: Job, limits: JobLimits, now_s: float) -> tuple[int, float, str]:
 def in_order(jobs: Iterable[Job], limits: JobLimits, now_s: float) -> list[Job]:
     """Return the queued ones of these jobs, the next first: as `rank` has it, at the cost of two numbers for each."""
     by_age = sorted([job for job in jobs if job.status is JobStatus.QUEUED], key=BY_AGE)
-    if len({job.priority for job in by_age}) < 2:  # noqa: PLR2004  # among equals the older one is never behind
+    if len({job.priority for job in by_age}) < 2 and not any(job.waited_s for job in by_age):  # noqa: PLR2004  # among equals the older one is never behind
         return by_age
     return sorted(by_age, key=lambda job: aged_priority(job, limits, now_s))
 
@@ -117,7 +117,7 @@ def place_of(job: Job, jobs: Iterable[Job], limits: JobLimits, now_s: float, wal
     for one in jobs:  # a thousand are looked at for each answer to a submit: one pass, and the costly questions last
         if one.status is not queued:
             continue
-        if one.priority == level:
+        if one.priority == level and not one.waited_s and not job.waited_s:
             if one.queued_at_s > at_s or (one.queued_at_s == at_s and one.id >= job.id):
                 continue
         elif rank(one, limits, now_s) >= mine:
@@ -139,6 +139,9 @@ def returned(job: Job, reason: Reason, message: str, now_s: float, wall_s: float
         last_end=message,
         worker=None,
         device=None,
+        given_at_s=None,
+        ran_s=job.ran_s + (max(0.0, now_s - job.given_at_s) if job.given_at_s is not None else 0.0),
+        resumable=False,
         phase="",
         phases=(),
         critical="",
@@ -158,12 +161,19 @@ REASON_OF_CAUSE: Final = {
     Cause.SILENT: Reason.SILENT,
     Cause.MEMORY: Reason.MEMORY_LIMIT,
     Cause.START_TIMEOUT: Reason.START_TIMEOUT,
+    Cause.GPU_ERROR: Reason.GPU_ERROR,
     Cause.SPAWN_FAILED: Reason.WORKER_CRASH,
     Cause.CRASH: Reason.WORKER_CRASH,
     Cause.ADOPTED_GONE: Reason.LOST,
 }
 
-BUDGET_OF_REASON: Final = {Reason.USER_ERROR: "user_error", Reason.MEMORY_EMERGENCY: "memory", Reason.WORKER_CRASH: "crash"}
+BUDGET_OF_REASON: Final = {
+    Reason.USER_ERROR: "user_error",
+    Reason.MEMORY_EMERGENCY: "memory",
+    Reason.WORKER_CRASH: "crash",
+    Reason.GPU_OOM: "memory",
+    Reason.GPU_ERROR: "crash",
+}
 """For ends that the work told of by itself; after any other it is not tried again."""
 
 RETRY_FIRST_S: Final = 1.0
@@ -174,6 +184,7 @@ BUDGET_OF_CAUSE: Final = {
     Cause.SILENT: "stall",
     Cause.MEMORY: "memory",
     Cause.START_TIMEOUT: "crash",
+    Cause.GPU_ERROR: "gpu_error",
     Cause.SPAWN_FAILED: "crash",
     Cause.CRASH: "crash",
     Cause.ADOPTED_GONE: "lost",

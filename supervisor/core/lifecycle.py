@@ -67,7 +67,7 @@ LEASE: Final[dict[LeaseState, dict[Turn, LeaseState]]] = {
     _L.YIELDING: {_T.LEAVE: _L.COOLING, _T.EXPIRE: _L.STALE},
     _L.COOLING: {_T.RETURN: _L.FREE},
     _L.STALE: {_T.CLEAR: _L.HELD, _T.LEAVE: _L.COOLING},
-    _L.CONTAMINATED: {_T.CLEAR: _L.HELD, _T.ASK: _L.YIELDING, _T.LEAVE: _L.COOLING},
+    _L.CONTAMINATED: {_T.CLEAR: _L.HELD, _T.ASK: _L.YIELDING, _T.LEAVE: _L.COOLING, _T.EXPIRE: _L.STALE},
     _L.FREE: {},
 }
 

@@ -1,38 +1,36 @@
 """Programs outside Warden: they ask for a device, wait for it in the same queue as jobs, hold it, and give it back, by a word or by their end."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from supervisor.core import handover
+from supervisor.core import handover, loading, sharing, tickets
 from supervisor.core.actions import ForgetOwner, Reply, SaveLeases, WatchOwner
+from supervisor.core.circles import circle, is_of
 from supervisor.core.claims import GIVEN_BACK
 from supervisor.core.events import LockRequested, LockWithdrawn, OwnerGone, RenewRequested, UnlockRequested
-from supervisor.core.gpu import Blocked, called, device_for, may_begin, no_device, refusal
+from supervisor.core.gpu import Blocked, called, device_for, no_device, refusal
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.lifecycle import advance_lease
-from supervisor.core.limits import GpuLimits
-from supervisor.core.model import Device, Lease, LeaseState, Ticket, Waiter
+from supervisor.core.line import Claim, choose, rank_outside
+from supervisor.core.model import Device, DeviceId, Lease, LeaseState, Ticket, Waiter
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
 
-_HOLDS = frozenset({LeaseState.HELD, LeaseState.YIELDING, LeaseState.STALE})
+_HOLDS = frozenset({LeaseState.HELD, LeaseState.YIELDING, LeaseState.STALE, LeaseState.CONTAMINATED})
 
-
-def aged(waiter: Waiter, limits: GpuLimits, now_s: float) -> int:
-    """Return its priority after it gained one level for each gpu.age_step that it waited. 0 is the most urgent."""
-    return max(0, waiter.priority - math.floor((now_s - waiter.arrived_at_s) / limits.age_step_s))
-
-
-def rank(waiter: Waiter, limits: GpuLimits, now_s: float) -> tuple[int, float, str]:
-    """Return its place among jobs and other waiters, as `jobs.rank` does for a job."""
-    return aged(waiter, limits, now_s), waiter.arrived_at_s, waiter.outside.ticket
+_RENEWED = frozenset({LeaseState.HELD, LeaseState.CONTAMINATED})
 
 
 def in_line(waiters: Iterable[Waiter]) -> list[Waiter]:
-    """Return those whose hand-over has not begun."""
-    return [waiter for waiter in waiters if waiter.lease is None]
+    """Return those who wait for a device to use, and whose hand-over has not begun."""
+    return [waiter for waiter in waiters if waiter.lease is None and waiter.purpose == "inference"]
+
+
+def loaders(turn: Turn) -> list[Waiter]:
+    """Return those who wait to load a model, the next first."""
+    line = (waiter for waiter in turn.fleet.waiters.values() if waiter.purpose == "load")
+    return sorted(line, key=lambda waiter: rank_outside(waiter, turn.limits.gpu, turn.now_s))
 
 
 def take(turn: Turn, event: LockRequested | RenewRequested | UnlockRequested | LockWithdrawn | OwnerGone) -> None:
@@ -53,16 +51,23 @@ def take(turn: Turn, event: LockRequested | RenewRequested | UnlockRequested | L
 def _asked(turn: Turn, event: LockRequested) -> None:
     who, fleet = event.outside, turn.fleet
     granted = next((lease for lease in fleet.leases.values() if lease.outside and lease.outside.ticket == who.ticket and lease.state in _HOLDS), None)
+    before = fleet.waiters.get(who.ticket)
+    known = granted or before
+    if known is not None and known.purpose != event.purpose:
+        message = f"ticket {who.ticket} is that of a {'lease' if granted else 'wait'} for {known.purpose}: leave it out to ask for {event.purpose}"
+        turn.act(Reply(request=event.request, error="conflict", message=message))
+        return
     if granted is not None:  # its answer was lost
         turn.act(SaveLeases(then=(Reply(request=event.request, lease=granted.id),)))
         return
+    if event.purpose == "load" and event.device is None:
+        event = replace(event, device=_place_to_load(turn, event))
     if refused := _refused(turn, event):
         turn.act(refused)
         return
-    before, age = fleet.waiters.get(who.ticket), fleet.tickets.get(who.ticket)
     if before is not None:
         turn.act(Reply(request=before.request, error="conflict", message=f"it was asked for again with the same ticket, {who.ticket}"))
-    arrived_at_s = before.arrived_at_s if before else age.arrived_at_s if age else turn.now_s
+    arrived_at_s = tickets.arrival(turn, who.ticket)
     turn.put_waiter(
         Waiter(
             outside=who,
@@ -75,9 +80,11 @@ def _asked(turn: Turn, event: LockRequested) -> None:
             device=event.device,
             lease=before.lease if before else None,
             message=before.message if before else "",
+            purpose=event.purpose,
+            kin=event.kin,
+            keep_free_s=event.keep_free_s,
         )
     )
-    turn.fleet = replace(turn.fleet, tickets={name: other for name, other in turn.fleet.tickets.items() if name != who.ticket})
     if who.pid:
         turn.act(WatchOwner(outside=who))
     turn.wake_in(event.timeout_s)
@@ -100,46 +107,45 @@ def _refused(turn: Turn, event: LockRequested) -> Reply | None:
             sizes = ", ".join(f"{one.id} has {format_size(one.total_bytes)}" for one in fleet.devices.values())
             return Reply(request=event.request, error="invalid", message=f"{need} can never be granted: {sizes}")
         return None
-    for lease in fleet.leases.values():
-        if lease.device == device.id and lease.state in _HOLDS and _own(turn, lease, event):
-            waits = f"{called(lease)} holds {device.id} itself, or started what asks for it: it would wait on itself"
-            return Reply(request=event.request, error="conflict", message=waits)
-    return None
+    no = _out_of_order(turn, event, device) or ("" if event.purpose == "load" else circle(fleet, device, event.outside, event.kin, margin_bytes))
+    return Reply(request=event.request, error="conflict", message=no) if no else None
 
 
-def _own(turn: Turn, lease: Lease, event: LockRequested) -> bool:
-    """Return whether the lease belongs to whoever asks, or to one that it descends from: such a wait would have no end."""
-    if lease.worker is not None:
-        process = turn.fleet.workers[lease.worker].process
-        return process is not None and process.pid in event.kin
-    holder, who = lease.outside, event.outside
-    if holder is None:
-        return False
-    return holder.pid in event.kin if holder.pid else not who.pid and holder.name == who.name
-
-
-def place(turn: Turn, waiter: Waiter, first: str) -> str:
-    """Begin the hand-over to a waiter, or return the sentence that says who is in the way. first: who is before it in the queue."""
-    if first:
-        return f"{first} is before it in the queue for the device"
-    device = turn.fleet.devices.get(waiter.device) if waiter.device else device_for(turn.fleet, waiter.need_bytes, turn.limits.gpu.margin_bytes)
-    if device is None:
-        return no_device(turn.fleet)
-    plan = may_begin(turn.fleet, device, weak=False)
-    if isinstance(plan, Blocked):
-        return plan.sentence
-    handover.begin_outside(turn, device, waiter, plan)
+def _out_of_order(turn: Turn, event: LockRequested, device: Device) -> str:
+    """Return why somebody who loads on the device may ask for nothing more of it; empty for all others. The device comes first, then loading on it."""
+    for lease in turn.fleet.leases.values():
+        if lease.purpose == "load" and lease.device == device.id and is_of(turn.fleet, lease, event.outside, event.kin):
+            more = "it does already" if event.purpose == "load" else "the device is asked for first, then the lock for loading on it"
+            return f"{called(lease)} has the lock for loading on {device.id}: {more}"
     return ""
+
+
+def _place_to_load(turn: Turn, event: LockRequested) -> DeviceId | None:
+    """Return where somebody loads who names no device: on the one that it holds, else on the first that comes."""
+    mine = (lease.device for lease in turn.fleet.leases.values() if lease.state in _HOLDS and is_of(turn.fleet, lease, event.outside, event.kin))
+    first = device_for(turn.fleet, 0, turn.limits.gpu.margin_bytes)
+    return next(mine, first.id if first is not None else None)
+
+
+def place(turn: Turn, waiter: Waiter, first: Mapping[DeviceId, Claim]) -> tuple[str, DeviceId | None]:
+    """Begin the hand-over to a waiter, or return the sentence that says who is in the way, and the device in whose line it stands.
+
+    first: who waits first for each device, before it.
+    """
+    offers = sharing.offers_to(turn, waiter)
+    if not offers:
+        return no_device(turn.fleet), None
+    (device, _), plan = choose(turn.fleet, turn.limits, offers, first, turn.now_s)
+    if isinstance(plan, Blocked):
+        return plan.sentence, device.id
+    handover.begin_outside(turn, device, waiter, plan)
+    return "", None
 
 
 def wants(turn: Turn, device: Device) -> bool:
     """Return whether a program waits that this device could be given to."""
-    margin_bytes = turn.limits.gpu.margin_bytes
-    for waiter in in_line(turn.fleet.waiters.values()):
-        best = device_for(turn.fleet, waiter.need_bytes, margin_bytes)
-        if device.id == (waiter.device or (best.id if best else None)):
-            return True
-    return False
+    best = (sharing.offers_to(turn, waiter)[:1] for waiter in in_line(turn.fleet.waiters.values()))
+    return any(offer.device.id == device.id for offers in best for offer in offers)
 
 
 def _renewed(turn: Turn, event: RenewRequested) -> None:
@@ -169,12 +175,15 @@ def _unlocked(turn: Turn, event: UnlockRequested) -> None:
         turn.act(_too_old(event, lease))
         return
     if lease.state is not LeaseState.COOLING:
-        _end(turn, lease, GIVEN_BACK)
+        end(turn, lease, GIVEN_BACK)
     turn.act(SaveLeases(then=(Reply(request=event.request, lease=lease.id),)))
 
 
-def _end(turn: Turn, lease: Lease, why: str) -> None:
+def end(turn: Turn, lease: Lease, why: str) -> None:
     """A lease is over: the device is measured before anybody else gets it."""
+    if lease.purpose == "load":
+        loading.end(turn, replace(lease, ended=why))
+        return
     lease = turn.put_lease(replace(lease, ended=why))
     if lease.outside is not None:
         turn.act(ForgetOwner(ticket=lease.outside.ticket))
@@ -191,7 +200,7 @@ def _withdrawn(turn: Turn, ticket: Ticket) -> None:
     if waiter is not None:
         handover.send_away(turn, waiter, Reply(request=waiter.request, error="busy", message="nobody waits for the answer any more"))
     elif lease is not None:  # granted as it went away
-        _end(turn, lease, "nobody heard that it was granted")
+        end(turn, lease, "nobody heard that it was granted")
 
 
 def _owner_gone(turn: Turn, ticket: Ticket) -> None:
@@ -199,25 +208,27 @@ def _owner_gone(turn: Turn, ticket: Ticket) -> None:
     if waiter is not None:
         handover.send_away(turn, waiter, Reply(request=waiter.request, error="failed", message=f"{waiter.outside.words} is gone"))
     elif lease is not None:
-        _end(turn, lease, "its process is gone")
+        end(turn, lease, "its process is gone")
 
 
 def expire(turn: Turn) -> None:
-    """Tell those whose time to wait is over, and end or name the leases that were not renewed. Called on every tick."""
+    """Tell those whose time to wait is over, and end or name the leases that were not renewed, and who loads for too long. Called on every tick."""
+    loading.expire(turn)
     for waiter in tuple(turn.fleet.waiters.values()):
         if turn.now_s >= waiter.deadline_at_s:
             message = f"the device was not free within {waiter.timeout_s:g} s: {_in_the_way(turn, waiter)}"
             handover.send_away(turn, waiter, Reply(request=waiter.request, error="busy", message=message))
     for lease in tuple(turn.fleet.leases.values()):
-        if lease.outside is None or lease.state is not LeaseState.HELD or lease.expires_at_s is None or turn.now_s < lease.expires_at_s:
+        if lease.outside is None or lease.state not in _RENEWED or lease.expires_at_s is None or turn.now_s < lease.expires_at_s:
             continue
         silence = f"{called(lease)} has not renewed its lease for {lease.outside.ttl_s:g} s"
         if lease.outside.pid:
             turn.put_lease(advance_lease(lease, Move.EXPIRE, turn.now_s))
             turn.announce("lease_stale", reason=f"{silence}; its process lives, so it keeps {lease.device}", fields=_fields(lease))
         else:
-            turn.announce("lease_stale", reason=f"{silence}, and nothing else shows that it lives: {lease.device} is taken back", fields=_fields(lease))
-            _end(turn, lease, f"not renewed for {lease.outside.ttl_s:g} s")
+            what = f"loading on {lease.device}" if lease.purpose == "load" else lease.device
+            turn.announce("lease_stale", reason=f"{silence}, and nothing else shows that it lives: {what} is taken back", fields=_fields(lease))
+            end(turn, lease, f"not renewed for {lease.outside.ttl_s:g} s")
 
 
 def _in_the_way(turn: Turn, waiter: Waiter) -> str:
@@ -247,10 +258,14 @@ def take_back(turn: Turn, leases: Iterable[Lease]) -> None:
             continue
         ttl_s = lease.outside.ttl_s
         left_s = ttl_s if lease.expires_at_s is None else min(ttl_s, lease.expires_at_s - turn.now_s)  # an instant of another boot may lie far ahead
-        lease = turn.put_lease(replace(lease, since_s=min(lease.since_s, turn.now_s), expires_at_s=turn.now_s + left_s if ttl_s else None))  # noqa: PLW2901  # as it now is
+        lease = replace(lease, since_s=min(lease.since_s, turn.now_s), expires_at_s=turn.now_s + left_s if ttl_s else None, idle_since_s=None)  # noqa: PLW2901  # as it now is
+        if lease.until_s is not None:
+            lease = replace(lease, until_s=min(lease.until_s, turn.now_s + turn.limits.gpu.load_timeout_s))  # noqa: PLW2901
+        turn.put_lease(lease)
         if lease.state is LeaseState.COOLING:
             handover.look(turn, turn.fleet.devices[lease.device])
             continue
-        turn.announce("lease_adopted", reason=f"{called(lease)} holds {lease.device}", fields=_fields(lease))
+        does = "loads on" if lease.purpose == "load" else "holds"
+        turn.announce("lease_adopted", reason=f"{called(lease)} {does} {lease.device}", fields=_fields(lease))
         if lease.outside is not None and lease.outside.pid:
             turn.act(WatchOwner(outside=lease.outside))

@@ -136,7 +136,7 @@ _MANY: Final = 1000
 """Processes of one model, or jobs (each a thread) of one process: more is a slip of the finger, and would take the machine down."""
 _MEMORY_ORDER: Final = (("worker_soft", "worker_limit"), ("emergency_below", "warn_below"), ("hard_floor", "emergency_below"))
 """The first of each pair must be below the second, where both are set."""
-_MAY_BE_ZERO: Final = {"margin_bytes", "stop_grace_s", "backoff_first_s", "critical_max_s", "disk_floor_bytes"} | {
+_MAY_BE_ZERO: Final = {"margin_bytes", "stop_grace_s", "backoff_first_s", "critical_max_s", "disk_floor_bytes", "max_hold_s"} | {
     f"{key}_bytes" for pair in _MEMORY_ORDER for key in pair
 }
 

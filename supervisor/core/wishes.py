@@ -20,6 +20,9 @@ def wanted_changed(turn: Turn, event: WantedChanged) -> None:
             worker = turn.put_worker(replace(worker, retry_at_s=turn.now_s))
         if event.restart and worker.stop is None:
             generations.order_leave(turn, worker, Cause.OPERATOR, "restart asked for by the operator", boundary=True)
+    if event.wanted == Wanted.UP:  # nor is it waited for longer that a device is kept free
+        for device in [device for device in turn.fleet.devices.values() if device.hold_off_until_s]:
+            turn.put_device(replace(device, hold_off_until_s=0.0))
     turn.act(SaveWanted(words=dict.fromkeys(event.workers, Wanted(event.wanted)), request=event.request))  # on disk before anybody hears of it
 
 

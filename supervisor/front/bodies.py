@@ -29,6 +29,17 @@ def body_of(shape: type[Shape]) -> Callable[[Request], Awaitable[Shape]]:
     return read
 
 
+def body_or_none_of(shape: type[Shape]) -> Callable[[Request], Awaitable[Shape]]:
+    """Return the dependency that reads this shape from a request's body, and its defaults from a request without one."""
+    read = body_of(shape)
+
+    async def read_if_any(request: Request) -> Shape:
+        bare = not media_type(request) and request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers
+        return shape() if bare else await read(request)
+
+    return read_if_any
+
+
 def decoded(data: bytes | str, shape: type[Shape], *, where: str = "the body") -> Shape:
     """Return the shape. Raises Refusal: 400 for what is no JSON, 422 for what does not fit."""
     try:

@@ -16,6 +16,8 @@ from supervisor.front.tokens import TokenFile, Tokens
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN: Final = frozenset({"/healthz"})
 """Whoever watches whether we live needs no token."""
+_ADMIN: Final = frozenset({"/v1/hold", "/v1/release", "/v1/gpu/reset", "/v1/gpu/force-release-all"})
+"""What acts on the work of everybody."""
 
 
 class Gate:
@@ -95,7 +97,7 @@ def needed(scope: Scope) -> Right:
     """Return what a request needs: reading needs read, work needs operate, workers need admin."""
     if scope["method"] in READING:
         return Right.READ
-    return Right.ADMIN if scope["path"].startswith("/v1/workers/") or scope["path"] in {"/v1/hold", "/v1/release"} else Right.OPERATE
+    return Right.ADMIN if scope["path"].startswith("/v1/workers/") or scope["path"] in _ADMIN else Right.OPERATE
 
 
 def _check_host(headers: Headers) -> None:

@@ -24,8 +24,6 @@ class Given(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     token_file: str = ""
     max_upload_bytes: int = 2 * _GIB
     allowed_roots: list[str] = []
-    vacate_timeout_s: float = 120.0
-    lock_timeout_s: float = 120.0
     log_dir: str = ""
 
 
@@ -38,9 +36,7 @@ class Options(Struct, frozen=True, kw_only=True):
     tokens: Tokens
     max_upload_bytes: int
     allowed_roots: tuple[Path, ...]
-    vacate_timeout_s: float
     listen: tuple[int, ...]
-    lock_timeout_s: float = 120.0
     token_file: Path | None = None
 
 
@@ -71,8 +67,6 @@ def read_options(environ: Mapping[str, str]) -> Options:
         tokens=tokens,
         max_upload_bytes=given.max_upload_bytes,
         allowed_roots=tuple(Path(root).expanduser().absolute() for root in given.allowed_roots),
-        vacate_timeout_s=given.vacate_timeout_s,
-        lock_timeout_s=given.lock_timeout_s,
         listen=_descriptors(environ.get("WARDEN_LISTEN", "")),
         token_file=Path(given.token_file).absolute() if given.token_file else None,
     )

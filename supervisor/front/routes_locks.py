@@ -39,10 +39,11 @@ async def lock(request: Request, caller: FromCaller, body: Annotated[LockBody, D
     ticket = body.ticket or f"t-{secrets.token_hex(8)}"
     pid, ticks = _owner(request, body)
     args: dict[str, Any] = {"owner": body.owner, "priority": body.priority, "ticket": ticket, "pid": pid, "start_ticks": ticks, "caller": os.getpid()}
-    timeout_s = caller.front.options.lock_timeout_s if body.timeout_s is None else body.timeout_s
+    args["purpose"] = body.purpose
+    timeout_s = (await caller.status()).supervisor.lock_timeout_s if body.timeout_s is None else body.timeout_s
     given = {"timeout_s": timeout_s, "ttl_s": body.ttl_s, "need": body.need, "device": body.device}
     args |= {name: value for name, value in given.items() if value is not None}
-    view: LockView = await _while_connected(request, caller, args, timeout_s + DEADLINE_S)
+    view: LockView = await while_connected(request, caller, ("gpu.lock", LockView), args, timeout_s + DEADLINE_S)
     if not view.granted:
         holders = [{"owner": one.owner, "kind": one.kind, "pid": one.pid, "state": one.state, "since_s": one.since_s} for one in view.holders]
         extra = {"ticket": view.ticket, "holders": holders}
@@ -69,9 +70,12 @@ def _owner(request: Request, body: LockBody) -> tuple[int, int]:
     return pid, ticks
 
 
-async def _while_connected(request: Request, caller: Caller, args: dict[str, Any], within_s: float) -> LockView:
-    """Return the answer; a caller that goes away meanwhile waits no longer, and nobody does once the front ends. Raises Refused, Unreachable, Refusal."""
-    asked = asyncio.ensure_future(caller.view("gpu.lock", LockView, args, timeout_s=within_s))
+async def while_connected(request: Request, caller: Caller, asks: tuple[str, Any], args: dict[str, Any], within_s: float) -> Any:
+    """Return the answer to an operation, as its shape.
+
+    A caller that goes away meanwhile waits no longer, and nobody does once the front ends. Raises Refused, Unreachable, Refusal.
+    """
+    asked = asyncio.ensure_future(caller.view(*asks, args, timeout_s=within_s))
     others = [asyncio.ensure_future(_left(request)), asyncio.ensure_future(_ends(caller.front.hub))]
     try:
         await asyncio.wait({asked, *others}, return_when=asyncio.FIRST_COMPLETED)
@@ -79,8 +83,7 @@ async def _while_connected(request: Request, caller: Caller, args: dict[str, Any
             with suppress(Unreachable):
                 await caller.ask("gpu.withdraw", {"ticket": args["ticket"]}, timeout_s=_WITHDRAW_S)
             raise Refusal(503, "withdrawn", "you wait no longer: the connection was closed, or the API is restarted", extra={"ticket": args["ticket"]})
-        view: LockView = await asked
-        return view
+        return await asked
     finally:
         for one in (asked, *others):
             one.cancel()

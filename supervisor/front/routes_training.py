@@ -104,12 +104,11 @@ async def _handed_over(caller: Caller, job: JobView, prefer: str) -> Response:
     hub = caller.front.hub
     loop = asyncio.get_running_loop()
     began_s = loop.time()
-    end_s = began_s + caller.front.options.vacate_timeout_s + _SLACK_S
     seen = hub.last
     while True:
         view = await caller.job("jobs.show", {"job": job.id})
         status = await caller.status()
-        left_s = end_s - loop.time()
+        left_s = began_s + status.supervisor.vacate_timeout_s + _SLACK_S - loop.time()
         undecided = view.status == "queued" and hand_over_of(status.devices, job.id) == "none"
         if settled(view, status) or left_s <= 0 or hub.closed or (undecided and loop.time() - began_s > _UNDECIDED_S):
             break

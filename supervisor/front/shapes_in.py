@@ -115,7 +115,8 @@ class LockBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A device for a program outside Warden. priority: 0 is the most urgent; need: such as "8GiB", what must be free; device: this one and no other.
 
     timeout_s, ttl_s: left out for gpu.lock_timeout and gpu.lease_ttl. pid: yours is proved by the unix socket; 0 to live by renewals alone there too; over TCP
-    it says nothing. ticket: of an answer that said to come again.
+    it says nothing. ticket: of an answer that said to come again. purpose: load for the lock under which models are loaded on a device, one at a time: it is
+    taken after the device, says nothing about memory (no need), and is over after gpu.load_timeout.
     """
 
     owner: Owner
@@ -125,7 +126,7 @@ class LockBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     need: Size | None = None
     device: Text | None = None
     pid: Natural | None = None
-    purpose: Literal["inference"] = "inference"
+    purpose: Literal["inference", "load"] = "inference"
     ticket: Annotated[str, Meta(max_length=100, pattern=r"^[!-~]*$")] = ""
 
 
@@ -135,6 +136,24 @@ class RenewBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     lease: LeaseName
     fence: Fence
     ttl_s: Seconds | None = None
+
+
+class ReleaseBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Leases that are taken back. reason: why, for the record."""
+
+    reason: Annotated[str, Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+
+
+class VacateBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A device that is to be empty. need: what must be free, such as "8GiB"; device: left out for the smallest that can hold it.
+
+    timeout_s: left out for gpu.vacate_timeout; keep_free_s: for so long residents stay away afterwards, left out for 300.
+    """
+
+    need: Size | None = None
+    device: Text | None = None
+    timeout_s: Seconds | None = None
+    keep_free_s: Seconds | None = None
 
 
 class UnlockBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -34,8 +34,6 @@ def with_api(limits: Limits) -> Limits:
             "token_file": api.token_file,
             "max_upload_bytes": api.max_upload_bytes,
             "allowed_roots": list(api.allowed_roots),
-            "vacate_timeout_s": limits.gpu.vacate_timeout_s,
-            "lock_timeout_s": limits.gpu.lock_timeout_s,
             "log_dir": limits.supervisor.log_dir,
         },
         oom_score_adj=0,  # small, and what people look through when the machine is in need

@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -30,6 +30,7 @@ class LockArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     pid: the process that it is for, 0 where nobody proves one; start_ticks: as whoever asks has read them, 0 not to compare; caller: a process without which
     nobody waits for the answer. timeout_s, ttl_s: None for those of [gpu]; ttl_s 0: it need not renew, its process alone counts. need: "8GiB".
+    purpose: load for the lock under which models are loaded on a device, one at a time, within gpu.load_timeout.
     """
 
     owner: str
@@ -42,6 +43,7 @@ class LockArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     start_ticks: int = 0
     caller: int = 0
     ticket: str = ""
+    purpose: Literal["inference", "load"] = "inference"
 
 
 class RenewArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,19 +86,25 @@ class LockOperations:
 
     async def _lock(self, args: LockArgs) -> LockView:
         limits = self._limits().gpu
-        timeout_s = _within("timeout_s", limits.lock_timeout_s if args.timeout_s is None else args.timeout_s)
-        need_bytes = _size(args.need)
+        timeout_s = within("timeout_s", limits.lock_timeout_s if args.timeout_s is None else args.timeout_s)
+        need_bytes = size_of(args.need)
+        if need_bytes and args.purpose == "load":
+            raise Rejected("invalid", f"need {args.need} is asked of the device itself: take that first (purpose inference), then the lock for loading on it")
         outside, kin = await self._outside(args)
         device = DeviceId(args.device) if args.device else None
-        waiting = f"whoever asks for {outside.ticket}"
-        if args.caller:
-            caller = await self._owners.look(args.caller)
-            if caller is None:
-                raise Rejected("invalid", f"caller {args.caller} is no process of this machine")
-            self._owners.watch(waiting, caller, partial(self._post, LockWithdrawn(ticket=outside.ticket)))
+        waiting = await watch_caller(self._owners, args.caller, outside.ticket, self._post)
 
         def request(name: str) -> LockRequested:
-            return LockRequested(request=name, outside=outside, priority=args.priority, need_bytes=need_bytes, timeout_s=timeout_s, device=device, kin=kin)
+            return LockRequested(
+                request=name,
+                outside=outside,
+                priority=args.priority,
+                need_bytes=need_bytes,
+                timeout_s=timeout_s,
+                device=device,
+                kin=kin,
+                purpose=args.purpose,
+            )
 
         try:
             reply = await self._ask(request, within_s=timeout_s + ANSWER_MAX_S)
@@ -118,7 +126,7 @@ class LockOperations:
             raise Rejected("invalid", f"priority {args.priority} is below 0, the most urgent")
         if len(args.ticket) > _NAME_MAX or not args.ticket.isprintable():
             raise Rejected("invalid", "ticket must be one that an earlier answer gave")
-        ttl_s = _within("ttl_s", self._limits().gpu.lease_ttl_s if args.ttl_s is None else args.ttl_s)
+        ttl_s = within("ttl_s", self._limits().gpu.lease_ttl_s if args.ttl_s is None else args.ttl_s)
         ticket = Ticket(args.ticket or f"t-{secrets.token_hex(8)}")
         if not args.pid:
             if not ttl_s:
@@ -131,7 +139,7 @@ class LockOperations:
         return outside, peer.kin
 
     async def _renew(self, args: RenewArgs) -> LockView:
-        ttl_s = None if args.ttl_s is None else _within("ttl_s", args.ttl_s)
+        ttl_s = None if args.ttl_s is None else within("ttl_s", args.ttl_s)
         found = self._fleet().leases.get(LeaseId(args.lease))
         if ttl_s == 0 and found is not None and found.outside is not None and not found.outside.pid:
             raise Rejected("invalid", "ttl_s must be above 0: nothing but its renewals shows that this owner lives")
@@ -157,7 +165,7 @@ class LockOperations:
             lease=lease.id,
             fence=lease.fence,
             device=lease.device,
-            expires_in_s=None if lease.expires_at_s is None else max(0.0, lease.expires_at_s - time.monotonic()),
+            expires_in_s=None if lease.ends_at_s is None else max(0.0, lease.ends_at_s - time.monotonic()),
             env=shown(device) if device is not None else {},
         )
 
@@ -168,13 +176,26 @@ class LockOperations:
         return LockView(granted=False, ticket=ticket, device=device.id if device else None, reason=_NOT_GRANTED[no.code], message=no.message, holders=holders)
 
 
-def _within(name: str, seconds: float) -> float:
+async def watch_caller(owners: Owners, caller: int, ticket: Ticket, post: Callable[[AnyEvent], None]) -> str:
+    """Withdraw whoever waits with this ticket once the process that asked is gone (0: nobody's). Returns what the watch is called. Raises Rejected."""
+    name = f"whoever asks for {ticket}"
+    if caller:
+        peer = await owners.look(caller)
+        if peer is None:
+            raise Rejected("invalid", f"caller {caller} is no process of this machine")
+        owners.watch(name, peer, partial(post, LockWithdrawn(ticket=ticket)))
+    return name
+
+
+def within(name: str, seconds: float) -> float:
+    """Return the seconds. Raises Rejected where nobody should wait for so long."""
     if not 0 <= seconds <= TIMEOUT_MAX_S:
         raise Rejected("invalid", f"{name} must be from 0 to {TIMEOUT_MAX_S:g} seconds, {seconds:g} was found")
     return seconds
 
 
-def _size(text: str) -> int:
+def size_of(text: str) -> int:
+    """Return the bytes of a need. Raises Rejected."""
     try:
         return parse_size(text)
     except ValueError as error:

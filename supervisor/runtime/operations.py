@@ -113,6 +113,8 @@ class Operations:
                 config_error=about.settings.error,
                 health_every_s=limits.supervisor.health_every_s,
                 log_level=limits.supervisor.log_level,
+                vacate_timeout_s=limits.gpu.vacate_timeout_s,
+                lock_timeout_s=limits.gpu.lock_timeout_s,
                 api=about.api,
             ),
             workers=[views.worker_view(worker, fleet=fleet, limits=limits, now_s=now_s) for worker in fleet.workers.values()],

@@ -27,12 +27,14 @@ from supervisor.core.events import (
 )
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import DeviceId, Evidence, Fleet, Job, Worker, WorkerName
+from supervisor.core.peaks import given_bytes
 from supervisor.runtime import views
 from supervisor.runtime.device_views import holdings
 from supervisor.runtime.launch import Launcher
 from supervisor.runtime.measuring import Measures
 from supervisor.runtime.peers import Owners
-from supervisor.runtime.ports import Channel, Device, EventStream, JobFiles, JobStore, Processes, Programs, Room, SpawnError, StreamEvent, WantedStore
+from supervisor.runtime.ports import Device, EventStream, JobFiles, JobStore, Room, StreamEvent, WantedStore
+from supervisor.runtime.process_ports import Channel, Processes, Programs, SpawnError
 from supervisor.runtime.saving import Saves
 from supervisor.runtime.words import keep_word
 from supervisor.shapes import Intervention
@@ -101,6 +103,7 @@ class Performer:
     def perform(self, decision: act.Decision) -> None:
         """Start every action. Never waits."""
         self._saves.leases(decision.fleet.leases, decision.fleet.last_number)
+        self._saves.peaks(decision.fleet.peaks)
         for action in decision.actions:
             self._one(action)
 
@@ -207,7 +210,9 @@ class Performer:
         worker = self._fleet().workers[action.worker]
         spec = self._limits().workers[worker.model]
         device = self._fleet().devices.get(action.device) if action.device else None
-        launch = self._ports.launcher.launch(worker, action.generation, spec, device)
+        shared = self._limits().gpu.sharing == "budget"
+        budget_bytes = given_bytes(self._fleet(), action.worker) if shared else 0
+        launch = self._ports.launcher.launch(worker, action.generation, spec, device, budget_bytes=budget_bytes)
         self._ports.channel.expect(action.worker, action.generation, launch.token)
         try:
             launch = replace(launch, env={**launch.env, **self._watch(worker, action.generation)})

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Final
 
 from supervisor.core.actions import Decision
-from supervisor.core.decide import look
 from supervisor.core.events import AnyEvent, Tick
 from supervisor.core.health import clocks
 from supervisor.core.limits import PING_EVERY_S, Limits
 from supervisor.core.model import Fleet
+from supervisor.core.readings import look
 
 TICK_S: Final = 1.0
 _AFTER_S: Final = 0.01

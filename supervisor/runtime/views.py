@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from supervisor.core.gpu import called
+from supervisor.core.gpu import called, stranger_words
 from supervisor.core.health import clocks
 from supervisor.core.jobs import place_of, standing
 from supervisor.core.limits import JSONValue, Limits
+from supervisor.core.loading import who_loads
 from supervisor.core.memory import lines
 from supervisor.core.model import (
     AT_WORK,
@@ -33,7 +34,7 @@ from supervisor.shapes import (
     MemoryView,
     WorkerView,
 )
-from supervisor.units import format_size
+from supervisor.units import format_size, short_duration
 
 
 def positions(fleet: Fleet, limits: Limits, now_s: float) -> dict[JobId, int]:
@@ -161,21 +162,25 @@ def _next_action(worker: Worker, fleet: Fleet, limits: Limits, now_s: float) -> 
             return f"stays down until: warden workers start {worker.name}"
         case WorkerState.DOWN if lease is not None and lease.state is LeaseState.WAITING:
             return f"starts when {lease.device} is proved free"
+        case WorkerState.DOWN if lease is not None and (loads := who_loads(fleet, lease.device, limits, now_s)) is not None:
+            return f"starts when {called(loads)} has loaded its model on {lease.device}"
         case WorkerState.DOWN if spec.resident and spec.gpu_bytes:
-            return _comeback(worker, fleet)
+            return _comeback(worker, fleet, now_s)
         case WorkerState.DOWN:
             return "starts when a job comes"
         case _:
             return ""
 
 
-def _comeback(worker: Worker, fleet: Fleet) -> str:
+def _comeback(worker: Worker, fleet: Fleet, now_s: float) -> str:
     """Return what a resident that is away waits for."""
     own = fleet.lease_of(worker.name)
     if own is not None:
         return f"comes back when what it had of {own.device} is proved free"
     if holders := [other.owner for other in fleet.leases.values()]:
         return f"comes back after {', '.join(holders)}"
+    if kept := [device.hold_off_until_s - now_s for device in fleet.devices.values() if device.hold_off_until_s > now_s]:
+        return f"comes back when somebody waits for it, or in {short_duration(min(kept))}"
     if failing := [device.id for device in fleet.devices.values() if device.state is not DeviceState.OK]:
         return f"comes back when {' or '.join(failing)} can be read again"
     return "comes back when nobody waits for the device"
@@ -218,6 +223,8 @@ def unwell(fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
     found += [f"{device.id} is {device.state}{f': {device.trouble}' if device.trouble else ''}" for device in failing]
     stale = (lease for lease in fleet.leases.values() if lease.state is LeaseState.STALE)
     found += [f"{called(lease)} holds {lease.device}, and does not renew its lease, {now_s - lease.since_s:.0f} s over its time" for lease in stale]
+    for device in fleet.devices.values():
+        found += [f"{device.id} is contaminated: {stranger_words(one)} without a lease; it is waited for, not ended" for one in device.intruders]
     if fleet.zone in (Zone.EMERGENCY, Zone.FLOOR) and fleet.available_bytes is not None:
         line = lines(limits.memory, fleet.memory_bytes).of(fleet.zone)
         found.append(f"memory: {format_size(fleet.available_bytes)} available, {_LINE_KEYS[fleet.zone]} is {format_size(line)}")

@@ -17,7 +17,7 @@ from supervisor.adapters.cgroups import Leaf, prefix_of
 from supervisor.adapters.trees import Record
 from supervisor.core.events import TreeGone
 from supervisor.core.model import Exit
-from supervisor.runtime.ports import SpawnError
+from supervisor.runtime.process_ports import SpawnError
 from tests.support.kept import NAME, PARENT, WITHIN_S, Kept
 from tests.support.live import alive
 from workers.fake_tree import KINDS, RENAMED

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -53,17 +53,21 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+MEMORY: Final = '[memory]\nwarn_below = "0"\nemergency_below = "0"\nhard_floor = "0"\n'
+"""What other programs use must end no worker that is measured."""
+
+
 class Warden:
     """A running supervisor. folder: where its file, state and logs lie."""
 
-    def __init__(self, folder: Path, toml: str, *, api: str = "off") -> None:
-        """Write the file and start; `wait` says when it answers. api: where HTTP is served, such as 127.0.0.1:0."""
+    def __init__(self, folder: Path, toml: str, *, api: str = "off", env: Mapping[str, str] | None = None) -> None:
+        """Write the file and start; `wait` says when it answers. api: where HTTP is served, such as 127.0.0.1:0; env: what it gets besides."""
         self.folder = folder
         file = folder / "supervisor.toml"
-        file.write_text(f'schema_version = 1\n[api]\nbind = "{api}"\n{toml}')
+        file.write_text(f'schema_version = 1\n[api]\nbind = "{api}"\n{MEMORY}{toml}')
         with (folder / "run.out").open("wb") as out:
             command = [sys.executable, "-m", "supervisor", "--config", str(file), "run"]
-            self.process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=out, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(command, cwd=folder, env={**environment(), **(env or {})}, stdout=out, stderr=subprocess.STDOUT)
         self._client: Client | None = None
 
     @property
@@ -137,10 +141,10 @@ class Warden:
 
 
 @contextmanager
-def supervised(toml: str, *, api: str = "off") -> Iterator[Warden]:
+def supervised(toml: str, *, api: str = "off", env: Mapping[str, str] | None = None) -> Iterator[Warden]:
     """Yield a supervisor with this configuration in a fresh folder; it and the folder are gone afterwards."""
     with scratch() as folder:
-        warden = Warden(folder, toml, api=api)
+        warden = Warden(folder, toml, api=api, env=env)
         try:
             yield warden
         finally:

@@ -5,9 +5,10 @@ from msgspec.structs import replace
 
 from supervisor.core import events as ev
 from supervisor.core.actions import Leave, MeasureDevice, MeasureMemory, Reply
-from supervisor.core.decide import decide, first_fleet, look
+from supervisor.core.decide import decide, first_fleet
 from supervisor.core.limits import GIB
 from supervisor.core.model import Device, DeviceId, DeviceSample, Evidence, Exit, JobId, Wanted, Worker, WorkerName, WorkerState
+from supervisor.core.readings import look
 from supervisor.core.turn import Turn
 from tests.support.simulated_device import HOST
 from tests.support.world import World, usual_limits

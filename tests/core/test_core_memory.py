@@ -53,6 +53,13 @@ def test_the_default_lines_shrink_with_the_machine_and_chosen_ones_stand(total: 
     assert lines(limits, total) == found
 
 
+@pytest.mark.parametrize("total", [4 * GIB, 6 * GIB, 8 * GIB])
+def test_a_small_machine_that_is_half_in_use_by_others_stops_nobody(total: int) -> None:
+    zone = zone_of(2 * GIB, lines(MemoryLimits(), total), Zone.OK)
+
+    assert zone in {Zone.OK, Zone.WARN}
+
+
 def test_the_nearer_the_line_the_sooner_somebody_looks() -> None:
     pauses = [pause_s(available, USUAL) for available in range(0, 20 * GIB, 64 * MIB)]
 

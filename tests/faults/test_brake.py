@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.test_memory import limited
+from tests.faults.test_memory import limited, needs_memory
 from tests.support.live import FAKE, MakeLive, alive
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -21,12 +21,13 @@ options = {{ load_mb = 100 }}
 {FAKE}
 serves = ["demo.train"]
 """
-LINES = 'warn_below = "3GiB"\nemergency_below = "1900MiB"\nhard_floor = "0"\nworker_soft = "0"\nworker_limit = "0"'
+LINES = {"warn_below": "3GiB", "emergency_below": "1900MiB"}
 PRETENDED = {"WARDEN_PRETEND_MEMORY": "4GiB"}
 
 
 def test_a_hog_is_ended_and_nobody_else_is_touched(live: MakeLive) -> None:
-    warden = limited(live, LINES, toml=TWO).start(env=PRETENDED)
+    needs_memory(5)
+    warden = limited(live, toml=TWO, **LINES).start(env=PRETENDED)
     for name in ("sam-0", "yolo-0"):
         warden.wait_for_event("worker_ready", worker=name)
     sam = warden.worker("sam-0").pid
@@ -49,7 +50,8 @@ def test_a_hog_is_ended_and_nobody_else_is_touched(live: MakeLive) -> None:
 
 
 def test_a_job_that_eats_step_by_step_is_stopped_before_a_step_and_its_worker_lives(live: MakeLive) -> None:
-    warden = limited(live, LINES, toml=TWO).start(env=PRETENDED)
+    needs_memory(4)
+    warden = limited(live, toml=TWO, **LINES).start(env=PRETENDED)
     for name in ("sam-0", "yolo-0"):
         warden.wait_for_event("worker_ready", worker=name)
     before = [warden.worker(name).pid for name in ("sam-0", "yolo-0")]
@@ -70,7 +72,7 @@ def test_a_job_that_eats_step_by_step_is_stopped_before_a_step_and_its_worker_li
 
 
 def test_where_the_memory_is_not_ours_nobody_ends_and_the_others_are_named(live: MakeLive) -> None:
-    warden = limited(live, 'warn_below = "8192GiB"\nemergency_below = "4096GiB"', toml=TWO).start()  # far more than this machine has
+    warden = limited(live, warn_below="8192GiB", emergency_below="4096GiB", toml=TWO).start()  # far more than this machine has
 
     named = warden.wait_for_event("memory_outside")
     waiting = warden.submit("demo.count", steps=1)
@@ -83,12 +85,13 @@ def test_where_the_memory_is_not_ours_nobody_ends_and_the_others_are_named(live:
     assert any(sentence.startswith("memory: ") for sentence in warden.status().unwell)
 
 
-GUARDED = LINES.replace('hard_floor = "0"', 'hard_floor = "1000MiB"').replace('"1900MiB"', '"0"')
+GUARDED = {"warn_below": "3GiB", "hard_floor": "1000MiB"}
 """Without the supervisor's own brake: whatever is ended, the guard has ended."""
 
 
 def test_the_guard_holds_the_floor_alone_while_the_supervisor_stands_still_and_says_so_after(live: MakeLive) -> None:
-    warden = limited(live, GUARDED, toml=TWO).start(env=PRETENDED)
+    needs_memory(5)
+    warden = limited(live, toml=TWO, **GUARDED).start(env=PRETENDED)
     for name in ("sam-0", "yolo-0"):
         warden.wait_for_event("worker_ready", worker=name)
     sam, yolo = (warden.worker(name).pid for name in ("sam-0", "yolo-0"))
@@ -117,7 +120,7 @@ def test_the_guard_holds_the_floor_alone_while_the_supervisor_stands_still_and_s
 
 
 def test_a_guard_that_ends_is_started_again_and_the_last_one_ends_with_the_supervisor(live: MakeLive) -> None:
-    warden = limited(live, GUARDED, toml=TWO).start(env=PRETENDED)
+    warden = limited(live, toml=TWO, **GUARDED).start(env=PRETENDED)
     first = guard_of(warden.pid)
 
     os.kill(first, signal.SIGKILL)

@@ -39,6 +39,17 @@ def test_a_device_is_taken_renewed_and_given_back(make_front: MakeFront) -> None
     assert "ttl_s" not in sent
 
 
+def test_the_lock_for_loading_is_asked_for_by_its_purpose(make_front: MakeFront) -> None:
+    front = make_front()
+    with front.client() as http:
+        loads = http.post("/v1/gpu/lock", json={"owner": "trainer", "purpose": "load"})
+        uses = http.post("/v1/gpu/lock", json=ASK)
+
+    assert (loads.status_code, loads.json()["lease"]) == (200, "l-8")
+    assert uses.status_code == 200
+    assert [sent["purpose"] for sent in asked(front, "gpu.lock")] == ["load", "inference"]
+
+
 def test_one_that_is_not_free_in_time_is_503_with_who_holds_it_and_a_ticket(make_front: MakeFront) -> None:
     front = make_front()
     with front.client() as http:
@@ -58,7 +69,7 @@ def test_one_that_is_not_free_in_time_is_503_with_who_holds_it_and_a_ticket(make
     [
         ({**ASK, "owner": ""}, 422),
         ({**ASK, "need": "much"}, 422),
-        ({**ASK, "purpose": "load"}, 422),
+        ({**ASK, "purpose": "training"}, 422),
         ({**ASK, "timeout_s": -1}, 422),
         ({**ASK, "device": "GPU-1"}, 404),
         ({**ASK, "holdr": 1}, 422),

@@ -20,7 +20,7 @@ STREAMS = ("/v1/events", "/v1/jobs/{job}/events")  # they do not end; test_front
 
 DOCUMENT = build(
     Options(
-        state_dir="/", bind="127.0.0.1:0", loopback=True, tokens=Tokens(()), max_upload_bytes=1, allowed_roots=(), vacate_timeout_s=1.0, listen=()  # type: ignore[arg-type]
+        state_dir="/", bind="127.0.0.1:0", loopback=True, tokens=Tokens(()), max_upload_bytes=1, allowed_roots=(), listen=()  # type: ignore[arg-type]
     ),
     parts=lambda: None,
 ).openapi()  # fmt: skip
@@ -95,7 +95,8 @@ def test_every_route_says_what_it_takes_and_every_name_resolves() -> None:
         "POST /v1/jobs/{job}/cancel", "POST /v1/jobs/{job}/pause", "POST /v1/jobs/{job}/resume", "POST /v1/jobs/{job}/retry", "GET /v1/jobs/{job}/why",
         "GET /v1/jobs/{job}/files", "GET /v1/jobs/{job}/files/{name}", "GET /v1/kinds", "GET /v1/schedules", "POST /v1/hold", "POST /v1/release",
         "GET /v1/gpu/status", "POST /sessions", "GET /sessions/{session}", "DELETE /sessions/{session}", "POST /sessions/{session}/prompts",
-        "POST /v1/gpu/lock", "POST /v1/gpu/renew", "POST /v1/gpu/unlock",
+        "POST /v1/gpu/lock", "POST /v1/gpu/renew", "POST /v1/gpu/unlock", "POST /v1/gpu/reset",
+        "POST /v1/gpu/force-release-all", "POST /v1/gpu/vacate",
         "POST /propagate", "GET /job/{job}/status", "POST /frame-masks", "POST /predict", "POST /api/training/jobs", "POST /api/training/jobs/{job}/start",
         "POST /api/review/{session}/push", "POST /api/training/execute", "POST /api/training/cancel", "GET /api/training/status/{job}",
     ],

@@ -57,6 +57,7 @@ class FakeSupervisor:
         self.on_status: Callable[[], None] = lambda: None  # between the making of a status and its sending, in the thread of the sockets
         self.unwell: list[str] = []
         self.stopping = False
+        self.vacate_timeout_s = 120.0
         self.memory: dict[str, Any] = {"available_bytes": 8 * 2**30}
         self.workers = [worker("sam-0", "sam"), worker("yolo-0", "yolo", state="down"), worker("demo-0", "demo")]
         self.devices = [device()]
@@ -203,6 +204,9 @@ class FakeSupervisor:
             "gpu.lock": self._lock,
             "gpu.renew": self._keep,
             "gpu.unlock": self._keep,
+            "gpu.reset": lambda _args: self._release("stale"),
+            "gpu.force_release": lambda _args: self._release("held"),
+            "gpu.vacate": self._vacate,
             "gpu.withdraw": lambda args: {"ticket": args["ticket"]},
         }
         if op not in table:
@@ -213,6 +217,8 @@ class FakeSupervisor:
         """Grant a device to whoever asks first; the others are told at once who holds it."""
         if args.get("device") not in {None, "host"}:
             raise No("unknown", f"there is no device {args['device']}; there are host")
+        if args.get("purpose") == "load":
+            return {"granted": True, "ticket": args["ticket"], "lease": "l-8", "fence": 8, "device": "host", "expires_in_s": 30.0}
         if self.lease is not None and self.lease["ticket"] != args["ticket"]:
             return {"granted": False, "ticket": args["ticket"], "device": "host", "reason": "lock_timeout", "message": "first holds host",
                     "holders": [holder(self.lease["owner"], kind="outside", pid=None)]}  # fmt: skip
@@ -224,6 +230,22 @@ class FakeSupervisor:
             raise No("conflict", f"lease {args['lease']} with fence {args['fence']} holds no more")
         env = {"WARDEN_DEVICE": "host"}
         return {"granted": True, "ticket": self.lease["ticket"], "lease": "l-7", "fence": 7, "device": "host", "expires_in_s": 30.0, "env": env}
+
+    def _release(self, state: str) -> dict[str, Any]:
+        """Take the lease back from whoever has it, where it is in this state (nobody's is ever stale here)."""
+        lease, was = self.lease, {"lease": "l-7", "kind": "outside", "pid": None, "device": "host", "state": "held", "fence": 7}
+        if lease is None or state == "stale":
+            return {"released": [], "message": "nothing was taken back"}
+        self.lease = None
+        return {"released": [{"owner": lease["owner"], **was}], "message": f"{lease['owner']} has host no more"}
+
+    def _vacate(self, args: dict[str, Any]) -> dict[str, Any]:
+        if args.get("device") not in {None, "host"}:
+            raise No("unknown", f"there is no device {args['device']}; there are host")
+        if self.lease is None:
+            return {"success": True, "message": "host is empty", "freed_bytes": 5, "holders": [], "device": "host", "kept_free_s": 300.0}
+        held = [holder(self.lease["owner"], kind="outside", pid=None)]
+        return {"success": False, "message": f"{self.lease['owner']} holds host", "freed_bytes": 0, "holders": held, "device": "host"}
 
     def _live(self) -> list[dict[str, Any]]:
         live = Counter((job["kind"], job["status"]) for job in self.jobs.values() if job["status"] not in ("completed", "failed", "cancelled"))
@@ -237,6 +259,7 @@ class FakeSupervisor:
             "supervisor": {
                 "pid": 1, "version": "0", "uptime_s": 1.0, "config": "", "state_dir": str(self.state_dir), "log_dir": "", "loop_lag_ms": 0.5,
                 "pss_bytes": None, "dropped_messages": 0, "stopping": self.stopping, "config_generation": 1, "config_error": "",
+                "vacate_timeout_s": self.vacate_timeout_s,
             },
             "workers": self.workers,
             "devices": self.devices,

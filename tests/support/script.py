@@ -5,7 +5,8 @@ Above the line `----`, in any order of the first two kinds, then the events in o
     worker sam stall_after=5s replicas=2                one of a worker (a new name makes a new worker)
     show job_progress stored                            also tell these events and messages
     @5 submit j-1 yolo.train priority=3                 also: cancel, pause, resume, start, hold, release, up, down, restart, shutdown, freeze, look ...
-    @5 lock t-a 8GiB priority=5 timeout=30s ttl=10s pid=900 kin=101    a program outside Warden asks; also: renew, unlock, withdraw, dies t-a, uses t-a 8GiB
+    @5 lock t-a 8GiB priority=5 timeout=30s ttl=10s pid=900 kin=101 purpose=load    a program outside Warden asks
+    @5 renew t-a                                        also: unlock, withdraw, dies t-a, uses t-a 8GiB; reset, force-release
     @5 submit j-2 yolo.train held=1 run_at=60           one that waits for a person, or for its time
     @7 edit worker sam stall_after=5s                   also: edit limit, edit remove sam; several with "and" between them
     @5 switch sam-0 memory_bytes=9GiB       also: available 3GiB: what the machine has left
@@ -25,9 +26,11 @@ from msgspec.structs import replace
 from supervisor.core import actions as act
 from supervisor.core import events as ev
 from supervisor.core.limits import GIB, Limits, Retries, WorkerSpec
-from supervisor.core.model import DeviceState, Job, JobId, Ticket, Wanted, WorkerName
+from supervisor.core.model import DeviceState, Job, JobId, Lease, Ticket, Wanted, WorkerName
+from supervisor.core.sharing import shared
 from supervisor.units import format_size, parse_duration, parse_size
 from tests.support.simulated import CRASHED, Faults
+from tests.support.simulated_device import HOST
 from tests.support.world import World, usual_limits
 
 INCIDENTS: Final = Path(__file__).parent.parent / "incidents"
@@ -120,6 +123,8 @@ class Script:
                 lease, current = world.lease_of(ticket)
                 shape = ev.RenewRequested if order == "renew" else ev.UnlockRequested
                 world.post(0, shape(request=f"{order} {ticket}", lease=lease, fence=int(fence[0]) if fence else current))
+            case ["reset" | "force-release" as order]:
+                world.post(0, ev.ReleaseRequested(request=order, every=order == "force-release", by="ann (uid 7)", why="it hangs"))
             case ["withdraw", ticket]:
                 world.post(0, ev.LockWithdrawn(ticket=Ticket(ticket)))
             case ["dies", ticket]:
@@ -146,6 +151,8 @@ class Script:
             case ["device", how]:
                 world.device.unreadable = how != "readable"
                 world.device.state = None if how in {"unreadable", "readable"} else DeviceState(how)
+            case ["xid", code]:
+                world.post(0, ev.DeviceFaulted(device=HOST, xid=int(code)))
             case ["stranger", size, *name]:
                 world.device.stranger_bytes, world.device.stranger = parse_size(size), " ".join(name)
             case ["crash", worker]:
@@ -180,6 +187,7 @@ class Script:
                 extra += [f"freed {format_size(fields['freed_bytes'])} in {fields['took_s']:.2f} s"] if "freed_bytes" in fields else []
                 extra += [f"{key[:-2]} {fields[key]:.2f} s" for key in ("exit_s", "gone_s", "back_s", "proof_s") if key in fields]
                 extra += [f"fence {fields['fence']}"] if "fence" in fields else []
+                extra += [fields["evidence"]] if action.event in {"gpu_oom", "gpu_error"} else []
                 extra += [f"{format_size(fields['available_bytes'])} available"] if "available_bytes" in fields else []
                 extra += [f"attempt {fields['attempt']}"] if action.event == "job_started" else []
                 extra += [f"{fields['done']:g} of {fields['total']:g}"] if action.event == "job_progress" else []
@@ -187,6 +195,10 @@ class Script:
                 return " ".join(str(part) for part in (action.event, action.worker, action.job, f"({reason})" if reason else "") if part)
             case act.Reply() if action.lease is not None:
                 return f"answer {action.request} (lease {action.lease})"
+            case act.Reply() if action.released:
+                return f"answer {action.request} (released {', '.join(f'{lease.id} fence {lease.fence}' for lease in action.released)})"
+            case act.Reply() if action.message and not action.error:
+                return f"answer {action.request} ({action.message})"
             case act.Reply() if action.error:
                 return f"refuse {action.request} ({action.error}: {action.message})"
             case act.Leave():
@@ -213,14 +225,21 @@ class Script:
             failures = f" failures={worker.failures}" if worker.failures else ""
             self.story.append(f"{before}{worker.name} {worker.state} gen {worker.generation}{jobs}{failures}{causes}")
         for device in world.fleet.devices.values():
-            leases = ", ".join(f"{lease.owner} {lease.state}" for lease in world.fleet.leases.values() if lease.device == device.id)
+            leases = ", ".join(_held(lease, world) for lease in world.fleet.leases.values() if lease.device == device.id)
             self.story.append(f"{before}{device.id} {device.state}: {leases or 'no lease'}{f', for {device.handover.to}' if device.handover else ''}")
+        for work, peak in world.fleet.peaks.items() if shared(world.limits) else ():
+            wanted = f", wants {format_size(peak.wanted_bytes)}" if peak.wanted_bytes else ""
+            self.story.append(f"{before}{work}: seen to use {format_size(peak.seen_bytes)}{wanted}")
         for waiter in world.fleet.waiters.values():
             self.story.append(f"{before}{waiter.outside.words} waits ({waiter.message})")
         for job in {**world.disk.jobs, **world.fleet.jobs}.values():
             self.story.append(f"{before}{_job(job)}")
         if world.fleet.dropped:
             self.story.append(f"{before}dropped {world.fleet.dropped}")
+
+
+def _held(lease: Lease, world: World) -> str:
+    return f"{lease.owner} {lease.state}{f' with {format_size(lease.need_bytes)}' if shared(world.limits) else ''}"
 
 
 def _job(job: Job) -> str:
@@ -231,7 +250,9 @@ def _job(job: Job) -> str:
 
 def _asked(pair: str) -> tuple[str, Any]:
     key, _, text = pair.partition("=")
-    return (f"{key}_s", parse_duration(text)) if key in {"timeout", "ttl"} else (key, int(text))
+    if key in {"timeout", "ttl", "keep_free"}:
+        return f"{key}_s", parse_duration(text)
+    return key, text if key == "purpose" else int(text)
 
 
 def _message(name: WorkerName, generation: int, kind: str, *, job: JobId, attempt: int, rest: list[str]) -> ev.AnyEvent:

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from msgspec.structs import replace
 
 from supervisor.core import actions as act
 from supervisor.core import events as ev
-from supervisor.core.decide import decide, first_fleet, look
+from supervisor.core.decide import decide, first_fleet
 from supervisor.core.limits import GIB, Limits, WorkerSpec
-from supervisor.core.model import Device, Evidence, Fleet, Job, JobId, LeaseId, Outside, Ticket, WorkerName
+from supervisor.core.model import Device, Evidence, Fleet, Job, JobId, Lease, LeaseId, Outside, Ticket, WorkerName
+from supervisor.core.readings import look
 from supervisor.core.reload import effective, places
 from supervisor.core.rests import HELD
+from supervisor.core.sharing import shared
+from supervisor.core.tickets import stored
 from supervisor.units import parse_size
 from tests.support.simulated import SOON_S, Faults, SimulatedProcess
 from tests.support.simulated_device import HOST, SimulatedDevice
@@ -54,6 +58,7 @@ class World:
         self._pids = 100
         self._life = 1  # which supervisor this is: what an earlier one had under way never comes back
         self._down = False
+        self._watched: act.MeasureDevice | None = None
         self._born_s: dict[tuple[WorkerName, int], float] = {}
         self._spawned: dict[str, int] = {}  # the last generation of each, as run/ has it
         self._edits = 0
@@ -63,7 +68,9 @@ class World:
     def _start(self, adopted: tuple[ev.Adopted, ...]) -> None:
         self.limits, self._down, self.left = self.in_file, False, False
         self.devices = (Device(id=HOST, name="host", backend="host", total_bytes=self.limits.gpu.host_budget_bytes),)
-        self.first: Fleet = first_fleet(self.limits, self.devices, fence=self.disk.fence, generations=self._spawned, wanted=dict(self.disk.wanted))
+        self.first: Fleet = first_fleet(
+            self.limits, self.devices, fence=self.disk.fence, generations=self._spawned, wanted=dict(self.disk.wanted), peaks=self.disk.peaks
+        )
         self.fleet = self.first
         self.journal.clear()
         jobs = tuple(job for job in self.disk.jobs.values() if job.live)
@@ -76,6 +83,7 @@ class World:
                 adopted=adopted,
                 held=bool(self.disk.marks.get(HELD)),
                 wanted=dict(self.disk.wanted),
+                tickets=stored(self.disk.marks),
             ),
         )
         self._own(TICK_S, self._tick)
@@ -122,6 +130,7 @@ class World:
         """End the supervisor as kill -9 does: its inbox, its timers and its unfinished writes are gone; the workers go on."""
         self._time.drop_events()
         self.disk.waiting.clear()
+        self._watched = None
         self._life += 1
         self._down = True
 
@@ -159,13 +168,16 @@ class World:
 
     # ---- what people do
 
-    def submit(self, job: str, kind: str, *, priority: int | None = None, max_attempts: int = 6, held: int = 0, run_at: int | None = None) -> None:
+    def submit(
+        self, job: str, kind: str, *, priority: int | None = None, max_attempts: int = 6, held: int = 0, run_at: int | None = None, batch: int | None = None
+    ) -> None:
         """Hand in a job. run_at: an instant of this world."""
         model = self.limits.model_for(kind)
         usual = self.limits.workers[model].priority if model else 10
         new = Job(
             id=JobId(job),
             kind=kind,
+            params=None if batch is None else {"batch": batch},
             priority=usual if priority is None else priority,
             max_attempts=max_attempts,
             held=bool(held),
@@ -182,15 +194,17 @@ class World:
         grown = {name: size[1] for name, size in sizes.items() if len(size) > 1}
         self.post(0, ev.MemorySampled(available_bytes=available_bytes, total_bytes=self.total_bytes, workers=has, grown=grown, fell_bytes=fell))
 
-    def lock(self, ticket: str, need_bytes: int, *, priority: int = 15, timeout_s: float = 60.0, ttl_s: float = 0.0, pid: int = 0, kin: int = 0) -> None:
-        """A program outside Warden asks for the device. pid: 0 for one on another machine; kin: a process that it descends from."""
+    def lock(
+        self, ticket: str, need_bytes: int, *, priority: int = 15, timeout_s: float = 60.0, ttl_s: float = 0.0, pid: int = 0, kin: int = 0, **more: Any
+    ) -> None:
+        """A program outside Warden asks for the device. pid: 0 for one on another machine; kin: a process that it descends from; more: of LockRequested."""
         who = Outside(ticket=Ticket(ticket), name=ticket.removeprefix("t-"), pid=pid, start_ticks=pid, boot_id="b", ttl_s=ttl_s)
         if pid:
             self.outsiders[who.ticket] = who
         pids = tuple(number for number in (pid, kin) if number)
         request = f"lock {ticket}"
         self.replies.pop(request, None)
-        self.post(0, ev.LockRequested(request=request, outside=who, priority=priority, need_bytes=need_bytes, timeout_s=timeout_s, kin=pids))
+        self.post(0, ev.LockRequested(request=request, outside=who, priority=priority, need_bytes=need_bytes, timeout_s=timeout_s, kin=pids, **more))
 
     def lease_of(self, ticket: str) -> tuple[LeaseId, int]:
         """Return the lease and the fence that a program outside Warden was told of; of none, where it was told of none."""
@@ -203,6 +217,7 @@ class World:
         who = self.outsiders.pop(Ticket(ticket), None)
         if who is not None:
             self.device.outside.pop(who.pid, None)
+            self._came_back()
             self.post(0.001, ev.OwnerGone(ticket=who.ticket))
 
     def process(self, worker: str) -> SimulatedProcess:
@@ -225,6 +240,8 @@ class World:
         self.fleet = decision.fleet
         if self.fleet.leases is not before.leases:
             self._own(0.002, lambda: self.disk.write_leases(self.fleet))
+        if self.fleet.peaks is not before.peaks:
+            self._own(0.002, lambda: self.disk.write_peaks(self.fleet))
         if self.watch is not None:
             self.watch(before, event, self.fleet)
         for action in decision.actions:
@@ -243,7 +260,8 @@ class World:
                 if len(self.disk.waiting) == 1:
                     self._own(0.002, self._save)
             case act.MeasureDevice():
-                self._own(action.after_s + 0.005, self._read_device)
+                self._watched = action if action.watch is not None else self._watched
+                self._own(action.after_s + 0.005, lambda: self._read_device(action))
             case act.MeasureMemory():
                 memory = {name: process.faults.memory_bytes for (name, _), process in self.processes.items()}
                 self.post(0.005, ev.MemoryMeasured(workers=memory, available_bytes=self.available_bytes, total_bytes=self.total_bytes))
@@ -263,6 +281,9 @@ class World:
             case act.ForgetOwner():
                 pass
             case act.Reply():
+                lease = self.fleet.leases.get(action.lease) if action.lease is not None else None  # it may be over by now
+                if lease is not None and action.request.startswith("lock ") and not self._has_room(lease):
+                    self.wrongs.append(f"{action.request} was granted while the device showed {sorted(self.device.shown)}")
                 self.replies[action.request] = action
             case act.WakeAt():
                 self._time.at(action.at_s, ev.Tick(wall_s=WALL_S + action.at_s))
@@ -283,7 +304,7 @@ class World:
         if self.disk.fails:
             self.replies[action.request] = act.Reply(request=action.request, error="failed", message="disk full")
             return
-        self.disk.marks[action.name] = action.value
+        self.disk.marks = {name: value for name, value in {**self.disk.marks, action.name: action.value}.items() if value}
         for following in action.then:
             self._perform(following)
 
@@ -363,7 +384,7 @@ class World:
             self.post(SOON_S, ev.SpawnFailed(worker=action.worker, generation=action.generation, detail=f"there is no program {action.worker}"))
             return
         spec = self.limits.workers[self.fleet.workers[action.worker].model]
-        if spec.gpu_bytes and self.device.shown:
+        if spec.gpu_bytes and self.device.shown and not shared(self.limits):
             self.wrongs.append(f"{action.worker} was spawned while the device showed {sorted(self.device.shown)}")
         for process in self.processes.values():
             if process.worker == action.worker and process.alive:
@@ -391,9 +412,30 @@ class World:
 
     def _give_back(self, key: tuple[WorkerName, int]) -> None:
         self.device.shown.pop(key, None)
+        self._came_back()
 
-    def _read_device(self) -> None:
-        self.post(0, self.device.measure(self.limits.gpu.host_budget_bytes))
+    def _has_room(self, lease: Lease) -> bool:
+        """Return whether a program finds what it was granted: beside others only so much as it said; to load is a right to no memory."""
+        shown_bytes = sum(self.device.shown.values())
+        if shared(self.limits) and lease.need_bytes:
+            return shown_bytes + lease.need_bytes <= self.limits.gpu.host_budget_bytes
+        return lease.purpose == "load" or not self.device.shown
+
+    def _came_back(self) -> None:
+        """What was ordered to watch the device sees that memory came back."""
+        watched = self._watched
+        if watched is not None and not self.device.unreadable:
+            self._own(0.02, lambda: self._read_device(watched))
+
+    def _read_device(self, action: act.MeasureDevice) -> None:
+        if action.watch is not None and action is not self._watched:  # it came sooner, or a later order took its place
+            return
+        self._watched = None if action.watch is not None else self._watched
+        for key in self.device.shown:
+            uses_gib, process = self.fault(key[0]).uses_gib, self.processes.get(key)
+            if process is not None:
+                self.device.shown[key] = process.spec.gpu_bytes if uses_gib is None else int(uses_gib * GIB)
+        self.post(0, self.device.measure(self.limits.gpu.host_budget_bytes, watch=action.watch))
 
     def _save(self) -> None:
         failed, then = self.disk.write()

@@ -1,0 +1,247 @@
+"""Several devices: which one somebody gets, and that who waits for one keeps nobody from another."""
+
+from collections.abc import Sequence
+
+import pytest
+from msgspec.structs import replace
+
+from supervisor.core.actions import SendDrain
+from supervisor.core.claims import Outside, Waiter
+from supervisor.core.decide import decide
+from supervisor.core.events import AnyEvent, Tick
+from supervisor.core.gpu import devices_for
+from supervisor.core.limits import GIB, MIB, Limits, WorkerSpec
+from supervisor.core.line import Claim, choose
+from supervisor.core.model import (
+    Device,
+    DeviceId,
+    DeviceSample,
+    DeviceState,
+    Fleet,
+    Job,
+    JobId,
+    JobStatus,
+    Lease,
+    LeaseId,
+    LeaseState,
+    Process,
+    Reason,
+    Ticket,
+    Worker,
+    WorkerName,
+    WorkerState,
+)
+from supervisor.core.sharing import Offer
+
+A, B = DeviceId("GPU-a"), DeviceId("GPU-b")
+TICK = Tick(wall_s=100.0)
+
+
+def card(name: DeviceId, gib: int, *, state: DeviceState = DeviceState.OK) -> Device:
+    return Device(id=name, name="a card", backend="nvml", total_bytes=gib * GIB, state=state, sample=DeviceSample(used_bytes=0, free_bytes=gib * GIB))
+
+
+def limits(**workers: WorkerSpec) -> Limits:
+    return Limits(workers=workers)
+
+
+def spec(model: str, gib: int, *, resident: bool = False, replicas: int = 1) -> WorkerSpec:
+    return WorkerSpec(command=(model,), gpu_bytes=gib * GIB, resident=resident, replicas=replicas, serves=(f"{model}.do",), concurrency=2)
+
+
+def worker(name: str, state: WorkerState = WorkerState.DOWN, *jobs: str) -> Worker:
+    process = Process(spawned_at_s=0.0, pid=77) if state not in {WorkerState.DOWN, WorkerState.BACKOFF} else None
+    return Worker(name=WorkerName(name), model=name.partition("-")[0], state=state, process=process, jobs=tuple(map(JobId, jobs)))
+
+
+def lease(number: int, device: DeviceId, holder: str) -> Lease:
+    return Lease(
+        id=LeaseId(f"l-{number}"), device=device, worker=WorkerName(holder), need_bytes=GIB, priority=10, state=LeaseState.HELD, since_s=0.0, fence=number
+    )
+
+
+def job(name: str, kind: str, *, worker: str | None = None, priority: int = 10) -> Job:
+    if worker is None:
+        return Job(id=JobId(name), kind=kind, priority=priority)
+    return Job(
+        id=JobId(name),
+        kind=kind,
+        priority=priority,
+        status=JobStatus.RUNNING,
+        worker=WorkerName(worker),
+        attempt=1,
+        sent_at_s=1.0,
+        begun_at_s=1.0,
+        progress_at_s=9.0,
+    )
+
+
+def fleet(
+    devices: Sequence[Device], workers: Sequence[Worker] = (), leases: Sequence[Lease] = (), jobs: Sequence[Job] = (), waiters: Sequence[Waiter] = ()
+) -> Fleet:
+    return Fleet(
+        workers={one.name: one for one in workers},
+        devices={one.id: one for one in devices},
+        leases={one.id: one for one in leases},
+        jobs={one.id: one for one in jobs},
+        waiters={one.outside.ticket: one for one in waiters},
+    )
+
+
+def waiter(name: str, gib: int, *, device: DeviceId | None = None) -> Waiter:
+    who = Outside(ticket=Ticket(f"t-{name}"), name=name, pid=900)
+    return Waiter(outside=who, request=name, priority=0, need_bytes=gib * GIB, arrived_at_s=0.0, deadline_at_s=1000.0, timeout_s=1000.0, device=device)
+
+
+def after(now: Fleet, limits: Limits, event: AnyEvent = TICK) -> Fleet:
+    return decide(now, event, limits, 10.0).fleet
+
+
+def taken(now: Fleet, need_gib: int, *behind: DeviceId) -> Device | None:
+    """Return the device that somebody takes or waits for. behind: those that somebody waits for who is before it."""
+    first = {name: Claim(id="j-9", words="j-9", priority=10, age_s=0.0, step_s=60.0) for name in behind}
+    offers = [Offer(device, need_gib * GIB) for device in devices_for(now, need_gib * GIB, 256 * MIB)]
+    return choose(now, Limits(), offers, first, 10.0)[0].device if offers else None
+
+
+READY, BUSY = WorkerState.READY, WorkerState.BUSY
+
+
+@pytest.mark.parametrize(
+    ("devices", "holders", "need_gib", "found"),
+    [
+        ([card(A, 16), card(B, 24)], {}, 8, A),
+        ([card(A, 24), card(B, 16)], {}, 8, B),
+        ([card(A, 16), card(B, 24)], {}, 20, B),
+        ([card(A, 16), card(B, 16)], {}, 20, None),
+        ([card(A, 16), card(B, 24)], {A: READY}, 8, B),
+        ([card(A, 16), card(B, 24)], {A: BUSY}, 8, B),
+        ([card(A, 16), card(B, 24)], {A: READY, B: READY}, 8, A),
+        ([card(A, 16), card(B, 24)], {A: BUSY, B: READY}, 8, B),
+        ([card(A, 16), card(B, 24)], {A: BUSY, B: BUSY}, 8, A),
+        ([card(A, 16, state=DeviceState.LOST), card(B, 24)], {B: BUSY}, 8, B),
+        ([card(A, 16, state=DeviceState.LOST), card(B, 24)], {}, 20, B),
+    ],
+    ids=[
+        "the smallest that can hold it",
+        "in whatever order they are",
+        "only one is large enough",
+        "none is",
+        "one that nobody has to leave before a smaller one",
+        "one that is free before one that is busy",
+        "both held: the smaller one's holder leaves",
+        "a holder that may leave before one that is busy",
+        "both busy: the smaller one is waited for",
+        "one that works, busy as it is, before one that is lost",
+        "a lost one that is too small counts for nothing",
+    ],
+)
+def test_which_device_is_the_best_fit(devices: list[Device], holders: dict[DeviceId, WorkerState], need_gib: int, found: DeviceId | None) -> None:
+    workers = [worker(f"sam-{place}", state, *(["j-0"] if state is BUSY else [])) for place, state in enumerate(holders.values())]
+    leases = [lease(place + 1, device, f"sam-{place}") for place, device in enumerate(holders)]
+
+    best = taken(fleet(devices, workers, leases), need_gib)
+
+    assert (best.id if best else None) == found
+
+
+def test_one_that_somebody_waits_for_is_taken_only_where_no_other_will_do() -> None:
+    both = fleet([card(A, 16), card(B, 24)])
+
+    assert [taken(both, 8, *behind) for behind in ((A,), (A, B))] == [both.devices[B], both.devices[A]]
+    assert taken(both, 20, B) == both.devices[B]
+
+
+def test_who_waits_for_a_busy_card_keeps_nobody_from_another() -> None:
+    now = fleet(
+        [card(A, 24), card(B, 16)],
+        [worker("sam-0", BUSY, "j-0"), worker("yolo-0")],
+        [lease(1, A, "sam-0")],
+        [job("j-0", "sam.do", worker="sam-0"), job("j-1", "yolo.do")],
+        [waiter("pinned", 8, device=A)],
+    )
+
+    later = after(now, limits(sam=spec("sam", 20), yolo=spec("yolo", 8)))
+
+    assert later.waiters[Ticket("t-pinned")].message == "sam-0 holds GPU-a and is busy with j-0"
+    assert (later.jobs[JobId("j-1")].status, later.jobs[JobId("j-1")].device) == (JobStatus.PREPARING, B)
+
+
+@pytest.mark.parametrize("state", [DeviceState.LOST, DeviceState.UNRESPONSIVE, DeviceState.UNVERIFIABLE, DeviceState.QUARANTINED])
+def test_a_card_that_fails_stops_nobody_on_another(state: DeviceState) -> None:
+    now = fleet([card(A, 24, state=state), card(B, 16)], [worker("sam-0"), worker("yolo-0")], jobs=[job("j-1", "sam.do", priority=0), job("j-2", "yolo.do")])
+
+    later = after(now, limits(sam=spec("sam", 20), yolo=spec("yolo", 8)))
+
+    assert (later.jobs[JobId("j-1")].reason, f"GPU-a is {state}" in later.jobs[JobId("j-1")].message) == (Reason.WAITING_FOR_GPU, True)
+    assert (later.jobs[JobId("j-2")].status, later.jobs[JobId("j-2")].device) == (JobStatus.PREPARING, B)
+
+
+def test_nobody_behind_it_prolongs_the_hold_of_the_card_that_somebody_waits_for() -> None:
+    now = fleet(
+        [card(A, 24), card(B, 16)],
+        [worker("sam-0", BUSY, "j-0")],
+        [lease(1, A, "sam-0")],
+        [job("j-0", "sam.do", worker="sam-0"), job("j-1", "sam.do")],
+        [waiter("pinned", 8, device=A)],
+    )
+
+    later = after(now, limits(sam=spec("sam", 20)))
+
+    assert later.jobs[JobId("j-1")].message == "pinned (pid 900) is before it in the queue for the device"
+    assert later.workers[WorkerName("sam-0")].jobs == ("j-0",)
+
+
+def test_a_job_behind_one_that_waits_takes_the_other_card_with_another_replica() -> None:
+    now = fleet(
+        [card(A, 16), card(B, 16)],
+        [worker("sam-0", BUSY, "j-0"), worker("sam-1")],
+        [lease(1, A, "sam-0")],
+        [job("j-0", "sam.do", worker="sam-0"), job("j-1", "sam.do")],
+        [waiter("pinned", 8, device=A)],
+    )
+
+    later = after(now, limits(sam=spec("sam", 12, replicas=2)))
+
+    assert (later.jobs[JobId("j-1")].worker, later.jobs[JobId("j-1")].device) == ("sam-1", B)
+
+
+def test_two_who_wait_for_either_card_are_first_for_one_each() -> None:
+    now = fleet(
+        [card(A, 16), card(B, 16)],
+        [worker("sam-0", BUSY, "j-0"), worker("sam-1", BUSY, "j-1")],
+        [lease(1, A, "sam-0"), lease(2, B, "sam-1")],
+        [job("j-0", "sam.do", worker="sam-0"), job("j-1", "sam.do", worker="sam-1")],
+        [waiter("one", 8), waiter("two", 8), waiter("zwei", 8)],
+    )
+
+    later = after(now, limits(sam=spec("sam", 12, replicas=2)))
+
+    assert [one.message for one in later.waiters.values()] == [
+        "sam-0 holds GPU-a and is busy with j-0",
+        "sam-1 holds GPU-b and is busy with j-1",
+        "one (pid 900) is before it in the queue for the device",
+    ]
+
+
+def test_a_resident_is_back_on_a_card_that_whoever_waits_for_another_could_not_use() -> None:
+    now = fleet(
+        [card(A, 24, state=DeviceState.LOST), card(B, 16)],
+        [worker("sam-0"), worker("yolo-0")],
+        jobs=[replace(job("j-1", "sam.do"), reason=Reason.WAITING_FOR_GPU)],
+    )
+
+    later = after(now, limits(sam=spec("sam", 20), yolo=spec("yolo", 8, resident=True)))
+
+    assert [(one.worker, one.device) for one in later.leases.values()] == [("yolo-0", B)]
+
+
+def test_an_idle_holder_leaves_only_where_no_card_is_free() -> None:
+    workers = [worker("sam-0", READY), worker("yolo-0")]
+    jobs = [job("j-1", "yolo.do")]
+    both = limits(sam=spec("sam", 12, resident=True), yolo=spec("yolo", 8))
+
+    one_card = decide(fleet([card(A, 16)], workers, [lease(1, A, "sam-0")], jobs), TICK, both, 10.0)
+    two_cards = decide(fleet([card(A, 16), card(B, 16)], workers, [lease(1, A, "sam-0")], jobs), TICK, both, 10.0)
+
+    assert [any(isinstance(action, SendDrain) for action in decision.actions) for decision in (one_card, two_cards)] == [True, False]

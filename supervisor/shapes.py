@@ -15,6 +15,16 @@ class ClockView(Struct, frozen=True, kw_only=True):
     limit_s: float
 
 
+class LeakView(Struct, frozen=True, kw_only=True):
+    """By what a worker's memory between its jobs grows, or what of it is given back each time (harmless). per_job_bytes: 0 where it does not grow."""
+
+    kind: str
+    per_job_bytes: int
+    jobs: int
+    sentence: str
+    harmless: bool
+
+
 class WorkerView(Struct, frozen=True, kw_only=True):
     """One worker."""
 
@@ -36,6 +46,7 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     note: str
     next_action: str
     clocks: list[ClockView]
+    leak: LeakView | None = None
 
 
 class HolderView(Struct, frozen=True, kw_only=True):

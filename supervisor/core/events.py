@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
+from supervisor.core.growth import Idle
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import Device, DeviceId, DeviceSample, DeviceState, Evidence, Exit, Job, JobId, Lease, LeaseId, Outside, Ticket, Wanted, WorkerName
 
@@ -134,6 +135,7 @@ class BeatHeard(OfWorker, frozen=True, kw_only=True):
 
     jobs: tuple[JobProgress, ...] = ()
     device_bytes: int | None = None
+    idle: Idle | None = None  # what it holds between two jobs
 
 
 class JobAccepted(OfWorker, frozen=True, kw_only=True):

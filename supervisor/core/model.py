@@ -6,6 +6,7 @@ from msgspec import Struct, field
 
 from supervisor.core.claims import Age, Outside, Waiter
 from supervisor.core.devices import Device, DeviceSample, Handover, Holding
+from supervisor.core.growth import Idle, Leak
 from supervisor.core.limits import JSONValue
 from supervisor.core.names import DeviceId, JobId, LeaseId, Ticket, WorkerName
 from supervisor.core.records import Evidence, Exit, Failure, Receipt
@@ -87,6 +88,9 @@ class Process(Struct, frozen=True, kw_only=True):
     moved: bool = False  # some job of this generation made progress
     adopted: bool = False  # an earlier supervisor started it
     recycle_asked: bool = False  # by the operator: it is due now, whatever its age
+    idle: tuple[Idle, ...] = ()  # what it held between its jobs, the newest last
+    leak: Leak | None = None  # what these say now
+    leaks_told: tuple[str, ...] = ()  # the kinds that were told already
 
 
 class Worker(Struct, frozen=True, kw_only=True):

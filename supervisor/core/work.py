@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover
+from supervisor.core import generations, handover, leaks
 from supervisor.core.actions import AnyAction, MeasureRelease, Publish, Reply, SendCancel, SendResync, SendStored
 from supervisor.core.endings import said, said_back
 from supervisor.core.events import (
@@ -51,6 +51,8 @@ def beat(turn: Turn, worker: Worker, event: BeatHeard) -> None:
     process = replace(worker.process, beat_at_s=turn.now_s, device_bytes=event.device_bytes)
     if process.adopted and process.hello_at_s is None:  # it is connected again; only now can it be asked
         turn.act(SendResync(worker=worker.name, generation=worker.generation))
+    if event.idle is not None:
+        process = leaks.heard(turn, worker, process, event.idle)
     for progress in event.jobs:
         job = _current(turn, worker, progress.job, progress.attempt)
         if job is not None and job.begun_at_s is not None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from supervisor.core.gpu import called
+from supervisor.core.growth import Leak
 from supervisor.core.health import clocks
 from supervisor.core.jobs import place_of, standing
 from supervisor.core.limits import JSONValue, Limits
@@ -28,6 +29,7 @@ from supervisor.shapes import (
     DumpView,
     ErrorView,
     JobView,
+    LeakView,
     WorkerView,
 )
 from supervisor.units import format_size
@@ -137,7 +139,13 @@ def worker_view(worker: Worker, *, fleet: Fleet, limits: Limits, now_s: float) -
         note=worker.note,
         next_action=_next_action(worker, fleet, limits, now_s),
         clocks=[ClockView(clock=clock.cause, armed_for_s=now_s - clock.armed_at_s, limit_s=clock.limit_s) for clock in armed],
+        leak=leak_view(process.leak) if process and process.leak else None,
     )
+
+
+def leak_view(leak: Leak) -> LeakView:
+    """Return the verdict on a worker's idle memory."""
+    return LeakView(kind=leak.kind, per_job_bytes=leak.per_job_bytes, jobs=leak.jobs, sentence=leak.sentence, harmless=leak.harmless)
 
 
 def _next_action(worker: Worker, fleet: Fleet, limits: Limits, now_s: float) -> str:  # noqa: PLR0911  # one row per state

@@ -14,7 +14,7 @@ from typing import Final
 import zmq
 
 from supervisor import __version__, control, early, wire
-from supervisor.adapters import meters
+from supervisor.adapters import meters, proc
 from supervisor.adapters.cgroups import find_parent
 from supervisor.adapters.channel import WorkerChannel
 from supervisor.adapters.control_server import ControlServer
@@ -38,6 +38,7 @@ from supervisor.device_service import open_devices
 from supervisor.job_service import open_jobs
 from supervisor.runtime.api_child import with_api
 from supervisor.runtime.asking import Asking
+from supervisor.runtime.flight import FlightRecorder
 from supervisor.runtime.inbox import Inbox
 from supervisor.runtime.launch import Launcher
 from supervisor.runtime.lock_operations import LockOperations
@@ -101,7 +102,7 @@ class _Service:
         stack.callback(self._listening.close)
         self._channel = WorkerChannel(
             partial(Router, context, state.sockets_dir / "workers.sock", max_message_bytes=wire.MAX_MESSAGE_BYTES),
-            post=self._inbox.post,
+            post=lambda event: self._inbox.post(self._flight.with_record(event)),
             limits={"orphan_after_s": settings.orphan_after_s},
             learn=self._learn,
         )
@@ -123,6 +124,7 @@ class _Service:
         )
         fleet = first_fleet(limits, self._devices.first, fence=fence, generations=generations, wanted=self._wanted.words())
         self._loop = Loop(fleet, limits, self._inbox, perform=self._perform, journal=self._ring)
+        self._flight = FlightRecorder(fleet=lambda: self._loop.fleet, rss_bytes=proc.rss_bytes)
         the_fleet, the_limits, post = (lambda: self._loop.fleet), (lambda: self._loop.limits), self._inbox.post
         self._ticker = Ticker(post=post, fleet=the_fleet, limits=the_limits, perform=self._perform, ping=self._channel.ping)
         self._settings = Settings(self._loaded, self._environ, loop=self._loop, say=self._service.say, take=self._take_settings)
@@ -184,6 +186,7 @@ class _Service:
             answer=self._asking.answer,
             available_bytes=meters.available_bytes,
             disk_free_bytes=meters.DiskMeter(self._state.path).free_bytes,
+            flight=self._flight.of,
         )
 
     def _about(self) -> About:
@@ -221,6 +224,7 @@ class _Service:
             self._performer.watch_adopted(found.worker, found.generation)
         for helper in (
             self._ticker.run(lambda: self._loop.limits.memory.look_every_s),
+            self._flight.run(),
             self._say_drops(),
             self._settings.watch(),
             self._jobs.janitor.run(),

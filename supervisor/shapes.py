@@ -289,8 +289,22 @@ class WaitView(Struct, frozen=True, kw_only=True):
     until: str | None = None  # ISO 8601: when it is due, where a time is all that it waits for
 
 
+class FlightView(Struct, frozen=True, kw_only=True):
+    """One second of the worker that ended under a job. rss_bytes: of its leader; pss_bytes: of its tree, and available_bytes: of the machine, as last read."""
+
+    at: str
+    rss_bytes: int
+    pss_bytes: int | None
+    available_bytes: int | None
+    device_bytes: int | None
+    job: str
+    phase: str
+    done: float
+    total: float
+
+
 class WhyView(Struct, frozen=True, kw_only=True):
-    """Why a job is where it is. sentences: the whole story for people, the same on every screen; the rest is for programs."""
+    """Why a job is where it is. sentences: the whole story for people, the same on every screen; the rest is for programs. flight: its worker's last minute."""
 
     job: str
     kind: str
@@ -300,6 +314,7 @@ class WhyView(Struct, frozen=True, kw_only=True):
     you_can: list[str]
     wait: WaitView | None = None
     error: ErrorView | None = None
+    flight: list[FlightView] = field(default_factory=list)
 
 
 class EventView(Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from supervisor.core.devices import Device, DeviceSample, Handover, Holding
 from supervisor.core.growth import Idle, Leak
 from supervisor.core.limits import JSONValue
 from supervisor.core.names import DeviceId, JobId, LeaseId, Ticket, WorkerName
-from supervisor.core.records import Evidence, Exit, Failure, Receipt
+from supervisor.core.records import Evidence, Exit, Failure, FlightSample, Receipt
 from supervisor.core.states import (
     AT_WORK,
     PLANNED,
@@ -38,6 +38,7 @@ __all__ = [
     "Exit",
     "Failure",
     "Fleet",
+    "FlightSample",
     "Handover",
     "Holding",
     "Job",
@@ -171,6 +172,7 @@ class Job(Struct, frozen=True, kw_only=True):
     extend_until_s: float = 0.0
     level_bytes: int | None = None  # what its worker held just before the work began
     peak_bytes: int | None = None  # what its worker held when the cancel came
+    flight: tuple[FlightSample, ...] = ()  # the last minute of the worker that ended under it
 
     @property
     def live(self) -> bool:

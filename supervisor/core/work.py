@@ -122,7 +122,7 @@ def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:
         take_from_worker(turn, job)
         reason = _REASONS.get(event.reason, Reason.USER_ERROR)
         failure = Failure(reason=reason, message=event.error or event.reason, phase=job.phase, stack=event.stack)
-        job = after_own_end(job, failure, turn.limits.jobs, turn.now_s, turn.wall_s)
+        job = after_own_end(replace(job, flight=event.flight), failure, turn.limits.jobs, turn.now_s, turn.wall_s)
         turn.save_job(job, stored, said_back(turn, job, "job_retried", worker.name))
 
 

@@ -14,6 +14,7 @@ from supervisor.core.model import (
     Evidence,
     Failure,
     Fleet,
+    FlightSample,
     Job,
     JobId,
     JobStatus,
@@ -28,6 +29,7 @@ from supervisor.shapes import (
     ClockView,
     DumpView,
     ErrorView,
+    FlightView,
     JobView,
     LeakView,
     WorkerView,
@@ -86,6 +88,21 @@ def job_view(job: Job, *, position: int | None, now_s: float, folder: Path) -> J
 def error_view(error: Failure) -> ErrorView:
     """Return why a job has no result."""
     return ErrorView(reason=error.reason, message=error.message, evidence=error.evidence, phase=error.phase, stack=error.stack, log_tail=list(error.log_tail))
+
+
+def flight_view(sample: FlightSample) -> FlightView:
+    """Return one second of a worker that was ended."""
+    return FlightView(
+        at=instant(sample.at_wall) or "",
+        rss_bytes=sample.rss_bytes,
+        pss_bytes=sample.pss_bytes,
+        available_bytes=sample.available_bytes,
+        device_bytes=sample.device_bytes,
+        job=sample.job,
+        phase=sample.phase,
+        done=sample.done,
+        total=sample.total,
+    )
 
 
 def job_moment(job: Job, now_s: float) -> dict[str, JSONValue]:

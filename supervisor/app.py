@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from supervisor.core.events import ShutdownRequested, SupervisorStarted
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import WorkerName
 from supervisor.core.rests import HELD
+from supervisor.core.tickets import stored
 from supervisor.device_service import open_devices
 from supervisor.job_service import open_jobs
 from supervisor.runtime.api_child import with_api
@@ -122,7 +123,8 @@ class _Service:
         self._devices = await open_devices(
             stack, limits.gpu, loop=lambda: self._loop, environ=self._environ, held=held, processes=self._processes, post=self._inbox.post
         )
-        fleet = first_fleet(limits, self._devices.first, fence=fence, generations=generations, wanted=self._wanted.words())
+        peaks = await self._jobs.store.peaks()
+        fleet = first_fleet(limits, self._devices.first, fence=fence, generations=generations, wanted=self._wanted.words(), peaks=peaks)
         self._loop = Loop(fleet, limits, self._inbox, perform=self._perform, journal=self._ring)
         self._flight = FlightRecorder(fleet=lambda: self._loop.fleet, rss_bytes=proc.rss_bytes)
         the_fleet, the_limits, post = (lambda: self._loop.fleet), (lambda: self._loop.limits), self._inbox.post
@@ -213,9 +215,10 @@ class _Service:
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._settings.reload)
         jobs, leases = tuple(await self._jobs.store.live()), tuple(await self._jobs.store.leases())
-        held = HELD in await self._jobs.store.marks()
-        words = self._wanted.words()
-        self._loop.begin(SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted, wanted=words, held=held))
+        marks, words = await self._jobs.store.marks(), self._wanted.words()
+        self._loop.begin(
+            SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted, wanted=words, held=HELD in marks, tickets=stored(marks))
+        )
         while early.asked:  # during the start
             early.asked.pop()
             self._asked_to_stop()
@@ -291,7 +294,7 @@ class _Service:
         said = 0
         while True:
             await asyncio.sleep(_DROPS_SAID_EVERY_S)
-            counts: Callable[[], Mapping[str, int]] = lambda: {**self._channel.dropped, **self._control.dropped, **self._programs.dropped}  # noqa: E731  # read twice
-            if (total := sum(counts().values())) > said:
-                self._say("messages_dropped", reason=", ".join(f"{count} {why}" for why, count in counts().items()))
-                said = total
+            counts: Mapping[str, int] = {**self._channel.dropped, **self._control.dropped, **self._programs.dropped}
+            if sum(counts.values()) > said:
+                self._say("messages_dropped", reason=", ".join(f"{count} {why}" for why, count in counts.items()))
+                said = sum(counts.values())

@@ -10,9 +10,9 @@ from typing import Final
 from msgspec import Struct
 
 from supervisor.adapters.host_device import HostDevice, host_device
-from supervisor.adapters.nvml_device import NO_CARD, NvmlDevice
+from supervisor.adapters.nvml_device import NO_CARD, NODES, NvmlDevice
 from supervisor.adapters.processes import LocalProcesses
-from supervisor.core.events import DevicesFound
+from supervisor.core.events import DeviceFaulted, DevicesFound
 from supervisor.core.limits import GpuLimits
 from supervisor.core.model import Device, DeviceId, DeviceState, WorkerName
 from supervisor.core.sight import EVENTS
@@ -20,6 +20,8 @@ from supervisor.runtime import ports
 from supervisor.runtime.loop import Loop
 
 _LIBRARY: Final = "libnvidia-ml.so.1"
+_NODES_AT: Final = "NVIDIA_NODES"
+"""In the environment: where the cards' nodes are, for a container that has them elsewhere than at /dev/nvidia0, /dev/nvidia1 ..."""
 _CACHE: Final = Path("/etc/ld.so.cache")
 _FOLDERS: Final = ("/lib", "/usr/lib", "/lib64", "/usr/lib64")
 
@@ -40,11 +42,12 @@ async def open_devices(
     environ: Mapping[str, str],
     held: Collection[DeviceId],
     processes: LocalProcesses,
-    post: Callable[[DevicesFound], None],
+    post: Callable[[DevicesFound | DeviceFaulted], None],
 ) -> Devices:
     """Return the devices of gpu.backend; the stack ends what reads them. held: a card of these is kept, whether it answers or not.
 
-    auto: the cards where one answers, else the host, for as long as this supervisor runs; that a driver is there and shows no card is said.
+    auto: the cards where one answers, else the host, for as long as this supervisor runs; that a driver is there and shows no card is said. For a driver
+    that hangs nothing stands in: it has a card, as a rule, and what the host's RAM would let begin is not what that card could hold.
     """
     backend = limits.backend
     host = HostDevice(processes, budget_bytes=lambda: loop().limits.gpu.host_budget_bytes, holds=partial(_holds, loop), pid_of=processes.pid_of)
@@ -52,10 +55,10 @@ async def open_devices(
         return Devices(port=host, first=())
     notes: tuple[tuple[str, str], ...] = ()
     if backend == "nvml" or (backend == "auto" and _has_driver(environ)):
-        nvml = NvmlDevice(environ, owners=processes.owners, post=post)
+        nvml = NvmlDevice(environ, owners=processes.owners, post=post, nodes=environ.get(_NODES_AT, NODES))
         cards = await nvml.devices(held)
         stand_in = next((card for card in cards if card.id == NO_CARD), None)
-        if backend == "nvml" or stand_in is None:
+        if backend == "nvml" or stand_in is None or stand_in.state is DeviceState.UNRESPONSIVE:
             stack.push_async_callback(nvml.close)
             return Devices(port=nvml, first=cards, notes=tuple(_note(card) for card in cards))
         await nvml.close()

@@ -12,21 +12,16 @@ MODULE: Final = "supervisor.helpers.probe"
 
 HELLO: Final = 0
 """The serial of the first line: the probe is up, and has not touched the driver yet."""
+UNASKED: Final = -1
+"""The serial of what is told without a question."""
 
 
 class Question(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is asked. card: a UUID, for a reading of that card; empty: which cards there are."""
+    """What is asked. card: a UUID, for a reading of that card; empty: which cards there are. place: its number when the cards were listed, -1: not known."""
 
     serial: int
     card: str = ""
-
-
-class Card(Struct, frozen=True, kw_only=True):
-    """A card that the driver lists. total_bytes: 0 where it could not be read."""
-
-    uuid: str
-    name: str
-    total_bytes: int
+    place: int = -1
 
 
 class User(Struct, frozen=True, kw_only=True):
@@ -37,13 +32,14 @@ class User(Struct, frozen=True, kw_only=True):
 
 
 class Reading(Struct, frozen=True, kw_only=True):
-    """One reading of a card. users: None where the driver lists no processes at all. utilisation: percent, None where it cannot be read."""
+    """One reading of a card. users: None where the driver lists no processes at all. utilisation: percent; minor: of its node; None where it cannot be read."""
 
     total_bytes: int
     used_bytes: int
     free_bytes: int
     users: tuple[User, ...] | None
     utilisation: int | None = None
+    minor: int | None = None
 
 
 class Trouble(Struct, frozen=True, kw_only=True):
@@ -54,13 +50,31 @@ class Trouble(Struct, frozen=True, kw_only=True):
     hint: str
 
 
+class Card(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A card that the driver lists. total_bytes: 0 where it could not be read; place: the driver's number for it; trouble: why nothing can be proved on it."""
+
+    uuid: str
+    name: str
+    total_bytes: int
+    place: int = -1
+    trouble: Trouble | None = None
+
+
+class Xid(Struct, frozen=True):
+    """A fault that the driver reports of a card, by the number that its vendor's catalogue explains."""
+
+    card: str
+    code: int
+
+
 class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is answered: the cards, a reading, or the trouble with them."""
+    """What is answered: the cards, a reading, or the trouble with them. Unasked, with the serial UNASKED: a fault of a card."""
 
     serial: int
     cards: tuple[Card, ...] | None = None
     reading: Reading | None = None
     trouble: Trouble | None = None
+    xid: Xid | None = None
 
 
 _encoder = msgspec.json.Encoder()

@@ -49,8 +49,16 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     leak: LeakView | None = None
 
 
+class PeakView(Struct, frozen=True, kw_only=True):
+    """What some work was seen to use of a device at most, and whether that is more than its worker declares."""
+
+    work: str
+    peak_bytes: int
+    over: bool
+
+
 class HolderView(Struct, frozen=True, kw_only=True):
-    """Who has a right to a device."""
+    """Who has a right to a device. need_bytes: as declared; booked_bytes: what is kept for it; peak_bytes: the most of `peaks`, those seen of its work."""
 
     lease: str
     owner: str
@@ -63,6 +71,9 @@ class HolderView(Struct, frozen=True, kw_only=True):
     since_s: float
     fence: int
     expires_in_s: float | None = None  # of a program outside Warden that renews; below zero: it should have
+    booked_bytes: int | None = None
+    peak_bytes: int | None = None
+    peaks: list[PeakView] = []
 
 
 class WaiterView(Struct, frozen=True, kw_only=True):
@@ -136,6 +147,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     handover: HandoverView | None
     last_handover: HandoverView | None
     strangers: list[StrangerView] = field(default_factory=list)  # who uses it and is none of our workers
+    xids: dict[str, int] = field(default_factory=dict)  # how often its driver reported which fault
 
 
 class SupervisorView(Struct, frozen=True, kw_only=True):

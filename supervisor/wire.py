@@ -59,6 +59,7 @@ class JobBeat(Struct, frozen=True, kw_only=True):
     metrics: Mapping[str, float] = field(default_factory=dict)
     critical: str = ""  # what must not be interrupted just now
     extend_s: float = 0.0  # so much more time it wants before it is judged, such as for a long compilation
+    resumable: bool = False  # it can be left at a checkpoint, and gone on with in another process
 
 
 class Graphs(Struct, frozen=True, kw_only=True):
@@ -125,10 +126,11 @@ class Failed(FromWorker, frozen=True, kw_only=True, tag="failed"):
 
 
 class Log(FromWorker, frozen=True, kw_only=True, tag="log"):
-    """A line for the supervisor's own log."""
+    """A line for the supervisor's own log. reason: gpu_oom where it says that the model did not fit into the device's memory."""
 
     level: str = "info"
     text: str = ""
+    reason: str = ""
 
 
 class Bye(FromWorker, frozen=True, kw_only=True, tag="bye"):

@@ -105,10 +105,6 @@ BAD_FILES = {
         HEAD + '[supervisor]\nlog_level = "warn"\n',
         'supervisor.toml:3: supervisor.log_level = "warn" must be "debug", "info", "warning" or "error"; did you mean "warning"?',
     ),
-    "sharing of a later release": (
-        HEAD + '[gpu]\nsharing = "budget"\n',
-        'supervisor.toml:3: gpu.sharing = "budget" is not offered by this release yet: it offers "exclusive"',
-    ),
     "jobs of a later release": (
         HEAD + '[jobs]\nbackend = "celery"\n',
         'supervisor.toml:3: jobs.backend = "celery" is not offered by this release yet: it offers "memory" or "sqlite"',

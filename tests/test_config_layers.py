@@ -192,15 +192,15 @@ def test_a_bad_variable_is_named(path: Path, environ: dict[str, str], sentence: 
 
 
 def test_a_bad_flag_is_named(path: Path) -> None:
-    overrides = {"gpu.margn": "1", "gpu": "1", "gpu.sharing": "budget"}
+    overrides = {"gpu.margn": "1", "gpu": "1", "jobs.backend": "celery"}
 
     assert problems(path, {}, overrides) == [
         'command line: "margn" names nothing; did you mean "margin"?',
         (
-            "command line: gpu is a table: name one of its keys, max_hold, load_timeout, "
-            "backend, host_budget, sharing, margin, vacate_timeout, poll_max, lock_timeout, lease_ttl, age_step"
+            "command line: gpu is a table: name one of its keys, load_timeout, "
+            "backend, host_budget, sharing, margin, vacate_timeout, poll_max, lock_timeout, lease_ttl, max_hold, age_step"
         ),
-        'command line: gpu.sharing = "budget" is not offered by this release yet: it offers "exclusive"',
+        'command line: jobs.backend = "celery" is not offered by this release yet: it offers "memory" or "sqlite"',
     ]
 
 
@@ -227,9 +227,11 @@ def test_a_key_of_a_later_release_is_a_warning_and_never_silent(tmp_path: Path, 
 
 
 def test_a_later_key_from_the_environment_is_a_warning_that_names_the_variable(path: Path) -> None:
-    loaded: Loaded = load(path, {"WARDEN_GPU__MAX_HOLD": "5m"})
+    loaded: Loaded = load(path, {"WARDEN_GPU__LOAD_TIMEOUT": "5m"})
 
-    assert [str(warning) for warning in loaded.warnings] == ["environment WARDEN_GPU__MAX_HOLD: gpu.max_hold: known, but this release does not act on it yet"]
+    assert [str(warning) for warning in loaded.warnings] == [
+        "environment WARDEN_GPU__LOAD_TIMEOUT: gpu.load_timeout: known, but this release does not act on it yet"
+    ]
 
 
 @pytest.mark.parametrize(("text", "kept_s"), [("7200", 7200.0), ("2h", 7200.0)])

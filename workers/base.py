@@ -31,7 +31,8 @@ from msgspec import Struct
 
 from supervisor.wire import Accepted, Beat, Bye, Failed, JobOrder, Log, Result
 from workers.beats import Identity
-from workers.endings import Ended, ended_by, sentence
+from workers.budget import keep_budget
+from workers.endings import Ended, device_reason, ended_by, sentence
 from workers.given import held_to, schemas_of
 from workers.idle import IdleMeter, release
 from workers.link import Link
@@ -41,6 +42,8 @@ __all__ = ["BadInput", "EmergencyBrake", "Job", "JobCancelled", "NoOptions", "Re
 
 _GOES_ON = frozenset({"shutdown", "paused"})
 """The ends after which the job goes on in another attempt, from what is in its folder."""
+_ENDS_PROCESS = frozenset({"gpu_oom", "gpu_error"})
+"""A device context that failed once cannot be repaired in this process, and of one whose memory ran out nobody knows what it still holds."""
 
 
 class NoOptions(Struct, frozen=True):
@@ -134,7 +137,8 @@ class _Process:
         except _StopNow:
             pass
         except _StartRefused as refused:
-            self._link.post(Log(**self._identity.stamp(), level="error", text=str(refused)))  # type: ignore[arg-type]  # stamp() holds the three fields by name
+            reason = device_reason(refused.__cause__) if refused.__cause__ else ""
+            self._link.post(Log(**self._identity.stamp(), level="error", text=str(refused), reason=reason))  # type: ignore[arg-type]  # the three fields by name
             self._link.close(self._bye())
             raise
         self._link.close(self._bye())
@@ -157,6 +161,7 @@ class _Process:
             raise _StartRefused(f"supervisor.toml: {refused}") from refused
         try:
             self._worker.load()
+            keep_budget()
         except Exception as error:
             traceback.print_exc()
             raise _StartRefused(f"{self._identity.worker} could not load: {sentence(error)}") from error
@@ -191,7 +196,7 @@ class _Process:
                 end = Ended("cancelled", "cancelled")
             if end.reason not in _GOES_ON:
                 self._worker.abandon(Path(order.dir))
-            if end.reason == "gpu_error":  # a device context that failed once cannot be repaired in this process
+            if end.reason in _ENDS_PROCESS:
                 self._code = 1
                 self._link.draining = True
             self._link.post(Failed(**stamp, reason=end.reason, error=end.error, stack=end.stack))  # type: ignore[arg-type]  # the fields by name

@@ -3,6 +3,7 @@
 import errno
 import sys
 import traceback
+from collections.abc import Iterator
 from typing import Final
 
 from msgspec import Struct
@@ -10,6 +11,16 @@ from msgspec import Struct
 from workers.report import BadInput, EmergencyBrake, JobCancelled, WorkerLeaves, WorkPauses
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_OOM: Final = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+_BROKEN: Final = (
+    "CUDA error",
+    "CUDA driver error",
+    "device-side assert",
+    "illegal memory access",
+    "unspecified launch failure",
+    *(f"{library}_STATUS_{how}" for library in ("CUBLAS", "CUDNN") for how in ("EXECUTION_FAILED", "INTERNAL_ERROR", "MAPPING_ERROR")),
+)
+"""How torch spells what it cannot go on after. Read in its sources and in reports of others; on a card none of it was tried."""
 
 
 class Ended(Struct, frozen=True):
@@ -41,24 +52,33 @@ def ended_by(error: BaseException) -> Ended:
 def _broken(error: BaseException, stack: str) -> Ended:
     """Return the reason for an exception that nobody raised on purpose, its stack printed into the worker's log."""
     print(stack, file=sys.stderr, flush=True)
-    if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
-        return Ended("gpu_oom", sentence(error), stack)
-    if isinstance(error, RuntimeError) and "CUDA error" in str(error):
-        return Ended("gpu_error", sentence(error), stack)
-    if full := _full_disk(error):
-        return Ended("worker_crash", f"{sentence(full)}; make room there", stack)  # the machine's fault: tried again as after a crash
+    for found in _chain(error):
+        if reason := device_reason(found):
+            return Ended(reason, sentence(found), stack)
+        if isinstance(found, OSError) and found.errno in _FULL:
+            return Ended("worker_crash", f"{sentence(found)}; make room there", stack)  # the machine's fault: tried again as after a crash
     return Ended("user_error", sentence(error), stack)
 
 
-def _full_disk(error: BaseException | None) -> OSError | None:
-    """Return the error of a full disk that the work ended by; None where there was none. A library may have raised its own because of it."""
+def device_reason(error: BaseException) -> str:
+    """Return gpu_oom where a device's memory was not enough, gpu_error where its context is broken for good; empty for any other exception."""
+    if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
+        return "gpu_oom"
+    if not isinstance(error, RuntimeError):
+        return ""
+    text = str(error)
+    if any(words in text for words in _OOM):
+        return "gpu_oom"
+    return "gpu_error" if any(words in text for words in _BROKEN) else ""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the exception, then what it came of: a library may have raised its own because of it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:  # `raise error.__cause__` makes a ring
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return error
+        yield error
         seen.add(id(error))
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return None
 
 
 def sentence(error: BaseException) -> str:

@@ -2,12 +2,14 @@
 
 Its jobs are of the kinds it is told to serve (options.serves, default demo.count) and all take the same parameters: `steps` of `step_s` each, and one
 `fault` at step `at`: stall (stands still, its heart beats on), hang (holds the GIL, so nothing beats), crash (SIGKILL to itself), exit (exit code 3), error,
-deaf (ignores cancel and SIGTERM), memory (allocates `size_mb`), fork (leaves a child in a session of its own), critical (deaf inside a critical section),
-family (leaves the processes of `fake_tree`, their pids in the job's folder), hold (leaves a child in a session of its own that ignores SIGTERM and holds
-`size_mb`, its pid in the job's folder as `holder`), slow (the step takes `slow_s`, and listens to orders).
+oom and broken (what torch raises when a device's memory is not enough, or its context is broken), deaf (ignores cancel and SIGTERM), memory (allocates
+`size_mb`), fork (leaves a child in a session of its own), critical (deaf inside a critical section), family (leaves the processes of `fake_tree`, their pids
+in the job's folder), hold (leaves a child in a session of its own that ignores SIGTERM and holds `size_mb`, its pid in the job's folder as `holder`), slow
+(the step takes `slow_s`, and listens to orders).
 
 On a fake card (`fake_card`) it holds options.card_mb from its load on, until options.card_release_s after its end (-1: for ever), and a job's `card_mb`
-while that works.
+while that works: no more than its share, as if torch held it, unless options.card_capped is false. Its end can go wrong: it stays for as long as there is
+the file options.stay_while, and exits with options.exit_code.
 
 A fault comes at every attempt unless `attempt` names one: `fault=crash` is a poisoned job. With `checkpoint` each step is saved, and the next attempt goes on
 after it; saving takes `save_s`, in a critical section. Without, a pause or a crash costs all steps.
@@ -19,15 +21,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 from msgspec import Struct
 
 from workers.base import BadInput, Job, JobCancelled, Report, Worker, main
 from workers.fake_card import claim
 
-Fault = Literal["", "stall", "hang", "crash", "exit", "error", "deaf", "memory", "fork", "family", "critical", "hold", "slow"]
+Fault = Literal["", "stall", "hang", "crash", "exit", "error", "oom", "broken", "deaf", "memory", "fork", "family", "critical", "hold", "slow"]
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -41,6 +45,9 @@ class Options(Struct, frozen=True, kw_only=True):
     card_mb: int = 0
     card_release_s: float = 0.0
     card_listed: bool = True
+    card_capped: bool = True
+    stay_while: str = ""
+    exit_code: int = 0
 
 
 class Params(Struct, frozen=True, kw_only=True):
@@ -56,6 +63,8 @@ class Params(Struct, frozen=True, kw_only=True):
     checkpoint: bool = False
     save_s: float = 0.0
     card_mb: int = 0
+    imgsz: int = 0  # these two mean nothing but to whoever learns what such work takes
+    batch: int = 0
 
 
 class Fake(Worker):
@@ -68,6 +77,7 @@ class Fake(Worker):
     def load(self) -> None:
         """Take as long, and as much memory, as the options say."""
         options: Options = self.options
+        os._exit = partial(_leave, os._exit, options)  # how the SDK leaves, when all else is done
         if options.ignore_term:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(options.load_s)
@@ -90,7 +100,7 @@ class Fake(Worker):
     def _hold(self, more_mb: int) -> None:
         """Hold so much more of the card than always, where there is a fake one."""
         options: Options = self.options
-        claim(options.card_mb + more_mb, release_s=options.card_release_s, listed=options.card_listed)
+        claim(options.card_mb + more_mb, release_s=options.card_release_s, listed=options.card_listed, capped=options.card_capped)
 
 
 def count(job: Job, report: Report) -> dict[str, Any]:
@@ -132,6 +142,10 @@ def _go_wrong(params: Params, report: Report, held: list[bytearray]) -> None:  #
             os._exit(3)
         case "error":
             raise ValueError("the work failed, as it was told to")
+        case "oom":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.58 GiB of which 1.20 GiB is free.")
+        case "broken":
+            raise RuntimeError("CUDA error: device-side assert triggered")
         case "deaf":
             _be_deaf()
         case "memory":
@@ -171,6 +185,13 @@ def _be_deaf() -> None:
             time.sleep(3600)
         except JobCancelled:
             continue
+
+
+def _leave(leave: Callable[[int], NoReturn], options: Options, code: int) -> NoReturn:
+    """Leave as the options say: late, and with a code of their own."""
+    while options.stay_while and Path(options.stay_while).exists():
+        time.sleep(0.01)
+    leave(options.exit_code or code)
 
 
 def _leave_child() -> None:

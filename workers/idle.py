@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from types import FunctionType, ModuleType
 from typing import Any, Final
@@ -32,7 +33,8 @@ def release() -> int:
     torch = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)
     if cuda is not None and cuda.is_initialized():
-        cuda.empty_cache()
+        with suppress(RuntimeError):  # a broken context gives nothing back; how the job ended is told all the same
+            cuda.empty_cache()
     trim = getattr(_libc, "malloc_trim", None)
     if trim is None:  # glibc only
         return 0
@@ -140,7 +142,9 @@ def _pinned_bytes() -> int | None:
     stats = getattr(cuda, "host_memory_stats", None)
     if cuda is None or stats is None or not cuda.is_initialized():
         return None
-    value = stats().get("allocated_bytes.current")
+    value = None
+    with suppress(RuntimeError):  # a broken context
+        value = stats().get("allocated_bytes.current")
     return int(value) if value is not None else None
 
 

@@ -59,6 +59,7 @@ class Link:
         self._identity = identity
         self._serves = serves
         self._params = params or {}
+        self._device_bytes = device_bytes
         self._beats = Beats(identity, device_bytes)
         self._reports: dict[tuple[str, int], Report] = {}
         self._seen: set[tuple[str, int]] = set()
@@ -103,7 +104,8 @@ class Link:
     def close_report(self, report: Report) -> None:
         """Take a job that ended off the beats; the last thing it reported is sent before its end is."""
         self._reports.pop((report.job.id, report.job.attempt), None)
-        self.post(Beat(**self._identity.stamp(), seq=0, jobs=(report.beat(),), device_bytes=None))  # type: ignore[arg-type]  # the fields by name
+        used = self._device_bytes()  # while the job still holds it
+        self.post(Beat(**self._identity.stamp(), seq=0, jobs=(report.beat(),), device_bytes=used))  # type: ignore[arg-type]  # the fields by name
 
     def post(self, message: AnyFromWorker) -> None:
         """Send a message as soon as the thread wakes: at once."""

@@ -146,6 +146,7 @@ class Report:
             metrics=dict(self._metrics),
             critical=self._critical[-1] if self._critical else "",
             extend_s=5.0 * math.ceil(left_s / 5.0) if left_s > 0 else 0.0,  # in steps, so that it does not make every beat a new one
+            resumable=self._checkpoints,
         )
 
     def listen(self, wake: Callable[[], None]) -> None:

@@ -148,6 +148,7 @@ def _event(worker: WorkerName, message: wire.AnyFromWorker) -> AnyEvent | None:
                     metrics={name: value for name, value in beat.metrics.items() if isfinite(value)},  # a loss may be NaN, and JSON has no word for that
                     critical=beat.critical,
                     extend_s=beat.extend_s,
+                    resumable=beat.resumable,
                 )
                 for beat in message.jobs
             )
@@ -172,7 +173,7 @@ def _event(worker: WorkerName, message: wire.AnyFromWorker) -> AnyEvent | None:
                 stack=message.stack,
             )
         case wire.Log():
-            return NoteHeard(worker=worker, generation=generation, level=message.level, text=message.text)
+            return NoteHeard(worker=worker, generation=generation, level=message.level, text=message.text, reason=message.reason)
         case wire.Bye():  # the exit that follows is what counts
             return None
 

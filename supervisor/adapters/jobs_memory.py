@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import msgspec
 
 from supervisor.adapters.stored_shapes import EVENTS_KEPT, EXPIRE_AT_ONCE, cursor_after, encode_event, encode_job, large_result, place_of, shortened
-from supervisor.core.model import TERMINAL, Job, JobId, Lease
+from supervisor.core.model import TERMINAL, Job, JobId, Lease, Peak, Work
 from supervisor.runtime.ports import StreamEvent, Tombstone
 
 
@@ -36,6 +36,7 @@ class MemoryJobs:
         self._marks: dict[str, str] = {}
         self._fence = 0
         self._leases: tuple[Lease, ...] = ()
+        self._peaks: dict[Work, Peak] = {}
 
     async def save(self, job: Job, events: Sequence[StreamEvent] = ()) -> Sequence[int]:
         """Keep the job and its events, unless a newer attempt or its end is kept already."""
@@ -148,6 +149,14 @@ class MemoryJobs:
     async def last_fence(self) -> int:
         """Return the highest fence ever saved."""
         return self._fence
+
+    async def save_peaks(self, peaks: Mapping[Work, Peak]) -> None:
+        """Keep these instead of the ones before."""
+        self._peaks = dict(peaks)
+
+    async def peaks(self) -> Mapping[Work, Peak]:
+        """Return the peaks that were saved last, in their order."""
+        return dict(self._peaks)
 
     async def close(self) -> None:
         """Nothing waits to be written."""

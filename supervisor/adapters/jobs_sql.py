@@ -38,6 +38,9 @@ MIGRATIONS: Final = (
     """
     ALTER TABLE leases RENAME COLUMN worker TO owner;
     """,
+    """
+    CREATE TABLE peaks (place INTEGER PRIMARY KEY, work TEXT NOT NULL UNIQUE, seen_bytes INTEGER NOT NULL, wanted_bytes INTEGER NOT NULL) STRICT;
+    """,
 )
 """One script for each version of the file, run in order; `user_version` says which were. A released one is never changed."""
 
@@ -128,4 +131,10 @@ FORGET_LEASES: Final = "DELETE FROM leases"
 SAVE_LEASE: Final = "INSERT INTO leases (id, device, owner, fence, doc) VALUES (?, ?, ?, ?, ?)"
 SAVE_FENCE: Final = "INSERT INTO fences (name, fence) VALUES ('device', ?) ON CONFLICT (name) DO UPDATE SET fence = max(fence, excluded.fence)"
 LEASES: Final = "SELECT doc FROM leases ORDER BY fence"
+
+FORGET_PEAKS: Final = "DELETE FROM peaks"
+SAVE_PEAK: Final = "INSERT INTO peaks (work, seen_bytes, wanted_bytes) VALUES (?, ?, ?)"
+PEAKS: Final = "SELECT work, seen_bytes, wanted_bytes FROM peaks ORDER BY place"
+"""What was learned last comes last."""
+
 LAST_FENCE: Final = "SELECT max(fence) FROM fences"

@@ -22,7 +22,7 @@ from supervisor.adapters.stored_shapes import (
     place_of,
     shortened,
 )
-from supervisor.core.model import Job, JobId, Lease
+from supervisor.core.model import Job, JobId, Lease, Peak, Work
 from supervisor.errors import StoreError
 from supervisor.runtime.ports import StreamEvent, Tombstone
 
@@ -196,6 +196,20 @@ class SqliteJobs:
     async def last_fence(self) -> int:
         """Return the highest fence ever saved."""
         return int((await self._rows(sql.LAST_FENCE))[0][0] or 0)
+
+    async def save_peaks(self, peaks: Mapping[Work, Peak]) -> None:
+        """Return once these, instead of the ones before, are on disk. Raises StoreError."""
+        rows = [(work, peak.seen_bytes, peak.wanted_bytes) for work, peak in peaks.items()]
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(sql.FORGET_PEAKS)
+            connection.executemany(sql.SAVE_PEAK, rows)
+
+        await self._file.do(write, writes=True)
+
+    async def peaks(self) -> Mapping[Work, Peak]:
+        """Return the peaks that were saved last, in their order. Raises StoreError."""
+        return {Work(work): Peak(seen_bytes=seen, wanted_bytes=wanted) for work, seen, wanted in await self._rows(sql.PEAKS)}
 
     async def close(self) -> None:
         """Write what waits, and close."""

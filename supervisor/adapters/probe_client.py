@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -14,13 +14,14 @@ from msgspec import Struct
 from supervisor.adapters import spawning
 from supervisor.core.model import DeviceState
 from supervisor.errors import WireError
-from supervisor.probing import HELLO, MODULE, Answer, Question, answer_in, encode
+from supervisor.probing import HELLO, MODULE, Answer, Question, Xid, answer_in, encode
 from supervisor.runtime.ports import DeviceError
 
 _CHUNK_BYTES: Final = 64 * 1024
 _LINE_MAX_BYTES: Final = 1024 * 1024
 _CLOSE_S: Final = 1.0
 _NOT_HANDED_ON: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+_ENDED: Final = "the probe ended before it answered"
 HUNG: Final = "look at dmesg (NVRM, Xid) and at nvidia-smi: a driver that hangs wants the machine restarted, as a rule"
 
 
@@ -30,6 +31,7 @@ class Patience(Struct, frozen=True, kw_only=True):
     hello_s: float = 10.0  # for a process to start; it has not touched the driver then
     first_s: float = 10.0  # for its first answer: a driver without another client sets each card up anew, 1 to 3 s by its vendor
     answer_s: float = 2.0  # for each answer after
+    start_s: float = 3.0  # for the driver's first answer as the supervisor starts: a card that comes later is taken then
     pause_s: float = 1.0  # before another probe after a failure, doubled with each one more
     pause_max_s: float = 30.0
     tries: int = 3  # failures in a row after which the device is unresponsive; and so many abandoned ones may live at once
@@ -47,8 +49,9 @@ class _GoneError(Exception):
 class _Probe:
     """One process, and what it was asked."""
 
-    def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], hear: Callable[[Xid], None]) -> None:
         """Start it. Raises OSError."""
+        self._hear = hear
         loop = asyncio.get_running_loop()
         self.up: asyncio.Future[None] = loop.create_future()
         self.up.add_done_callback(_retrieved)
@@ -69,6 +72,7 @@ class _Probe:
                 setsigdef=[number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)],
             )
             self._pidfd = _watched(pid)
+            self.pid = pid
         except OSError:
             self._line.close()
             raise
@@ -78,14 +82,14 @@ class _Probe:
         loop.add_reader(self._line, self._readable)
         loop.add_reader(self._pidfd, self._reap)
 
-    def ask(self, card: str) -> "asyncio.Future[Answer]":
+    def ask(self, card: str, place: int) -> "asyncio.Future[Answer]":
         """Send a question; the answer comes into the future, or _GoneError."""
         self._serial += 1
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_retrieved)
         self._asked[self._serial] = future
         try:
-            self._line.send(encode(Question(serial=self._serial, card=card)))  # a line is far smaller than what the kernel takes at once
+            self._line.send(encode(Question(serial=self._serial, card=card, place=place)))  # a line is far smaller than what the kernel takes at once
         except OSError:  # it ended, or has read nothing for a thousand questions
             self.abandon()
         return future
@@ -124,6 +128,8 @@ class _Probe:
     def _take(self, answer: Answer) -> None:
         if answer.serial == HELLO and not self.up.done():
             self.up.set_result(None)
+        if answer.xid is not None:
+            self._hear(answer.xid)
         future = self._asked.pop(answer.serial, None)
         if future is not None and not future.done():  # one that nobody waits for any more is late
             self.answered = True
@@ -150,12 +156,20 @@ def _watched(pid: int) -> int:
 class ProbeClient:
     """One probe at a time, and those that were abandoned and have not ended yet. abandoned: how many there were in all."""
 
-    def __init__(self, environ: Mapping[str, str], *, patience: Patience | None = None, argv: Sequence[str] | None = None) -> None:
-        """Start nothing yet. environ: what the probe gets; the driver's library is looked for by it."""
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        patience: Patience | None = None,
+        argv: Sequence[str] | None = None,
+        hear: Callable[[Xid], None] = lambda _: None,
+    ) -> None:
+        """Start nothing yet. environ: what the probe gets; the driver's library is looked for by it. hear: is told of the faults of the card."""
         self.abandoned = 0
         self._environ = environ
         self._patience = patience or Patience()
         self._argv = argv or command()
+        self._hear = hear
         self._probe: _Probe | None = None
         self._left: list[_Probe] = []
         self._failures = 0  # in a row, of a probe or of the card
@@ -163,21 +177,41 @@ class ProbeClient:
         self._why: tuple[str, DeviceState | None] = ("it was not asked yet", None)
         self._retry_at_s = 0.0
 
-    async def ask(self, card: str = "") -> Answer:
-        """Return a reading of the card, or the list of cards. Raises DeviceError, at once where the last failure is too short a time ago."""
+    def pids(self) -> set[int]:
+        """Return the probes that live, or were abandoned and are not known to have ended."""
+        return {probe.pid for probe in (*self._left, *([self._probe] if self._probe else [])) if not probe.ended.is_set()}
+
+    async def begin(self) -> None:
+        """Return once a probe is there; the driver has not been asked for anything. Raises DeviceError as `ask` does."""
+        await self._up(self._probe or self._start())
+
+    async def _up(self, probe: _Probe) -> None:
+        try:
+            async with asyncio.timeout(self._patience.hello_s):
+                await asyncio.shield(probe.up)
+        except TimeoutError:
+            self._give_up(probe, f"the probe did not start within {self._patience.hello_s:g} s")
+            raise self._error() from None
+        except _GoneError:
+            self._give_up(probe, _ENDED)
+            raise self._error() from None
+
+    async def ask(self, card: str = "", place: int = -1) -> Answer:
+        """Return a reading of the card, or the list of cards. Raises DeviceError, at once where the last failure is too short a time ago.
+
+        place: the driver's number for the card, -1 where it is not known.
+        """
         patience = self._patience
         probe = self._probe or self._start()
-        within_s = patience.hello_s
+        await self._up(probe)
+        within_s = patience.answer_s if probe.answered else patience.first_s
         try:
             async with asyncio.timeout(within_s):
-                await asyncio.shield(probe.up)
-            within_s = patience.answer_s if probe.answered else patience.first_s
-            async with asyncio.timeout(within_s):
-                answer = await probe.ask(card)
+                answer = await probe.ask(card, place)
         except TimeoutError:
-            self._give_up(probe, f"the {'driver gave no answer' if probe.up.done() else 'probe did not start'} within {within_s:g} s")
+            self._give_up(probe, f"the driver gave no answer within {within_s:g} s")
         except _GoneError:
-            self._give_up(probe, "the probe ended before it answered")
+            self._give_up(probe, _ENDED)
         else:
             if answer.trouble is None:
                 self._failures = self._silent = 0
@@ -206,7 +240,7 @@ class ProbeClient:
             self._why = (f"{len(self._left)} probes hang in the driver and cannot be ended; {HUNG}", DeviceState.UNRESPONSIVE)
             raise self._error()
         try:
-            self._probe = _Probe(self._argv, self._environ)
+            self._probe = _Probe(self._argv, self._environ, self._hear)
         except OSError as error:
             self._why = (f"the probe could not be started: {error.strerror}", None)
             raise self._error() from error

@@ -15,7 +15,7 @@ from supervisor.cli.schedules import next_runs
 from supervisor.cli.screen import ago, clock, colour, size, table
 from supervisor.control import Refused, Unreachable
 from supervisor.errors import ConfigError
-from supervisor.shapes import DeviceView, HandoverView, HolderView, ScheduleView, StatusView, WaiterView, WorkerView
+from supervisor.shapes import DeviceView, HandoverView, HolderView, PeakView, ScheduleView, StatusView, WaiterView, WorkerView
 
 _TAIL_BYTES: Final = 64 * 1024
 _DISK_NEAR: Final = 2
@@ -196,13 +196,26 @@ def _handover_words(handover: HandoverView) -> str:
 def _device_screen(device: DeviceView) -> list[str]:
     lines = [f"{device.id}  {device.name}  {size(device.total_bytes)}  {device.state}  proof: {device.proof or '?'}"]
     rows = [
-        (_holding(holder), holder.lease, str(holder.fence), ago(holder.since_s), size(holder.need_bytes), size(holder.used_bytes), holder.state)
+        (
+            _holding(holder),
+            holder.lease,
+            str(holder.fence),
+            ago(holder.since_s),
+            size(holder.need_bytes),
+            size(holder.booked_bytes),
+            size(holder.used_bytes),
+            "-" if holder.peak_bytes is None else size(holder.peak_bytes),
+            holder.state,
+        )
         for holder in device.holders
     ]
-    lines += table(("HOLDER", "LEASE", "FENCE", "HELD", "NEED", "SEEN", "STATE"), rows) if rows else ["nobody holds it"]
+    lines += table(("HOLDER", "LEASE", "FENCE", "HELD", "NEED", "BOOKED", "SEEN", "PEAK", "STATE"), rows) if rows else ["nobody holds it"]
+    lines += [_peak_line(holder, peak) for holder in device.holders for peak in holder.peaks]
     lines += [
         f"NOT OURS      pid {one.pid}  {one.name or '?'}  {'an unknown size' if one.used_bytes is None else size(one.used_bytes)}" for one in device.strangers
     ]
+    if device.xids:
+        lines.append(f"FAULTS        {', '.join(f'Xid {xid}: {count}' for xid, count in device.xids.items())}")
     if device.trouble:
         lines.append(colour(f"TROUBLE       {device.trouble}", "bad"))
     if device.waiters:
@@ -223,6 +236,12 @@ def _device_screen(device: DeviceView) -> list[str]:
     if device.last_handover is not None:
         lines.append(f"LAST HAND-OVER {_moment(device.last_handover)} {handover_line(device.last_handover)}")
     return lines
+
+
+def _peak_line(holder: HolderView, peak: PeakView) -> str:
+    """Return what one kind of work was seen to use, beside what its worker declares."""
+    line = f"PEAK          {peak.work}  {size(peak.peak_bytes)} of {size(holder.need_bytes)} declared"
+    return colour(f"{line}: more than that", "warn") if peak.over else line
 
 
 def _moment(handover: HandoverView) -> str:

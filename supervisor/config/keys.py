@@ -46,7 +46,6 @@ class Table(Struct, frozen=True):
 
 
 _NOT_YET: Final[Mapping[tuple[type[Struct], str], tuple[str, ...]]] = {
-    (GpuLimits, "sharing"): ("budget",),
     (JobLimits, "backend"): ("celery",),
 }
 """Words of the contract that this release refuses, because to accept them would be to pretend."""
@@ -78,7 +77,6 @@ LATER: Final[Mapping[str, Mapping[str, Form]]] = {
         "hard_floor": forms.SIZE,
     },
     "gpu": {
-        "max_hold": forms.DURATION,
         "load_timeout": forms.DURATION,
     },
 }

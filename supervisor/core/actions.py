@@ -109,10 +109,14 @@ class MeasureRelease(ForWorker, frozen=True, kw_only=True):
 
 
 class MeasureDevice(Action, frozen=True, kw_only=True):
-    """Read the device after a pause. Comes back as DeviceMeasured."""
+    """Read the device after a pause. Comes back as DeviceMeasured.
+
+    watch: which one of the core's looks this is; it is read again and again meanwhile, and comes back as soon as more is free, or fewer use it. None: once.
+    """
 
     device: DeviceId
     after_s: float = 0.0
+    watch: float | None = None
 
 
 class MeasureMemory(Action, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, outside, work
+from supervisor.core import generations, outside, sharing, tickets, work
 from supervisor.core.actions import SaveWanted, SendCancel, SendJob, SendPause
 from supervisor.core.endings import said, said_back
 from supervisor.core.events import Adopted, HelloHeard, SupervisorStarted
@@ -21,6 +21,7 @@ def take_over(turn: Turn, event: SupervisorStarted) -> None:
         turn.put_worker(replace(worker, since_s=turn.now_s, wanted=event.wanted.get(worker.name, worker.wanted)))
     if taken_out := {name: None for name in event.wanted if name not in turn.fleet.workers}:  # meanwhile: that was a later word
         turn.act(SaveWanted(words=taken_out))
+    tickets.take_back(turn, event.tickets)
     outside.take_back(turn, event.leases)
     for found in event.adopted:
         _take_back(turn, turn.fleet.workers[found.worker], found, event)
@@ -72,14 +73,21 @@ def _take_lease(turn: Turn, worker: Worker, stored: Lease | None, given: DeviceI
     )
     if stored is not None:
         fresh = replace(
-            fresh, device=stored.device, need_bytes=spec.gpu_bytes or stored.need_bytes, since_s=min(stored.since_s, turn.now_s), fence=stored.fence
+            fresh,
+            device=stored.device,
+            need_bytes=spec.gpu_bytes or stored.need_bytes,
+            since_s=min(stored.since_s, turn.now_s),
+            fence=stored.fence,
+            wanted_by=stored.wanted_by,
         )
-    other = next((lease.owner for lease in leases_on(turn.fleet, turn.fleet.devices[fresh.device])), None)
-    if other is None:
+    if stored is not None and sharing.shared(turn.limits):
+        fresh = replace(fresh, need_bytes=max(spec.gpu_bytes, stored.need_bytes))  # it was given more where its work was seen to take more
+    if sharing.may_stay(turn.fleet, turn.limits, fresh):
         turn.put_lease(fresh)
-    else:  # an edit between the two supervisors gave both a need: the device is one holder's at a time
+    else:  # an edit between the two supervisors gave both a need: the device is one holder's at a time, or has not room for both
+        others = ", ".join(lease.owner for lease in leases_on(turn.fleet, turn.fleet.devices[fresh.device]))
         turn.put_lease(replace(fresh, state=LeaseState.YIELDING))
-        generations.order_leave(turn, worker, Cause.OPERATOR, f"{fresh.device} is held by {other}")
+        generations.order_leave(turn, worker, Cause.OPERATOR, f"{fresh.device} is held by {others}")
 
 
 def _take_job(turn: Turn, job: Job) -> None:

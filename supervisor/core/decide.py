@@ -5,13 +5,14 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from supervisor.core import adoption, arrivals, generations, handover, outside, reload, rests, sight, wishes, work
+from supervisor.core import adoption, arrivals, generations, gpu_faults, handover, outside, reload, rests, sight, wishes, work, xids
 from supervisor.core.actions import Decision, MeasureDevice, MeasureMemory, Reply, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
     BeatHeard,
     CancelRequested,
     ConfigChanged,
+    DeviceFaulted,
     DeviceMeasured,
     DevicesFound,
     EvidenceGathered,
@@ -54,7 +55,7 @@ from supervisor.core.events import (
 from supervisor.core.health import judge
 from supervisor.core.lag import forgive
 from supervisor.core.limits import Limits
-from supervisor.core.model import Device, Fleet, LeaseState, Process, Stop, Wanted, Worker, WorkerName, WorkerState
+from supervisor.core.model import Device, Fleet, LeaseState, Peak, Process, Reason, Stop, Wanted, Work, Worker, WorkerName, WorkerState
 from supervisor.core.recycle import EARLIEST, due_at_s, insist, is_overdue, recycle
 from supervisor.core.settle import may_follow, settle
 from supervisor.core.turn import Turn
@@ -68,11 +69,12 @@ def first_fleet(
     fence: int = 0,
     generations: Mapping[str, int] | None = None,
     wanted: Mapping[WorkerName, Wanted] | None = None,
+    peaks: Mapping[Work, Peak] | None = None,
 ) -> Fleet:
     """Return the fleet before the first event: every worker down. Replicas are named sam-0, sam-1.
 
     fence: the last number ever given to one, or to a lease; generations: the last of each worker, so that none is ever used twice; wanted: the operator's
-    last word on workers.
+    last word on workers; peaks: what was learned before.
     """
     last, words = generations or {}, wanted or {}
     workers = {
@@ -82,7 +84,7 @@ def first_fleet(
         for name, model in reload.places(limits).items()
     }
     forgotten = {WorkerName(name): generation for name, generation in last.items() if name not in workers}
-    return Fleet(workers=workers, devices={device.id: device for device in devices}, fence=fence, serial=fence, forgotten=forgotten)
+    return Fleet(workers=workers, devices={device.id: device for device in devices}, fence=fence, serial=fence, forgotten=forgotten, peaks=peaks or {})
 
 
 def decide(fleet: Fleet, event: AnyEvent, limits: Limits, now_s: float) -> Decision:
@@ -113,6 +115,8 @@ def _of_worker(turn: Turn, worker: Worker, event: WorkerEvent) -> bool:  # noqa:
         case NoteHeard():
             turn.put_worker(replace(worker, last_error=event.text) if event.level == "error" else worker)
             turn.announce("worker_note", worker=worker.name, reason=event.text)
+            if event.reason == Reason.GPU_OOM:
+                gpu_faults.while_loading(turn, worker, event.text)
             return False
         case HelloHeard():
             if worker.process is not None:
@@ -163,6 +167,8 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             handover.measured(turn, event)
         case DevicesFound():
             sight.found(turn, event)
+        case DeviceFaulted():
+            xids.faulted(turn, event)
         case MemoryMeasured():
             _memory(turn, event)
             return False

@@ -1,6 +1,8 @@
 """Devices: what a reading shows of one, and how one goes from hand to hand. Instants (`_at_s`) are monotonic seconds, sizes are bytes."""
 
-from msgspec import Struct
+from collections.abc import Mapping
+
+from msgspec import Struct, field
 
 from supervisor.core.names import DeviceId, JobId, LeaseId, Ticket, WorkerName
 from supervisor.core.states import DeviceState
@@ -23,8 +25,23 @@ class DeviceSample(Struct, frozen=True, kw_only=True):
     free_bytes: int
     holdings: tuple[Holding, ...] = ()
     total_bytes: int | None = None  # where the reading tells it as well
+    node: str = ""  # the file by which programs reach it
+    openers: tuple[Holding, ...] = ()  # who has that file open and is not listed: looked for where more is used than those who are listed have
     proof: str = ""  # which proof of its memory being free this reading is; empty: the same as before
-    by_pid: bool = True  # the pids of the holdings are those of this machine; False: they may be another namespace's, and nobody can tell whose
+    by_pid: bool = True  # whose the memory is, is told by pid; False: nobody is listed, or by pids that may be another namespace's
+    by_process: bool = True  # what each process uses is told; False: only what all use together
+
+
+class Peak(Struct, frozen=True, kw_only=True):
+    """What some work is known to take of a device."""
+
+    seen_bytes: int = 0  # the most that it was seen to use
+    wanted_bytes: int = 0  # what it is taken to need since so much less was too little for it
+
+    @property
+    def most_bytes(self) -> int:
+        """Return the larger one."""
+        return max(self.seen_bytes, self.wanted_bytes)
 
 
 class Handover(Struct, frozen=True, kw_only=True):
@@ -36,6 +53,7 @@ class Handover(Struct, frozen=True, kw_only=True):
     name: str = ""  # of the program that waits
     job: JobId | None = None
     leaving: tuple[WorkerName, ...]
+    awaits: tuple[LeaseId, ...] = ()  # the leases that must be over before anything is measured; others may stay beside the newcomer
     need_bytes: int
     ordered_at_s: float
     exited_at_s: float | None = None  # the last leader of those who leave was reaped
@@ -61,8 +79,12 @@ class Device(Struct, frozen=True, kw_only=True):
     state: DeviceState = DeviceState.OK
     proof: str = ""  # how its memory is proved to be free
     trouble: str = ""  # why the last reading failed, and what a person can do about it
+    fault: str = ""  # what its driver reported that takes it out of service, and what a person can do
+    fault_failed: bool = False  # it could not be read since: one that can be read again was reset
+    xids: Mapping[int, int] = field(default_factory=dict)  # how often the driver reported which fault
     sample: DeviceSample | None = None
     handover: Handover | None = None
     last_handover: Handover | None = None
     hold_off_until_s: float = 0.0  # after a refusal nobody returns by itself before this
     look_at_s: float = 0.0  # when the reading that was ordered last is due
+    freed_at_s: float | None = None  # when the memory of a lease on it was last said to be back

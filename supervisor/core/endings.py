@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from supervisor.core.actions import Announce
 from supervisor.core.health import job_sentence
 from supervisor.core.jobs import REASON_OF_CAUSE, Step, advance, after_worker_end, failed, returned
+from supervisor.core.line import came_back
 from supervisor.core.model import PLANNED, Cause, Evidence, Exit, Failure, FlightSample, Job, JobStatus, Reason, Receipt, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
 from supervisor.units import say_duration
@@ -14,7 +15,7 @@ from supervisor.units import say_duration
 _ASKED_BY: Final = frozenset({1, 2, 15})
 """SIGHUP, SIGINT, SIGTERM: somebody asked a process to leave that was leaving already."""
 
-_TIMED: Final = frozenset({Cause.STALL, Cause.SILENT, Cause.START_TIMEOUT})
+_TIMED: Final = frozenset({Cause.STALL, Cause.SILENT, Cause.START_TIMEOUT, Cause.GPU_ERROR})
 
 
 def cause_of(worker: Worker) -> Cause:
@@ -60,6 +61,7 @@ def _blameless(worker: Worker, job: Job, cause: Cause) -> bool:
 
 def _returned(turn: Turn, worker: Worker, job: Job) -> None:
     job = returned(job, Reason.WAITING_FOR_WORKER, f"its worker left: {worker.stop.reason if worker.stop else worker.exit}", turn.now_s, turn.wall_s)
+    job = came_back(job, turn.fleet.lease_of(worker.name), turn.now_s)
     turn.save_job(job, said_back(turn, job, "job_returned", worker.name))
 
 

@@ -55,6 +55,7 @@ class SupervisorStarted(Event, frozen=True, kw_only=True):
     adopted: tuple[Adopted, ...] = ()
     held: bool = False
     wanted: Mapping[WorkerName, Wanted] = field(default_factory=dict)
+    tickets: Mapping[Ticket, float] = field(default_factory=dict)  # of programs that waited, each with its arrival in seconds since 1970
 
 
 class OfWorker(Event, frozen=True, kw_only=True):
@@ -128,10 +129,11 @@ class ProgramSeen(OfWorker, frozen=True, kw_only=True):
 
 
 class NoteHeard(OfWorker, frozen=True, kw_only=True):
-    """The worker says something for the log."""
+    """The worker says something for the log. reason: gpu_oom where it tells of a model that did not fit into the device."""
 
     level: str
     text: str
+    reason: str = ""
 
 
 class JobProgress(Struct, frozen=True, kw_only=True):
@@ -145,6 +147,7 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     metrics: Mapping[str, float] = field(default_factory=dict)
     critical: str = ""
     extend_s: float = 0.0  # it asks for so much more time before it is judged
+    resumable: bool = False  # it can be left at a checkpoint, and gone on with
 
 
 class BeatHeard(OfWorker, frozen=True, kw_only=True):
@@ -200,13 +203,14 @@ class ReleaseMeasured(OfWorker, frozen=True, kw_only=True):
 class DeviceMeasured(Event, frozen=True, kw_only=True):
     """A device was read, or could not be (sample is None, error says why).
 
-    state: what the failure says of the device; None for one that may be over with the next reading.
+    state: what the failure says of the device; None for one that may be over with the next reading. watch: as it was ordered.
     """
 
     device: DeviceId
     sample: DeviceSample | None
     error: str = ""
     state: DeviceState | None = None
+    watch: float | None = None
 
 
 class DevicesFound(Event, frozen=True, kw_only=True):
@@ -214,6 +218,13 @@ class DevicesFound(Event, frozen=True, kw_only=True):
 
     devices: tuple[Device, ...]
     instead_of: DeviceId
+
+
+class DeviceFaulted(Event, frozen=True, kw_only=True):
+    """A device's driver reports a fault by itself. xid: by the catalogue of its vendor."""
+
+    device: DeviceId
+    xid: int
 
 
 class MemoryMeasured(Event, frozen=True, kw_only=True):
@@ -369,6 +380,7 @@ FleetEvent = (
     | SupervisorStarted
     | DeviceMeasured
     | DevicesFound
+    | DeviceFaulted
     | MemoryMeasured
     | JobSubmitted
     | CancelRequested

@@ -18,7 +18,12 @@ from supervisor.core.turn import Turn
 EVIDENCE_MAX_S: Final = 5.0
 """The gathering itself ends within 3 s; past this the ladder goes on without it."""
 
-_ANNOUNCED_AS: Final = {Cause.STALL: "worker_stalled", Cause.SILENT: "worker_silent", Cause.START_TIMEOUT: "worker_start_timeout"}
+_ANNOUNCED_AS: Final = {
+    Cause.STALL: "worker_stalled",
+    Cause.SILENT: "worker_silent",
+    Cause.START_TIMEOUT: "worker_start_timeout",
+    Cause.GPU_ERROR: "worker_gpu_error",
+}
 _CLOCK_KEYS: Final = {
     Cause.STALL: ("still_s", "stall_after_s"),
     Cause.SILENT: ("silent_s", "silent_after_s"),

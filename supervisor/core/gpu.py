@@ -4,9 +4,11 @@ from collections.abc import Collection
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from supervisor.core.budget import NONE_LOST, Books, Share, leavers
 from supervisor.core.limits import MIB, Limits
-from supervisor.core.model import Device, DeviceSample, DeviceState, Fleet, Handover, Holding, Lease, LeaseState, Wanted, Worker, WorkerState
+from supervisor.core.model import Device, DeviceSample, DeviceState, Fleet, Handover, Holding, Lease, LeaseState, Wanted, Worker, WorkerName, WorkerState
 from supervisor.units import format_size
 
 
@@ -22,7 +24,7 @@ class Blocked(Struct, frozen=True):
     sentence: str
 
 
-_UNLISTED_BYTES: Final = 256 * MIB
+UNLISTED_BYTES: Final = 256 * MIB
 """What a driver keeps for itself is less, as a rule."""
 
 _ON_ITS_WAY_OUT = frozenset({WorkerState.DRAINING, WorkerState.STOPPING, WorkerState.EXITED, WorkerState.DOWN, WorkerState.BACKOFF, WorkerState.QUARANTINED})
@@ -33,10 +35,11 @@ def leases_on(fleet: Fleet, device: Device) -> tuple[Lease, ...]:
     return tuple(lease for lease in fleet.leases.values() if lease.device == device.id and lease.state not in (LeaseState.FREE, LeaseState.WAITING))
 
 
-def may_begin(fleet: Fleet, device: Device, *, weak: bool) -> Begin | Blocked:
+def may_begin(fleet: Fleet, device: Device, *, weak: bool, books: Books | None = None) -> Begin | Blocked:  # noqa: C901  # one row per reason
     """Return whether the device may be handed to a newcomer now.
 
     An idle holder leaves for anyone who waits; a busy one finishes first. A weak claim (a resident that wants to be back, with no job) sends nobody away.
+    books: of a device whose holders live together; nobody leaves then whom the newcomer fits beside.
     """
     holders = leases_on(fleet, device)
     stuck = [lease.worker for lease in holders if lease.worker and fleet.workers[lease.worker].state is WorkerState.UNKILLABLE]
@@ -47,20 +50,70 @@ def may_begin(fleet: Fleet, device: Device, *, weak: bool) -> Begin | Blocked:
         return Blocked(f"{device.id} cannot be read just now: {device.trouble}")
     if device.handover is not None:
         return Blocked(f"{device.id} is being handed to {device.handover.to}")
+    if books is not None:
+        return _beside(fleet, device, holders, books=books, weak=weak)
     for lease in holders:
         if lease.worker is None:  # it is asked by nobody of ours to leave
             if lease.state is LeaseState.COOLING:
                 continue
             return Blocked(f"{called(lease)} holds {device.id}{', and does not renew its lease' if lease.state is LeaseState.STALE else ''}")
         holder = fleet.workers[lease.worker]
-        if holder.state in _ON_ITS_WAY_OUT and not holder.jobs:
+        if _leaves_already(holder):
             continue
         if not holder.idle:
-            work = f" is busy with {', '.join(holder.jobs)}" if holder.jobs else f" is {holder.state}"
-            return Blocked(f"{holder.name} holds {device.id} and{work}")
+            return Blocked(f"{holder.name} holds {device.id} and {_work(holder, lease)}")
         if weak:
             return Blocked(f"{holder.name} holds {device.id}")
     return Begin(holders)
+
+
+def _leaves_already(holder: Worker) -> bool:
+    return holder.state in _ON_ITS_WAY_OUT and not holder.jobs
+
+
+def _work(holder: Worker, lease: Lease) -> str:
+    words = f"is busy with {', '.join(holder.jobs)}" if holder.jobs else f"is {holder.state}"
+    return words + (", and leaves at its next checkpoint" if lease.state is LeaseState.YIELDING else "")
+
+
+def _beside(fleet: Fleet, device: Device, holders: tuple[Lease, ...], *, books: Books, weak: bool) -> Begin | Blocked:
+    """Return who leaves so that a newcomer fits beside the others, or who it does not fit beside."""
+    shares = shares_of(fleet, device, books=books, weak=weak)
+    leaving = leavers(shares, books.need_bytes, books.room_bytes)
+    if leaving is not None:
+        gone = {share.lease for share in leaving}
+        return Begin(tuple(lease for lease in holders if lease.id in gone))
+    stay = [share for share in shares if share.harm is None]
+    left = max(0, books.room_bytes - sum(share.booked_bytes for share in stay))
+    beside = ", ".join(f"{share.who} ({format_size(share.booked_bytes)})" for share in stay)
+    others = strangers_on(fleet, device, device.sample) + _unlisted(device.sample) if device.sample else []
+    first = f"{format_size(books.need_bytes)} do not fit on {device.id}{f' beside {beside}' if beside else ''}: {format_size(left)} left after the margin"
+    return Blocked("; ".join([first, *others]))
+
+
+def fits_without(fleet: Fleet, device: Device, worker: WorkerName, books: Books) -> bool:
+    """Return whether a newcomer would fit once this worker, and everybody who is idle, had left."""
+    lease = fleet.lease_of(worker)
+    shares = [replace(one, harm=NONE_LOST) if lease and one.lease == lease.id else one for one in shares_of(fleet, device, books=books, weak=False)]
+    return leavers(shares, books.need_bytes, books.room_bytes) is not None
+
+
+def shares_of(fleet: Fleet, device: Device, *, books: Books, weak: bool) -> list[Share]:
+    """Return what each lease on a device has, and how much is lost if its holder leaves."""
+    return [_share(fleet, lease, booked_bytes=books.booked[lease.id], weak=weak) for lease in leases_on(fleet, device)]
+
+
+def _share(fleet: Fleet, lease: Lease, *, booked_bytes: int, weak: bool) -> Share:
+    """Return what a lease has, and how much is lost if its holder leaves."""
+    if lease.worker is None:
+        harm = NONE_LOST if lease.state is LeaseState.COOLING else None
+        return Share(lease=lease.id, who=called(lease), booked_bytes=booked_bytes, harm=harm)
+    holder = fleet.workers[lease.worker]
+    if _leaves_already(holder):
+        return Share(lease=lease.id, who=holder.name, booked_bytes=booked_bytes, harm=NONE_LOST)
+    if not holder.idle:
+        return Share(lease=lease.id, who=f"{holder.name}, which {_work(holder, lease)}", booked_bytes=booked_bytes, harm=None)
+    return Share(lease=lease.id, who=holder.name, booked_bytes=booked_bytes, harm=None if weak else (1, -lease.priority))
 
 
 def called(lease: Lease) -> str:
@@ -87,8 +140,13 @@ def startable(worker: Worker, now_s: float) -> bool:
 
 def device_for(fleet: Fleet, need_bytes: int, margin_bytes: int) -> Device | None:
     """Return the device with the best fit: the smallest total that can ever hold the need, and one that works before one that does not."""
+    return next(iter(devices_for(fleet, need_bytes, margin_bytes)), None)
+
+
+def devices_for(fleet: Fleet, need_bytes: int, margin_bytes: int) -> list[Device]:
+    """Return every device that can ever hold the need, the best fit first."""
     fitting = [device for device in fleet.devices.values() if device.total_bytes >= need_bytes + margin_bytes]
-    return min(fitting, key=lambda device: (device.state is not DeviceState.OK, device.total_bytes, device.id), default=None)
+    return sorted(fitting, key=lambda device: (device.state is not DeviceState.OK, device.total_bytes, device.id))
 
 
 def no_device(fleet: Fleet) -> str:
@@ -97,10 +155,14 @@ def no_device(fleet: Fleet) -> str:
     return "; ".join(unknown) or "no device is large enough"
 
 
-def refusal(fleet: Fleet, device: Device, handover: Handover, margin_bytes: int, now_s: float) -> str:
-    """Return why a hand-over that was not proved in time is refused: who holds what, in which state, since when."""
+def refusal(fleet: Fleet, device: Device, handover: Handover, margin_bytes: int, now_s: float, *, promised_bytes: int = 0) -> str:
+    """Return why a hand-over that was not proved in time is refused: who holds what, in which state, since when.
+
+    promised_bytes: what is free and was promised to those who stay.
+    """
     need = f"{format_size(handover.need_bytes)} + {format_size(margin_bytes)} margin"
-    first = f"{handover.to} needs {need} on {device.id}, {free_words(device)}, not proved in {now_s - handover.ordered_at_s:.0f} s"
+    free = free_words(device) + (f" and {format_size(promised_bytes)} of that promised to others" if promised_bytes else "")
+    first = f"{handover.to} needs {need} on {device.id}, {free}, not proved in {now_s - handover.ordered_at_s:.0f} s"
     return "; ".join([first, *held_by(fleet, device, now_s)])
 
 
@@ -169,4 +231,10 @@ def _unlisted(sample: DeviceSample) -> list[str]:
     """Return what is in use and belongs to no process that the device lists: the memory of a process that is gone, as a rule."""
     sizes = [holding.used_bytes for holding in sample.holdings]
     rest = sample.used_bytes - sum(size or 0 for size in sizes)
-    return [f"{format_size(rest)} are used by no process that is listed"] if None not in sizes and rest > _UNLISTED_BYTES else []
+    unlisted = [f"{format_size(rest)} are used by no process that is listed"] if None not in sizes and rest > UNLISTED_BYTES else []
+    return unlisted + [_opener(one, sample) for one in sample.openers]
+
+
+def _opener(one: Holding, sample: DeviceSample) -> str:
+    whose = f"of {one.worker}" if one.worker else "not ours"
+    return f"pid {one.pid}{f' ({one.name})' if one.name else ''}, {whose}, has {sample.node} open and is not listed"

@@ -4,9 +4,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, sight
+from supervisor.core import generations, sharing, sight, tickets
 from supervisor.core.actions import ForgetOwner, MeasureDevice, Reply, SaveLeases
-from supervisor.core.claims import GIVEN_BACK, Age
+from supervisor.core.claims import GIVEN_BACK
 from supervisor.core.events import DeviceMeasured
 from supervisor.core.gpu import Begin, called, held_outside, leases_on, refusal
 from supervisor.core.jobs import failed
@@ -35,26 +35,23 @@ from supervisor.units import format_size
 POLLS_S: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 PROOF_PAUSE_S: Final = 0.1
 """Between the two readings that must both show enough: one alone may fall between a release and a new allocation."""
-TICKETS_KEPT: Final = 1000
-TICKET_KEPT_S: Final = 600.0
-"""A program that was told to come again later comes within that, with its age; so many of them are remembered."""
 TIMER_SLACK_S: Final = 0.05
 """By how much a timer may come early; less than the shortest pause between two looks."""
 
 
-def begin(turn: Turn, device: Device, worker: Worker, job: Job | None, plan: Begin) -> None:
-    """Order the device for this worker: a lease that waits, and everyone in its way asked to leave."""
+def begin(turn: Turn, device: Device, worker: Worker, job: Job | None, plan: Begin, *, need_bytes: int) -> None:
+    """Order so much of the device for this worker: a lease that waits, and everyone in its way asked to leave."""
     spec, name = turn.spec(worker), job.id if job else None
-    lease = _waiting(turn, device, spec.gpu_bytes, job.priority if job else spec.priority)
+    lease = _waiting(turn, device, need_bytes, job.priority if job else spec.priority)
     turn.put_lease(replace(lease, worker=worker.name))
-    handover = Handover(lease=lease.id, worker=worker.name, job=name, leaving=_leaving(turn, plan), need_bytes=spec.gpu_bytes, ordered_at_s=turn.now_s)
+    handover = Handover(lease=lease.id, worker=worker.name, job=name, leaving=_leaving(turn, plan), need_bytes=need_bytes, ordered_at_s=turn.now_s)
     _order(turn, device, handover, plan, f"{worker.name}{f' ({name})' if name else ''}")
 
 
 def begin_outside(turn: Turn, device: Device, waiter: Waiter, plan: Begin) -> None:
     """Order the device for a program outside Warden, in the same way."""
     lease = _waiting(turn, device, waiter.need_bytes, waiter.priority)
-    turn.put_lease(replace(lease, outside=waiter.outside))
+    turn.put_lease(replace(lease, outside=waiter.outside, waited_s=turn.now_s - waiter.arrived_at_s))
     turn.put_waiter(
         replace(
             waiter,
@@ -78,6 +75,7 @@ def _leaving(turn: Turn, plan: Begin) -> tuple[WorkerName, ...]:
 
 
 def _order(turn: Turn, device: Device, handover: Handover, plan: Begin, whom: str) -> None:
+    handover = replace(handover, awaits=tuple(lease.id for lease in plan.leaving))
     turn.put_device(replace(device, handover=handover))
     turn.announce(
         "gpu_vacating",
@@ -117,7 +115,8 @@ def holder_gone(turn: Turn, worker: Worker) -> None:
         return
     device = turn.fleet.devices[lease.device]
     if device.state is DeviceState.QUARANTINED:  # it was set aside because of this holder
-        turn.put_device(advance_device(device, Sight.LET_GO))
+        device = advance_device(device, Sight.LET_GO)
+        turn.put_device(advance_device(device, Sight.LOSE) if device.fault else device)
     cool(turn, lease)
 
 
@@ -132,14 +131,20 @@ def cool(turn: Turn, lease: Lease) -> None:
 
 
 def _prove_when_gone(turn: Turn, device: Device, handover: Handover) -> None:
-    if all(lease.state is LeaseState.COOLING for lease in leases_on(turn.fleet, device)):
+    if handover.gone_at_s is None and all(lease.state is LeaseState.COOLING for lease in _awaited(turn, device, handover)):
         look(turn, replace(device, handover=replace(handover, gone_at_s=turn.now_s, exited_at_s=handover.exited_at_s or turn.now_s)))
 
 
-def look(turn: Turn, device: Device, after_s: float = 0.0) -> None:
-    """Keep the device, and have it read after a pause."""
-    turn.put_device(replace(device, look_at_s=turn.now_s + after_s))
-    turn.act(MeasureDevice(device=device.id, after_s=after_s))
+def _awaited(turn: Turn, device: Device, handover: Handover) -> list[Lease]:
+    """Return the leases that have to be over before the device is given away, and are not."""
+    return [lease for lease in leases_on(turn.fleet, device) if lease.id in handover.awaits]
+
+
+def look(turn: Turn, device: Device, after_s: float = 0.0, *, watch: bool = False) -> None:
+    """Keep the device, and have it read after a pause; watch: sooner, where something came back meanwhile."""
+    at_s = turn.now_s + after_s
+    turn.put_device(replace(device, look_at_s=at_s))
+    turn.act(MeasureDevice(device=device.id, after_s=after_s, watch=at_s if watch else None))
 
 
 def measured(turn: Turn, event: DeviceMeasured) -> None:
@@ -150,32 +155,39 @@ def measured(turn: Turn, event: DeviceMeasured) -> None:
     device = sight.seen(turn, device, event)
     if event.sample is not None:
         _free_cooled(turn, device, event.sample)
-    if turn.now_s < device.look_at_s - TIMER_SLACK_S or turn.fleet.stopping_since_s is not None:
+        device = turn.fleet.devices[device.id]
+    too_early = turn.now_s < device.look_at_s - TIMER_SLACK_S and event.watch != device.look_at_s
+    if too_early or turn.fleet.stopping_since_s is not None:
         return  # somebody else's reading: the next of our own is on its way; and who stops gives nothing away
     handover = device.handover
     if handover is None or handover.gone_at_s is None:
         if handover is None and any(lease.state is LeaseState.COOLING for lease in leases_on(turn.fleet, device)):
             look(turn, device, min(1.0, turn.limits.gpu.poll_max_s))
         return
-    enough = device.state is DeviceState.OK and event.sample is not None and event.sample.free_bytes >= handover.need_bytes + turn.limits.gpu.margin_bytes
-    empty = all(lease.state is not LeaseState.COOLING for lease in leases_on(turn.fleet, device))
-    if not (enough and empty):
+    needed_bytes = handover.need_bytes + turn.limits.gpu.margin_bytes + _promised(turn, device, handover)
+    enough = device.state is DeviceState.OK and event.sample is not None and event.sample.free_bytes >= needed_bytes
+    if not enough or _awaited(turn, device, handover):
         pause_s = min(POLLS_S[min(handover.polls, len(POLLS_S) - 1)], turn.limits.gpu.poll_max_s)
-        look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=None)), pause_s)
+        look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=None)), pause_s, watch=True)
     elif handover.back_at_s is None:
         look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=turn.now_s)), PROOF_PAUSE_S)
     else:
         _grant(turn, device, replace(handover, polls=handover.polls + 1, proved_at_s=turn.now_s))
 
 
+def _promised(turn: Turn, device: Device, handover: Handover) -> int:
+    return sharing.promised(turn.fleet, turn.limits, device=device, awaits=handover.awaits)
+
+
 def _free_cooled(turn: Turn, device: Device, sample: DeviceSample) -> None:
-    seen = {holding.worker for holding in sample.holdings if holding.worker is not None and holding.used_bytes != 0}  # None: it is there, and has some
+    seen = {holding.worker for holding in (*sample.holdings, *sample.openers) if holding.worker is not None and holding.used_bytes != 0}  # None: it is there
     for lease in leases_on(turn.fleet, device):
         if lease.state is not LeaseState.COOLING or lease.worker in seen:
             continue
         if lease.outside is not None and lease.ended != GIVEN_BACK and held_outside(device, lease) is not None:
             continue  # the driver still lists the process that ended; one that lives on may keep a context, and the next holder's proof decides
         turn.drop_lease(advance_lease(lease, Move.RETURN, turn.now_s).id)
+        turn.put_device(replace(turn.fleet.devices[device.id], freed_at_s=turn.now_s))
         fields = {"device": device.id, "owner": called(lease), "lease": lease.id, "fence": lease.fence}
         turn.announce("lease_released", worker=lease.worker, reason=lease.ended, fields=fields)
 
@@ -206,6 +218,7 @@ def _answer(turn: Turn, waiter: Waiter, lease: Lease) -> None:
     ttl_s = waiter.outside.ttl_s
     turn.put_lease(replace(lease, expires_at_s=turn.now_s + ttl_s if ttl_s else None))
     turn.drop_waiter(waiter.outside.ticket)
+    tickets.forget(turn, waiter.outside.ticket)
     turn.act(SaveLeases(then=(Reply(request=waiter.request, lease=lease.id),)))
     if ttl_s:
         turn.wake_in(ttl_s)
@@ -245,7 +258,8 @@ def expire(turn: Turn) -> None:
         handover = device.handover
         if handover is None or turn.now_s < handover.ordered_at_s + turn.limits.gpu.vacate_timeout_s:
             continue
-        evidence = refusal(turn.fleet, device, handover, turn.limits.gpu.margin_bytes, turn.now_s)
+        promised = _promised(turn, device, handover)
+        evidence = refusal(turn.fleet, device, handover, turn.limits.gpu.margin_bytes, turn.now_s, promised_bytes=promised)
         message = f"the device was not free within {turn.limits.gpu.vacate_timeout_s:g} s: {evidence}"
         _give_up(turn, device, handover)
         turn.put_device(replace(turn.fleet.devices[device.id], hold_off_until_s=turn.now_s + turn.limits.gpu.poll_max_s))
@@ -272,9 +286,7 @@ def send_away(turn: Turn, waiter: Waiter, reply: Reply | None) -> None:
         if device.handover is not None and device.handover.waiter == ticket:
             _give_up(turn, device, device.handover)
     turn.drop_waiter(ticket)
-    left = {name: age for name, age in turn.fleet.tickets.items() if name != ticket and turn.now_s < age.left_at_s + TICKET_KEPT_S}
-    newest = dict(list(left.items())[1 - TICKETS_KEPT :])
-    turn.fleet = replace(turn.fleet, tickets={**newest, ticket: Age(arrived_at_s=waiter.arrived_at_s, left_at_s=turn.now_s)})
+    tickets.keep(turn, waiter)
     turn.act(ForgetOwner(ticket=ticket))
     if reply is not None:
         turn.act(reply)

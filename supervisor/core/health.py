@@ -13,6 +13,9 @@ CANCEL_GRACE_S: Final = 10.0
 """How long work may go on after a cancel before its process is ended."""
 
 
+FAULT_GRACE_S: Final = 10.0
+"""How long after a fault of its device a worker may neither end nor move: its context is broken then, and its own error did not end it."""
+
 EXTEND_MAX_S: Final = 3600.0
 """How far a program may push a clock beyond its limit by asking for more time."""
 
@@ -68,6 +71,8 @@ def _armed(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec) -> list[
         armed.append((Cause.START_TIMEOUT, since_s, watchdog.start_timeout_s, None, _extra(since_s + watchdog.start_timeout_s, process.extend_until_s)))
     elif spec.progress != "sdk" and (shown_s := _shown_s(process, spec.progress)) is not None:
         armed.append((Cause.STALL, shown_s, watchdog.stall_after_s, None, _extra(shown_s + watchdog.stall_after_s, process.extend_until_s)))
+    if process.fault_at_s is not None:
+        armed.append((Cause.GPU_ERROR, process.fault_at_s, FAULT_GRACE_S, None, 0.0))
     for name in worker.jobs:
         job = jobs.get(name)
         if job is not None and (clock := _armed_by(job, spec)) is not None:
@@ -127,6 +132,9 @@ def judge(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec, now_s: fl
             sentence = f"not ready {spent_s:.1f} s after its start, start_timeout is {clock.limit_s:g} s"
         case Cause.SILENT:
             sentence = f"no heartbeat for {spent_s:.1f} s, silent_after is {clock.limit_s:g} s"
+        case Cause.GPU_ERROR:
+            fault = worker.process.fault if worker.process else ""
+            sentence = f"{fault}; {spent_s:.1f} s later it has neither ended nor moved, and a context that failed once is not repaired in its process"
         case Cause.STALL:
             where = f", phase {job.phase or '?'} at {job.done:g} of {job.total:g}" if job else ""
             limit = f'phases."{job.phase}"' if job is not None and job.phase in spec.phases else "stall_after"
@@ -137,11 +145,13 @@ def judge(worker: Worker, jobs: Mapping[JobId, Job], spec: WorkerSpec, now_s: fl
 
 
 def job_sentence(cause: Cause, job: Job, limit_words: str) -> str:
-    """Return what the owner of a job reads when its worker was stopped for this cause: a stall, silence, or a start that took too long."""
+    """Return what the owner of a job reads when its worker was stopped for one of these causes."""
     match cause:
         case Cause.STALL:
             return f"{noun(job.kind)} timed out - no progress updates for {limit_words}"
         case Cause.SILENT:
             return f"{noun(job.kind)} ended - its worker sent no heartbeat for {limit_words}"
+        case Cause.GPU_ERROR:
+            return f"{noun(job.kind)} ended - its device reported a fault, and it did not move for {limit_words} after that"
         case _:
             return f"{noun(job.kind)} ended - its worker was not ready within {limit_words}"

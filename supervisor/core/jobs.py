@@ -139,6 +139,9 @@ def returned(job: Job, reason: Reason, message: str, now_s: float, wall_s: float
         last_end=message,
         worker=None,
         device=None,
+        given_at_s=None,
+        ran_s=job.ran_s + (max(0.0, now_s - job.given_at_s) if job.given_at_s is not None else 0.0),
+        resumable=False,
         phase="",
         phases=(),
         critical="",
@@ -158,12 +161,19 @@ REASON_OF_CAUSE: Final = {
     Cause.SILENT: Reason.SILENT,
     Cause.MEMORY: Reason.MEMORY_LIMIT,
     Cause.START_TIMEOUT: Reason.START_TIMEOUT,
+    Cause.GPU_ERROR: Reason.GPU_ERROR,
     Cause.SPAWN_FAILED: Reason.WORKER_CRASH,
     Cause.CRASH: Reason.WORKER_CRASH,
     Cause.ADOPTED_GONE: Reason.LOST,
 }
 
-BUDGET_OF_REASON: Final = {Reason.USER_ERROR: "user_error", Reason.MEMORY_EMERGENCY: "memory", Reason.WORKER_CRASH: "crash"}
+BUDGET_OF_REASON: Final = {
+    Reason.USER_ERROR: "user_error",
+    Reason.MEMORY_EMERGENCY: "memory",
+    Reason.WORKER_CRASH: "crash",
+    Reason.GPU_OOM: "memory",
+    Reason.GPU_ERROR: "crash",
+}
 """For ends that the work told of by itself; after any other it is not tried again."""
 
 RETRY_FIRST_S: Final = 1.0
@@ -174,6 +184,7 @@ BUDGET_OF_CAUSE: Final = {
     Cause.SILENT: "stall",
     Cause.MEMORY: "memory",
     Cause.START_TIMEOUT: "crash",
+    Cause.GPU_ERROR: "gpu_error",
     Cause.SPAWN_FAILED: "crash",
     Cause.CRASH: "crash",
     Cause.ADOPTED_GONE: "lost",

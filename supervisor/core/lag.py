@@ -43,6 +43,7 @@ def _worker(worker: Worker, lag_s: float, now_s: float) -> Worker:
             ready_at_s=_later_if(process.ready_at_s, lag_s, now_s),
             beat_at_s=_later_if(process.beat_at_s, lag_s, now_s),
             shown_at_s=_later_if(process.shown_at_s, lag_s, now_s),
+            fault_at_s=_later_if(process.fault_at_s, lag_s, now_s),
             extend_until_s=process.extend_until_s and process.extend_until_s + lag_s,
         )
         worker = replace(worker, process=process)

@@ -80,12 +80,13 @@ class GpuLimits(Struct, frozen=True, kw_only=True):
 
     backend: Literal["auto", "nvml", "host", "none"] = "auto"
     host_budget_bytes: int = 16 * GIB
-    sharing: Literal["exclusive"] = "exclusive"
+    sharing: Literal["exclusive", "budget"] = "exclusive"
     margin_bytes: int = 256 * MIB
     vacate_timeout_s: float = 120.0
     poll_max_s: float = 5.0
     lock_timeout_s: float = 120.0
     lease_ttl_s: float = 30.0
+    max_hold_s: float = 0.0
     age_step_s: float = 5.0
 
 

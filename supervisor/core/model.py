@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from supervisor.core.claims import Age, Outside, Waiter
-from supervisor.core.devices import Device, DeviceSample, Handover, Holding
+from supervisor.core.devices import Device, DeviceSample, Handover, Holding, Peak
 from supervisor.core.growth import Idle, Leak
 from supervisor.core.limits import JSONValue
-from supervisor.core.names import DeviceId, JobId, LeaseId, Ticket, WorkerName
+from supervisor.core.names import DeviceId, JobId, LeaseId, Ticket, Work, WorkerName
 from supervisor.core.records import Evidence, Exit, Failure, FlightSample, Receipt
 from supervisor.core.states import (
     AT_WORK,
@@ -48,6 +48,7 @@ __all__ = [
     "LeaseId",
     "LeaseState",
     "Outside",
+    "Peak",
     "Process",
     "Reason",
     "Receipt",
@@ -55,6 +56,7 @@ __all__ = [
     "Ticket",
     "Waiter",
     "Wanted",
+    "Work",
     "Worker",
     "WorkerName",
     "WorkerState",
@@ -88,6 +90,8 @@ class Process(Struct, frozen=True, kw_only=True):
     device_bytes: int | None = None
     moved: bool = False  # some job of this generation made progress
     adopted: bool = False  # an earlier supervisor started it
+    fault: str = ""  # of its device, which it may have caused; empty again as soon as its work moves
+    fault_at_s: float | None = None
     recycle_asked: bool = False  # by the operator: it is due now, whatever its age
     idle: tuple[Idle, ...] = ()  # what it held between its jobs, the newest last
     leak: Leak | None = None  # what these say now
@@ -165,6 +169,10 @@ class Job(Struct, frozen=True, kw_only=True):
     fingerprint: str = ""  # of what was asked for under that key
     retry_at_s: float = 0.0  # after a failure, not before that
     queued_at_s: float = 0.0
+    given_at_s: float | None = None  # to a worker
+    ran_s: float = 0.0  # since queued_at_s: no part of how long it has waited
+    resumable: bool = False  # what it does can be left at a checkpoint, and gone on with
+    gave_way: str = ""  # to this job or ticket, and stands behind it in the line
     sent_at_s: float | None = None
     begun_at_s: float | None = None
     progress_at_s: float | None = None
@@ -206,6 +214,9 @@ class Lease(Struct, frozen=True, kw_only=True):
     fence: int = 0
     expires_at_s: float | None = None  # of an outside program that renews
     ended: str = ""  # why an outside program has it no more, while its memory cools
+    waited_s: float = 0.0  # of an outside program: how long it had waited for it
+    wanted_by: str = ""  # the job or the ticket for which whoever has it should give way, and was told so
+    overheld: bool = False  # an outside program has had it for longer than gpu.max_hold, and somebody waits
 
     @property
     def owner(self) -> str:
@@ -223,6 +234,7 @@ class Fleet(Struct, frozen=True, kw_only=True):
     devices: Mapping[DeviceId, Device] = field(default_factory=dict)
     waiters: Mapping[Ticket, Waiter] = field(default_factory=dict)  # programs outside Warden that wait for a device
     tickets: Mapping[Ticket, Age] = field(default_factory=dict)  # of those that went away, the oldest first
+    peaks: Mapping[Work, Peak] = field(default_factory=dict)  # what each kind of work is known to take of a device, what was learned last at the end
     fence: int = 0  # the last one given out; they only rise
     serial: int = 0  # numbers leases
     forgotten: Mapping[WorkerName, int] = field(default_factory=dict)  # the last generation of workers that were taken out: none is ever used twice

@@ -6,5 +6,6 @@ WorkerName = NewType("WorkerName", str)
 JobId = NewType("JobId", str)
 LeaseId = NewType("LeaseId", str)
 DeviceId = NewType("DeviceId", str)
+Work = NewType("Work", str)
 Ticket = NewType("Ticket", str)
 """An outside program's place in the queue for a device. It keeps its age for a while when it goes away."""

@@ -1,33 +1,22 @@
 """Programs outside Warden: they ask for a device, wait for it in the same queue as jobs, hold it, and give it back, by a word or by their end."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from supervisor.core import handover
+from supervisor.core import handover, sharing, tickets
 from supervisor.core.actions import ForgetOwner, Reply, SaveLeases, WatchOwner
 from supervisor.core.claims import GIVEN_BACK
 from supervisor.core.events import LockRequested, LockWithdrawn, OwnerGone, RenewRequested, UnlockRequested
-from supervisor.core.gpu import Blocked, called, device_for, may_begin, no_device, refusal
+from supervisor.core.gpu import Blocked, called, device_for, no_device, refusal
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.lifecycle import advance_lease
-from supervisor.core.limits import GpuLimits
-from supervisor.core.model import Device, Lease, LeaseState, Ticket, Waiter
+from supervisor.core.line import Claim, choose
+from supervisor.core.model import Device, DeviceId, Lease, LeaseState, Ticket, Waiter
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
 
 _HOLDS = frozenset({LeaseState.HELD, LeaseState.YIELDING, LeaseState.STALE})
-
-
-def aged(waiter: Waiter, limits: GpuLimits, now_s: float) -> int:
-    """Return its priority after it gained one level for each gpu.age_step that it waited. 0 is the most urgent."""
-    return max(0, waiter.priority - math.floor((now_s - waiter.arrived_at_s) / limits.age_step_s))
-
-
-def rank(waiter: Waiter, limits: GpuLimits, now_s: float) -> tuple[int, float, str]:
-    """Return its place among jobs and other waiters, as `jobs.rank` does for a job."""
-    return aged(waiter, limits, now_s), waiter.arrived_at_s, waiter.outside.ticket
 
 
 def in_line(waiters: Iterable[Waiter]) -> list[Waiter]:
@@ -59,10 +48,10 @@ def _asked(turn: Turn, event: LockRequested) -> None:
     if refused := _refused(turn, event):
         turn.act(refused)
         return
-    before, age = fleet.waiters.get(who.ticket), fleet.tickets.get(who.ticket)
+    before = fleet.waiters.get(who.ticket)
     if before is not None:
         turn.act(Reply(request=before.request, error="conflict", message=f"it was asked for again with the same ticket, {who.ticket}"))
-    arrived_at_s = before.arrived_at_s if before else age.arrived_at_s if age else turn.now_s
+    arrived_at_s = tickets.arrival(turn, who.ticket)
     turn.put_waiter(
         Waiter(
             outside=who,
@@ -77,7 +66,6 @@ def _asked(turn: Turn, event: LockRequested) -> None:
             message=before.message if before else "",
         )
     )
-    turn.fleet = replace(turn.fleet, tickets={name: other for name, other in turn.fleet.tickets.items() if name != who.ticket})
     if who.pid:
         turn.act(WatchOwner(outside=who))
     turn.wake_in(event.timeout_s)
@@ -118,28 +106,25 @@ def _own(turn: Turn, lease: Lease, event: LockRequested) -> bool:
     return holder.pid in event.kin if holder.pid else not who.pid and holder.name == who.name
 
 
-def place(turn: Turn, waiter: Waiter, first: str) -> str:
-    """Begin the hand-over to a waiter, or return the sentence that says who is in the way. first: who is before it in the queue."""
-    if first:
-        return f"{first} is before it in the queue for the device"
-    device = turn.fleet.devices.get(waiter.device) if waiter.device else device_for(turn.fleet, waiter.need_bytes, turn.limits.gpu.margin_bytes)
-    if device is None:
-        return no_device(turn.fleet)
-    plan = may_begin(turn.fleet, device, weak=False)
+def place(turn: Turn, waiter: Waiter, first: Mapping[DeviceId, Claim]) -> tuple[str, DeviceId | None]:
+    """Begin the hand-over to a waiter, or return the sentence that says who is in the way, and the device in whose line it stands.
+
+    first: who waits first for each device, before it.
+    """
+    offers = sharing.offers_to(turn, waiter)
+    if not offers:
+        return no_device(turn.fleet), None
+    (device, _), plan = choose(turn.fleet, turn.limits, offers, first, turn.now_s)
     if isinstance(plan, Blocked):
-        return plan.sentence
+        return plan.sentence, device.id
     handover.begin_outside(turn, device, waiter, plan)
-    return ""
+    return "", None
 
 
 def wants(turn: Turn, device: Device) -> bool:
     """Return whether a program waits that this device could be given to."""
-    margin_bytes = turn.limits.gpu.margin_bytes
-    for waiter in in_line(turn.fleet.waiters.values()):
-        best = device_for(turn.fleet, waiter.need_bytes, margin_bytes)
-        if device.id == (waiter.device or (best.id if best else None)):
-            return True
-    return False
+    best = (sharing.offers_to(turn, waiter)[:1] for waiter in in_line(turn.fleet.waiters.values()))
+    return any(offer.device.id == device.id for offers in best for offer in offers)
 
 
 def _renewed(turn: Turn, event: RenewRequested) -> None:

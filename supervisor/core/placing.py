@@ -1,14 +1,17 @@
 """The queue: each job, and each program that waits for a device, in its turn; a job finds a worker, and both find a device."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import handover, outside
-from supervisor.core.gpu import Blocked, device_for, may_begin, no_device, startable
-from supervisor.core.jobs import Step, advance, in_order, rank, rests
-from supervisor.core.model import AT_WORK, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
+from supervisor.core import generations, handover, outside, sharing, yielding
+from supervisor.core.gpu import Blocked, devices_for, leases_on, no_device, startable
+from supervisor.core.jobs import Step, advance, in_order, rests
+from supervisor.core.limits import WorkerSpec
+from supervisor.core.line import Claim, behind, choose, claim_of, merged
+from supervisor.core.model import AT_WORK, Cause, DeviceId, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
 
 
@@ -17,19 +20,12 @@ def assign(turn: Turn) -> None:
     queued = [job for job in turn.fleet.jobs.values() if job.status is JobStatus.QUEUED]
     waiters = outside.in_line(turn.fleet.waiters.values())
     if not queued and not waiters:
+        yielding.ask(turn, {})
         return
     running = sum(1 for job in turn.fleet.jobs.values() if job.status in AT_WORK)
-    if running < turn.limits.jobs.max_running:
+    if running < turn.limits.jobs.max_running or turn.fleet.devices:
         queued = in_order(queued, turn.limits.jobs, turn.now_s)
-    _Queue(turn, running).serve(_merged(turn, queued, waiters) if waiters else queued)
-
-
-def _merged(turn: Turn, queued: Iterable[Job], waiters: Iterable[Waiter]) -> list[Job | Waiter]:
-    """Return jobs and programs outside Warden in one line: each ages by its own step, ties go by arrival."""
-    now_s, gpu, jobs = turn.now_s, turn.limits.gpu, turn.limits.jobs
-    ranked: list[tuple[tuple[int, float, str], Job | Waiter]] = [(rank(job, jobs, now_s), job) for job in queued]
-    ranked += [(outside.rank(waiter, gpu, now_s), waiter) for waiter in waiters]
-    return [one for _, one in sorted(ranked, key=lambda pair: pair[0])]
+    _Queue(turn, running).serve(merged(queued, waiters, turn.limits, turn.now_s))
 
 
 class _Queue:
@@ -39,13 +35,14 @@ class _Queue:
         self._turn = turn
         self._running = running
         self._model_of = {kind: name for name, spec in turn.limits.workers.items() for kind in spec.serves}
-        self._first = ""  # who waits for a device that another holds: nobody behind it may prolong that hold
-        self._known: dict[str, _NoPlace] = {}  # by kind: what one job heard, the next of its kind hears too, until a worker or the device is taken
+        self._first: dict[DeviceId, Claim] = {}  # who waits first for a device: nobody behind it takes that, or prolongs another's hold of it
+        self._lines: defaultdict[DeviceId, list[Claim]] = defaultdict(list)
+        self._known: dict[str, _NoPlace] = {}  # by kind: what one job heard, the next of its kind hears too, until a worker or a device is taken
         self._told: dict[JobId, Job] = {}
         self._told_outside: dict[Ticket, Waiter] = {}
 
     def serve(self, line: Iterable[Job | Waiter]) -> None:
-        """Place whoever can be placed, and tell the others what they wait for."""
+        """Place whoever can be placed, tell the others what they wait for, and ask who is in their way to give way."""
         for one in line:
             if isinstance(one, Waiter):
                 self._outside(one)
@@ -55,40 +52,59 @@ class _Queue:
             self._turn.put_jobs(self._told)
         if self._told_outside:
             self._turn.put_waiters(self._told_outside)
+        yielding.ask(self._turn, self._lines)
+
+    def _waits_for(self, device: DeviceId, one: Job | Waiter) -> None:
+        """Somebody stands in the line of a device from now on."""
+        claim = claim_of(self._turn, one, self._turn.fleet.devices[device])
+        self._lines[device].append(claim)
+        if device not in self._first:
+            self._first[device] = claim
+            self._known.clear()
 
     def _outside(self, waiter: Waiter) -> None:
-        sentence = outside.place(self._turn, waiter, self._first)
-        if sentence and sentence != waiter.message:
-            self._told_outside[waiter.outside.ticket] = replace(waiter, message=sentence)
-        if sentence and not self._first:
-            self._first = waiter.outside.words
-        elif sentence:
+        sentence, device = outside.place(self._turn, waiter, self._first)
+        if not sentence:
+            self._known.clear()
             return
-        self._known.clear()
+        if sentence != waiter.message:
+            self._told_outside[waiter.outside.ticket] = replace(waiter, message=sentence)
+        if device is not None:
+            self._waits_for(device, waiter)
 
     def _job(self, job: Job) -> None:
         turn = self._turn
         rest = rests(job, turn.now_s, turn.wall_s) if job.held or job.retry_at_s > turn.now_s or job.run_at_wall is not None else None
         waits = _resting(job, rest) if rest else _HELD_QUEUE if turn.fleet.held else self._known.get(job.kind)
         if waits is None:
-            model = self._model_of.get(job.kind)
-            waits = _no_room(turn, model, job, self._running, self._first) or _place(turn, job, model or "")
+            waits = self._seek(job)
             if waits is None:
                 self._running += 1
                 self._known.clear()
                 return
             self._known[job.kind] = waits
-            if waits.reason is Reason.WAITING_FOR_GPU and not self._first:
-                self._first = job.id
-                self._known.clear()
+        if waits.device is not None:
+            self._waits_for(waits.device, job)
         if job.message != waits.sentence or job.reason is not waits.reason:
             self._told[job.id] = replace(job, reason=waits.reason, message=waits.sentence)
 
+    def _seek(self, job: Job) -> "_NoPlace | None":
+        """Assign the job, or return why it cannot be."""
+        turn, model = self._turn, self._model_of.get(job.kind)
+        if model is None:
+            return _NoPlace(f"no worker in supervisor.toml serves {job.kind} any more")
+        limit = turn.limits.jobs.max_running
+        if self._running >= limit:
+            device = _makes_room(turn, turn.limits.workers[model], self._running - limit)
+            return _NoPlace(f"{self._running} at work already, jobs.max_running is {limit}", device=device)
+        return _place(turn, job, model, self._first)
+
 
 class _NoPlace(Blocked, frozen=True):
-    """Why a job cannot be placed now."""
+    """Why a job cannot be placed now. device: in whose line it stands."""
 
     reason: Reason = Reason.WAITING_FOR_WORKER
+    device: DeviceId | None = None
 
 
 _HELD_QUEUE: Final = _NoPlace("the queue is held (warden jobs release)", Reason.HELD)
@@ -105,32 +121,48 @@ def _resting(job: Job, reason: Reason) -> _NoPlace:
             return _NoPlace(job.message, Reason.RETRY_BACKOFF)
 
 
-def _no_room(turn: Turn, model: str | None, job: Job, running: int, first: str) -> _NoPlace | None:
-    """Return why no worker has to be looked for, or None."""
-    if model is None:
-        return _NoPlace(f"no worker in supervisor.toml serves {job.kind} any more")
-    if running >= turn.limits.jobs.max_running:
-        return _NoPlace(f"{running} at work already, jobs.max_running is {turn.limits.jobs.max_running}")
-    if turn.limits.workers[model].gpu_bytes and first:
-        return _NoPlace(f"{first} is before it in the queue for the device", Reason.WAITING_FOR_GPU)
+def _makes_room(turn: Turn, spec: WorkerSpec, over: int) -> DeviceId | None:
+    """Return the device that such a worker would take, where the end of the work on it is what makes room for one more job."""
+    for device in devices_for(turn.fleet, spec.gpu_bytes, turn.limits.gpu.margin_bytes) if spec.gpu_bytes else ():
+        if sum(len(turn.fleet.workers[lease.worker].jobs) for lease in leases_on(turn.fleet, device) if lease.worker) > over:
+            return device.id
     return None
 
 
-def _place(turn: Turn, job: Job, model: str) -> _NoPlace | None:
-    """Assign the job to the best worker of its model, or return why none can take it."""
+def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, Claim]) -> _NoPlace | None:
+    """Assign the job to the best worker of its model, or return why none can take it. first: who waits first for each device."""
     spec = turn.limits.workers[model]
     workers = [worker for worker in turn.fleet.workers.values() if worker.model == model]
-    takers = [worker for worker in workers if len(worker.jobs) < spec.concurrency and _takes(turn, worker)]
-    if takers:
-        _assign_to(turn, job, min(takers, key=lambda worker: (len(worker.jobs), worker.state is not WorkerState.READY, worker.name)))
+    up = [worker for worker in workers if _takes(turn, worker)]
+    takers = [worker for worker in up if len(worker.jobs) < spec.concurrency and not _holds_up(turn, worker, first)]
+    able = [worker for worker in takers if sharing.covers(turn.fleet, turn.limits, worker=worker, job=job, now_s=turn.now_s)]
+    if able:
+        _assign_to(turn, job, min(able, key=lambda worker: (len(worker.jobs), worker.state is not WorkerState.READY, worker.name)))
         return None
+    for worker in takers:
+        if worker.idle:
+            why = f"{job.id} needs more of the device than it was given"
+            generations.order_leave(turn, worker, Cause.HANDOVER, why)
+            return _NoPlace(f"{worker.name} leaves and comes back: {why}", Reason.WAITING_FOR_GPU, turn.device_of(worker))
     for worker in workers:
-        if worker.wanted is Wanted.UP and not worker.jobs and startable(worker, turn.now_s) and not behind(turn, worker):
+        if worker.wanted is Wanted.UP and not worker.jobs and startable(worker, turn.now_s) and not behind_others(turn, worker):
             if not spec.gpu_bytes:
                 _assign_to(turn, job, worker)
                 return None
-            return _place_on_device(turn, job, worker)
-    return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER)
+            return _place_on_device(turn, job, worker, first)
+    held = [device for worker in up if spec.gpu_bytes and (device := turn.device_of(worker)) is not None]
+    for device in held:  # its own worker's, which it waits for; unless somebody before it waits for that device, and is not of its kind
+        ahead = first.get(device)
+        if ahead is not None and ahead.model != model:
+            return _NoPlace(behind(ahead), Reason.WAITING_FOR_GPU, device)
+    return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER, held[0] if held else None)
+
+
+def _holds_up(turn: Turn, worker: Worker, first: Mapping[DeviceId, Claim]) -> bool:
+    """Return whether more work for the worker would keep somebody waiting who is first in line for its device."""
+    device = turn.device_of(worker)
+    claim = first.get(device) if device is not None else None
+    return device is not None and claim is not None and sharing.holds_up(turn, worker, turn.fleet.devices[device], claim.need_bytes)
 
 
 def _takes(turn: Turn, worker: Worker) -> bool:
@@ -143,19 +175,18 @@ def _takes(turn: Turn, worker: Worker) -> bool:
     return lease is not None and lease.state is LeaseState.WAITING
 
 
-def _place_on_device(turn: Turn, job: Job, worker: Worker) -> _NoPlace | None:
-    spec = turn.spec(worker)
-    device = device_for(turn.fleet, spec.gpu_bytes, turn.limits.gpu.margin_bytes)
-    if device is None:
+def _place_on_device(turn: Turn, job: Job, worker: Worker, first: Mapping[DeviceId, Claim]) -> _NoPlace | None:
+    offers = sharing.offers_for(turn, worker, job)
+    if not offers:
         return _NoPlace(no_device(turn.fleet), Reason.WAITING_FOR_MEMORY)
-    plan = may_begin(turn.fleet, device, weak=False)
+    (device, need_bytes), plan = choose(turn.fleet, turn.limits, offers, first, turn.now_s)
     if isinstance(plan, Blocked):
-        return _NoPlace(plan.sentence, Reason.WAITING_FOR_GPU)
+        return _NoPlace(plan.sentence, Reason.WAITING_FOR_GPU, device.id)
     if turn.fleet.lease_of(worker.name) is not None:
-        return _NoPlace(f"the memory that {worker.name} held before is not proved free yet", Reason.WAITING_FOR_GPU)
+        return _NoPlace(f"the memory that {worker.name} held before is not proved free yet", Reason.WAITING_FOR_GPU, device.id)
     job = _assign_to(turn, job, worker)
     turn.put_job(replace(job, device=device.id, phase="vacating"))
-    handover.begin(turn, device, turn.fleet.workers[worker.name], job, plan)
+    handover.begin(turn, device, turn.fleet.workers[worker.name], job, plan, need_bytes=need_bytes)
     return None
 
 
@@ -170,6 +201,8 @@ def _assign_to(turn: Turn, job: Job, worker: Worker) -> Job:
         reason=Reason.NONE,
         message="",
         phase="loading",
+        given_at_s=turn.now_s,
+        gave_way="",
         paced_from=None,  # how far the attempt before it came stands until this one says where it is
     )
     return turn.put_job(job)
@@ -183,7 +216,7 @@ def _why_nobody(turn: Turn, workers: list[Worker]) -> str:
             words.append(f"{worker.name} is wanted down (warden workers start {worker.name})")
         elif worker.state in (WorkerState.BACKOFF, WorkerState.QUARANTINED):
             words.append(f"{worker.name} is in {worker.state}, next try in {max(0.0, worker.retry_at_s - turn.now_s):.0f} s: {worker.last_reason}")
-        elif first := behind(turn, worker):
+        elif first := behind_others(turn, worker):
             words.append(f"{worker.name} starts when {', '.join(first)} is ready")
         elif worker.jobs:
             words.append(f"{worker.name} is busy with {', '.join(worker.jobs)}")
@@ -192,7 +225,7 @@ def _why_nobody(turn: Turn, workers: list[Worker]) -> str:
     return "; ".join(words)
 
 
-def behind(turn: Turn, worker: Worker) -> list[WorkerName]:
+def behind_others(turn: Turn, worker: Worker) -> list[WorkerName]:
     """Return the workers that must be ready before this one, and are not. Asked once, before a job or the device is on its way to it."""
     after = turn.spec(worker).after
     if not after:

@@ -44,7 +44,7 @@ def resume(turn: Turn, event: ResumeRequested) -> None:
         return
     reply = Reply(request=event.request, job=job.id)
     if job.status is JobStatus.PAUSED:
-        job = replace(advance(job, Step.RESUME, turn.wall_s), queued_at_s=turn.now_s, message="", retry_at_s=0.0)
+        job = replace(advance(job, Step.RESUME, turn.wall_s), queued_at_s=turn.now_s, ran_s=0.0, gave_way="", message="", retry_at_s=0.0)
         turn.save_job(job, reply, said(turn, job, "job_resumed"))
     elif job.status is JobStatus.PAUSING:
         job = replace(advance(job, Step.RESUME, turn.wall_s), message="")

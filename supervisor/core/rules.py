@@ -123,7 +123,7 @@ _AT_LEAST_ONE: Final = ("log_keep", "quarantine_after", "max_running", "max_queu
 _OOM_SCORE_MAX: Final = 1000
 _MANY: Final = 1000
 """Processes of one model, or jobs (each a thread) of one process: more is a slip of the finger, and would take the machine down."""
-_MAY_BE_ZERO: Final = {"margin_bytes", "stop_grace_s", "backoff_first_s", "critical_max_s", "disk_floor_bytes"}
+_MAY_BE_ZERO: Final = {"margin_bytes", "stop_grace_s", "backoff_first_s", "critical_max_s", "disk_floor_bytes", "max_hold_s"}
 
 
 def _range_conflicts(limits: Limits) -> Iterator[Conflict]:

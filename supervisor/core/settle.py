@@ -5,9 +5,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover, outside
+from supervisor.core import generations, handover, outside, sharing
 from supervisor.core.actions import SendJob
-from supervisor.core.gpu import Begin, device_for, may_begin, startable, wants_back
+from supervisor.core.gpu import Begin, startable, wants_back
 from supervisor.core.jobs import rests
 from supervisor.core.leaving import leave
 from supervisor.core.lifecycle import Signal, may
@@ -15,6 +15,7 @@ from supervisor.core.lifecycle import advance as move
 from supervisor.core.model import (
     WITH_PROCESS,
     Cause,
+    Device,
     Job,
     JobStatus,
     LeaseState,
@@ -23,7 +24,7 @@ from supervisor.core.model import (
     Worker,
     WorkerState,
 )
-from supervisor.core.placing import assign, behind
+from supervisor.core.placing import assign, behind_others
 from supervisor.core.reload import forget_retired
 from supervisor.core.turn import Turn
 
@@ -68,27 +69,31 @@ _WAITING: Final = frozenset({WorkerState.BACKOFF, WorkerState.QUARANTINED})
 def _bring_residents_back(turn: Turn) -> None:
     """Give a device that nobody waits for to the most urgent resident that is away."""
     gone = [worker for worker in turn.fleet.workers.values() if worker.process is None and turn.spec(worker).gpu_bytes]
-    away = [worker for worker in gone if wants_back(worker, turn.limits, turn.now_s) and turn.fleet.lease_of(worker.name) is None and not behind(turn, worker)]
+    away = [
+        worker
+        for worker in gone
+        if wants_back(worker, turn.limits, turn.now_s) and turn.fleet.lease_of(worker.name) is None and not behind_others(turn, worker)
+    ]
     for worker in sorted(away, key=lambda worker: (turn.spec(worker).priority, worker.name)):
-        device = device_for(turn.fleet, turn.spec(worker).gpu_bytes, turn.limits.gpu.margin_bytes)
-        if device is None or turn.now_s < device.hold_off_until_s:
-            continue
-        if _somebody_waits(turn) or outside.wants(turn, device):
-            continue
-        plan = may_begin(turn.fleet, device, weak=True)
-        if isinstance(plan, Begin):
-            handover.begin(turn, device, worker, None, plan)
+        for offer in sharing.offers_for(turn, worker, None):
+            device = offer.device
+            if turn.now_s < device.hold_off_until_s or _somebody_waits(turn, device) or outside.wants(turn, device):
+                continue
+            plan = sharing.plan(turn.fleet, turn.limits, offer, weak=True, now_s=turn.now_s)
+            if isinstance(plan, Begin):
+                handover.begin(turn, device, worker, None, plan, need_bytes=offer.need_bytes)
+                break
 
 
-def _somebody_waits(turn: Turn) -> bool:
-    """Return whether a queued job needs a device and some worker could do it soon."""
+def _somebody_waits(turn: Turn, device: Device) -> bool:
+    """Return whether a queued job needs a device, could use this one, and some worker could do it soon."""
     models = {
         worker.model
         for worker in turn.fleet.workers.values()
-        if turn.spec(worker).gpu_bytes
+        if 0 < turn.spec(worker).gpu_bytes <= device.total_bytes - turn.limits.gpu.margin_bytes
         and worker.wanted is Wanted.UP
         and worker.state not in (WorkerState.QUARANTINED, WorkerState.UNKILLABLE)
-        and not behind(turn, worker)
+        and not behind_others(turn, worker)
     }
     kinds = {kind for model in models for kind in turn.limits.workers[model].serves}
     return any(job.status is JobStatus.QUEUED and job.kind in kinds and _stands(turn, job) for job in turn.fleet.jobs.values())
@@ -113,7 +118,7 @@ def _start_or_retire(turn: Turn, worker: Worker) -> None:
         return
     needed = spec.resident or not spec.serves or bool(worker.jobs)
     if startable(worker, turn.now_s):
-        if needed and (_granted(turn, worker) if spec.gpu_bytes else bool(worker.jobs) or not behind(turn, worker)):
+        if needed and (_granted(turn, worker) if spec.gpu_bytes else bool(worker.jobs) or not behind_others(turn, worker)):
             generations.start(turn, worker)
         elif not needed and may(worker, Signal.REST):
             turn.put_worker(move(worker, Signal.REST, turn.now_s))

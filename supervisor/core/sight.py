@@ -4,11 +4,13 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from supervisor.core import peaks
 from supervisor.core.events import DeviceMeasured, DevicesFound
 from supervisor.core.gpu import leases_on
 from supervisor.core.lifecycle import DEVICE, Sight, advance_device
 from supervisor.core.model import Device, DeviceState
 from supervisor.core.turn import Turn
+from supervisor.core.xids import back_in_service
 
 _SIGHTS: Final = {DeviceState.LOST: Sight.LOSE, DeviceState.UNVERIFIABLE: Sight.DOUBT, DeviceState.UNRESPONSIVE: Sight.HANG}
 EVENTS: Final = {
@@ -28,11 +30,13 @@ def seen(turn: Turn, device: Device, event: DeviceMeasured) -> Device:
     if sample is not None:
         device = replace(device, total_bytes=sample.total_bytes or device.total_bytes, proof=sample.proof or device.proof)
     sight = Sight.READ if sample is not None else _SIGHTS.get(event.state) if event.state is not None else None
+    device, sight = back_in_service(device, sight)
     if sight is not None and sight in DEVICE[before]:
         device = advance_device(device, sight)
     if device.state is not before:
         reason = device.trouble or f"it is read again, after it was {before}"
         turn.announce(EVENTS[device.state], reason=reason, fields={"device": device.id})
+    peaks.measured(turn, device)
     return turn.put_device(device)
 
 
@@ -40,7 +44,10 @@ def found(turn: Turn, event: DevicesFound) -> None:
     """Take in devices that answer by now; what stood for them goes, unless somebody has a lease on it."""
     known = turn.fleet.devices
     for device in event.devices:
-        if device.id not in known:
+        before = known.get(device.id)
+        if before is not None and not before.total_bytes:  # it was held, and its driver did not answer at the start
+            turn.put_device(replace(before, name=device.name, total_bytes=device.total_bytes, proof=device.proof))
+        if before is None:
             turn.put_device(device)
             turn.announce("device_found", reason=f"{device.name} answers", fields={"device": device.id, "total_bytes": device.total_bytes})
     stand_in = known.get(event.instead_of)

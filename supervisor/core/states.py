@@ -81,6 +81,7 @@ class Cause(StrEnum):
     SILENT = "silent"
     MEMORY = "memory"
     START_TIMEOUT = "start_timeout"
+    GPU_ERROR = "gpu_error"
     SPAWN_FAILED = "spawn_failed"
     RECYCLE = "recycle"
     OPERATOR = "operator"

@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover, leaks
+from supervisor.core import generations, gpu_faults, handover, leaks, peaks
 from supervisor.core.actions import AnyAction, MeasureRelease, Publish, Reply, SendCancel, SendResync, SendStored
 from supervisor.core.endings import said, said_back
 from supervisor.core.events import (
@@ -21,6 +21,7 @@ from supervisor.core.health import CANCEL_GRACE_S
 from supervisor.core.jobs import RELEASING, Step, advance, after_own_end, returned
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
+from supervisor.core.line import came_back
 from supervisor.core.model import Cause, Failure, Job, JobId, JobStatus, Reason, Receipt, Worker, WorkerState
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
@@ -58,9 +59,11 @@ def beat(turn: Turn, worker: Worker, event: BeatHeard) -> None:
         if job is not None and job.begun_at_s is not None:
             moved = (progress.phase, progress.done) != (job.phase, job.done)
             if moved:
-                process = replace(process, moved=True)
+                process = replace(process, moved=True, fault="", fault_at_s=None)
             _progress(turn, worker, job, progress, moved=moved)
-    turn.put_worker(replace(worker, process=process))
+    worker = turn.put_worker(replace(worker, process=process))
+    if event.device_bytes:
+        peaks.heard(turn, worker, event.device_bytes)
 
 
 def _progress(turn: Turn, worker: Worker, job: Job, progress: JobProgress, *, moved: bool) -> None:
@@ -77,6 +80,7 @@ def _progress(turn: Turn, worker: Worker, job: Job, progress: JobProgress, *, mo
         total=progress.total,
         metrics=progress.metrics,
         critical=progress.critical,
+        resumable=progress.resumable,
         extend_until_s=turn.now_s + progress.extend_s if progress.extend_s else job.extend_until_s,
         progress_at_s=turn.now_s if moved else job.progress_at_s,
     )
@@ -115,6 +119,7 @@ def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:
         take_from_worker(turn, job)
         why = f"its worker left: {worker.stop.reason if worker.stop else event.error}" if event.reason != "paused" else "at a checkpoint, as asked"
         job = returned(job, Reason.WAITING_FOR_WORKER, why, turn.now_s, turn.wall_s)
+        job = came_back(job, turn.fleet.lease_of(worker.name), turn.now_s)
         turn.save_job(job, stored, said_back(turn, job, "job_returned", worker.name))
         if worker.stop is None and event.reason == "shutdown":  # let it go before it is given another job
             generations.order_leave(turn, turn.fleet.workers[worker.name], Cause.OPERATOR, "it was told to leave by somebody else")
@@ -122,6 +127,8 @@ def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:
         take_from_worker(turn, job)
         reason = _REASONS.get(event.reason, Reason.USER_ERROR)
         failure = Failure(reason=reason, message=event.error or event.reason, phase=job.phase, stack=event.stack)
+        if reason in gpu_faults.ENDS_BY:
+            failure = gpu_faults.take(turn, worker, job, failure)
         job = after_own_end(replace(job, flight=event.flight), failure, turn.limits.jobs, turn.now_s, turn.wall_s)
         turn.save_job(job, stored, said_back(turn, job, "job_retried", worker.name))
 

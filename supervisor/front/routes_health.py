@@ -64,6 +64,8 @@ def _device(device: DeviceView) -> DeviceHealth:
                 need_bytes=one.need_bytes,
                 used_bytes=one.used_bytes,
                 since_s=one.since_s,
+                booked_bytes=one.booked_bytes,
+                peak_bytes=one.peak_bytes,
             )
             for one in device.holders
         ],

@@ -40,7 +40,7 @@ class UnlockedView(Struct, frozen=True, kw_only=True):
 
 
 class HeldView(Struct, frozen=True, kw_only=True):
-    """What one holder has of a device. used_bytes: measured, None where it is unknown."""
+    """What one holder has of a device. used_bytes: measured, peak_bytes: the most that its work was seen to use; None where it is unknown."""
 
     owner: str
     kind: str
@@ -49,6 +49,8 @@ class HeldView(Struct, frozen=True, kw_only=True):
     need_bytes: int
     used_bytes: int | None
     since_s: float
+    booked_bytes: int | None = None
+    peak_bytes: int | None = None
 
 
 class DeviceHealth(Struct, frozen=True, kw_only=True):

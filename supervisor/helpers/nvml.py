@@ -90,24 +90,64 @@ def cards() -> tuple[Card, ...]:
 
 def _card(index: int) -> Card | None:
     """Return a card; None for one that is not even named."""
+    handle = _at(index)
+    uuid = _uuid_of(handle) if handle is not None else ""
+    if not uuid:
+        return None
     try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        uuid = str(pynvml.nvmlDeviceGetUUID(handle))
+        name = _read(lambda: str(pynvml.nvmlDeviceGetName(handle))) or "a card without a name"
+        memory = _read(lambda: _memory(handle))
+        trouble = _unprovable(handle)
+    except Unreadable as error:  # one that is lost keeps no other from being listed
+        name, memory, trouble = "a card without a name", None, error.trouble
+    return Card(uuid=uuid, name=name, total_bytes=int(memory.total) if memory is not None else 0, place=index, trouble=trouble)
+
+
+def handle_of(uuid: str, place: int) -> Any:
+    """Return the card's handle. Raises Unreadable.
+
+    place: the number that it had when the cards were listed. It is tried first: a look-up by UUID alone may begin every other card on its way, and so hang,
+    or fail, because of one of those. Numbers change from boot to boot, so what is found there is compared.
+    """
+    handle = _at(place) if place >= 0 else None
+    if handle is not None and _uuid_of(handle) == uuid:
+        return handle
+    try:
+        return pynvml.nvmlDeviceGetHandleByUUID(uuid)
+    except _FAILURES as error:
+        for other in range(_read(pynvml.nvmlDeviceGetCount) or 0):
+            handle = _at(other)
+            if handle is not None and _uuid_of(handle) == uuid:
+                return handle
+        raise Unreadable(_trouble("nvmlDeviceGetHandleByUUID", error)) from error
+
+
+def _at(place: int) -> Any:
+    try:
+        return pynvml.nvmlDeviceGetHandleByIndex(place)
     except _FAILURES:
         return None
-    name = _read(lambda: str(pynvml.nvmlDeviceGetName(handle))) or "a card without a name"
-    memory = _read(lambda: _memory(handle))
-    return Card(uuid=uuid, name=name, total_bytes=int(memory.total) if memory is not None else 0)
 
 
-def reading(uuid: str) -> Reading:
-    """Return a reading of one card. Raises Unreadable."""
-    handle = _asked("nvmlDeviceGetHandleByUUID", lambda: pynvml.nvmlDeviceGetHandleByUUID(uuid))
+def _uuid_of(handle: Any) -> str:
+    try:
+        return str(pynvml.nvmlDeviceGetUUID(handle))
+    except _FAILURES:
+        return ""
+
+
+def _unprovable(handle: Any) -> Trouble | None:
+    """Return why what is free on the card proves nothing. Raises Unreadable for a card that is lost."""
     mode = _read(lambda: pynvml.nvmlDeviceGetMigMode(handle))
     if mode is not None and mode[0]:
-        raise Unreadable(_MIG)
-    if _read(lambda: pynvml.nvmlDeviceGetAddressingMode(handle)) == pynvml.NVML_DEVICE_ADDRESSING_MODE_ATS:
-        raise Unreadable(_COHERENT)
+        return _MIG
+    return _COHERENT if _read(lambda: pynvml.nvmlDeviceGetAddressingMode(handle)) == pynvml.NVML_DEVICE_ADDRESSING_MODE_ATS else None
+
+
+def reading(handle: Any) -> Reading:
+    """Return a reading of one card. Raises Unreadable."""
+    if (trouble := _unprovable(handle)) is not None:
+        raise Unreadable(trouble)
     memory = _asked("nvmlDeviceGetMemoryInfo", lambda: _memory(handle))
     rates = _read(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
     return Reading(
@@ -116,6 +156,7 @@ def reading(uuid: str) -> Reading:
         free_bytes=int(memory.free),
         users=_users(handle, int(memory.total)),
         utilisation=int(rates.gpu) if rates is not None else None,
+        minor=_read(lambda: int(pynvml.nvmlDeviceGetMinorNumber(handle))),
     )
 
 

@@ -4,40 +4,63 @@ import ctypes
 import os
 import signal
 import sys
-from typing import BinaryIO, Final
+import threading
+from contextlib import suppress
+from functools import partial
+from typing import Any, BinaryIO, Final
 
 from supervisor.errors import WireError
-from supervisor.helpers import nvml
-from supervisor.probing import HELLO, Answer, Question, encode, question_in
+from supervisor.helpers import nvml, xids
+from supervisor.probing import HELLO, UNASKED, Answer, Question, Xid, encode, question_in
 
 _SET_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG
 
 
-def serve(questions: BinaryIO, answers: BinaryIO) -> None:
-    """Answer until nobody asks any more. The driver is opened with the first question."""
-    _say(answers, Answer(serial=HELLO))
-    is_open = False
-    for line in questions:
-        question = question_in(line)
+class _Server:
+    """Answers questions, and tells of faults meanwhile."""
+
+    def __init__(self, answers: BinaryIO) -> None:
+        self._answers = answers
+        self._one_at_a_time = threading.Lock()
+        self._is_open = False
+        self._handles: dict[str, Any] = {}
+
+    def say(self, answer: Answer) -> None:
+        """Send one line."""
+        with self._one_at_a_time:
+            self._answers.write(encode(answer))
+            self._answers.flush()
+
+    def answer(self, question: Question) -> Answer:
+        """Return the answer. The driver is opened with the first question, and a card is looked up once: whoever asks ends us after a failure."""
         try:
-            if not is_open:
+            if not self._is_open:
                 nvml.open_driver()
-                is_open = True
-            answer = _answer(question)
+                self._is_open = True
+            if not question.card:
+                return Answer(serial=question.serial, cards=nvml.cards())
+            return Answer(serial=question.serial, reading=nvml.reading(self._handle(question)))
         except nvml.Unreadable as error:
-            answer = Answer(serial=question.serial, trouble=error.trouble)
-        _say(answers, answer)
+            return Answer(serial=question.serial, trouble=error.trouble)
+
+    def _handle(self, question: Question) -> Any:
+        """Return the card's handle; from its first use on faults of it are told, by a thread of their own: neither they nor readings wait for the other."""
+        if question.card not in self._handles:
+            handle = self._handles[question.card] = nvml.handle_of(question.card, question.place)
+            threading.Thread(target=xids.watch, args=(handle, partial(self._tell, question.card)), daemon=True).start()
+        return self._handles[question.card]
+
+    def _tell(self, card: str, code: int) -> None:
+        with suppress(OSError):  # whoever asked is gone, and so are we in a moment
+            self.say(Answer(serial=UNASKED, xid=Xid(card, code)))
 
 
-def _answer(question: Question) -> Answer:
-    if question.card:
-        return Answer(serial=question.serial, reading=nvml.reading(question.card))
-    return Answer(serial=question.serial, cards=nvml.cards())
-
-
-def _say(answers: BinaryIO, answer: Answer) -> None:
-    answers.write(encode(answer))
-    answers.flush()
+def serve(questions: BinaryIO, answers: BinaryIO) -> None:
+    """Answer until nobody asks any more."""
+    server = _Server(answers)
+    server.say(Answer(serial=HELLO))
+    for line in questions:
+        server.say(server.answer(question_in(line)))
 
 
 def _end_with(parent: int) -> bool:

@@ -3,9 +3,10 @@
 from supervisor.core.gpu import device_for, held_outside, leases_on, strangers
 from supervisor.core.jobs import aged_priority, in_order
 from supervisor.core.limits import Limits
+from supervisor.core.line import aged, rank_outside
 from supervisor.core.model import Device, Fleet, Handover, Holding, Lease, Reason, WorkerName
-from supervisor.core.outside import aged, rank
-from supervisor.shapes import DeviceView, HandoverView, HolderView, StrangerView, WaiterView
+from supervisor.core.peaks import of_model
+from supervisor.shapes import DeviceView, HandoverView, HolderView, PeakView, StrangerView, WaiterView
 from supervisor.units import format_size
 
 
@@ -22,19 +23,24 @@ def device_view(device: Device, *, fleet: Fleet, limits: Limits, now_s: float) -
         total_bytes=device.total_bytes,
         used_bytes=sample.used_bytes if sample else None,
         free_bytes=sample.free_bytes if sample else None,
-        holders=[_holder(lease, device, fleet, now_s) for lease in leases_on(fleet, device)],
+        holders=[_holder(lease, device, fleet=fleet, limits=limits, now_s=now_s) for lease in leases_on(fleet, device)],
         strangers=[StrangerView(pid=one.pid, name=one.name, used_bytes=one.used_bytes) for one in strangers(fleet, device)],
+        xids={str(xid): count for xid, count in device.xids.items()},
         waiters=_waiters(fleet, limits, now_s) + _outside_waiters(fleet, device, limits, now_s),
         handover=_handover_view(device.handover, now_s) if device.handover else None,
         last_handover=_handover_view(device.last_handover, now_s) if device.last_handover else None,
     )
 
 
-def _holder(lease: Lease, device: Device, fleet: Fleet, now_s: float) -> HolderView:
+def _holder(lease: Lease, device: Device, *, fleet: Fleet, limits: Limits, now_s: float) -> HolderView:
     worker = fleet.workers[lease.worker] if lease.worker else None
     used = {holding.worker: holding.used_bytes for holding in _holdings(device) if holding.worker is not None}
+    need_bytes, peaks = lease.need_bytes, list[PeakView]()
     if worker is not None:
         kind, pid, used_bytes = "worker", worker.process.pid if worker.process else None, used.get(worker.name, 0)
+        need_bytes = limits.workers[worker.model].gpu_bytes or need_bytes
+        known = [(work, peak.seen_bytes) for work, peak in of_model(fleet, worker.model).items() if peak.seen_bytes]
+        peaks = [PeakView(work=work, peak_bytes=seen, over=seen > need_bytes) for work, seen in sorted(known)]
     else:
         seen = held_outside(device, lease)
         kind, pid = "outside", lease.outside.pid or None if lease.outside else None
@@ -45,7 +51,10 @@ def _holder(lease: Lease, device: Device, fleet: Fleet, now_s: float) -> HolderV
         kind=kind,
         pid=pid,
         priority=lease.priority,
-        need_bytes=lease.need_bytes,
+        need_bytes=need_bytes,
+        booked_bytes=lease.need_bytes,
+        peak_bytes=max((one.peak_bytes for one in peaks), default=None),
+        peaks=peaks,
         used_bytes=used_bytes if device.sample else None,
         state=lease.state,
         since_s=now_s - lease.since_s,
@@ -56,7 +65,7 @@ def _holder(lease: Lease, device: Device, fleet: Fleet, now_s: float) -> HolderV
 
 def _outside_waiters(fleet: Fleet, device: Device, limits: Limits, now_s: float) -> list[WaiterView]:
     """Return the programs outside Warden that wait for this device, the next first."""
-    waiting = sorted(fleet.waiters.values(), key=lambda waiter: rank(waiter, limits.gpu, now_s))
+    waiting = sorted(fleet.waiters.values(), key=lambda waiter: rank_outside(waiter, limits.gpu, now_s))
     views = []
     for waiter in waiting:
         best = device_for(fleet, waiter.need_bytes, limits.gpu.margin_bytes)

@@ -32,8 +32,8 @@ class Launcher(Struct, frozen=True, kw_only=True):
     environ: Mapping[str, str]
     listening: tuple[int, ...] = ()  # the sockets that HTTP is served on
 
-    def launch(self, worker: Worker, generation: int, spec: WorkerSpec, device: Device | None) -> Launch:
-        """Return the launch of one generation, with a token and a tag that no other has."""
+    def launch(self, worker: Worker, generation: int, spec: WorkerSpec, device: Device | None, *, budget_bytes: int = 0) -> Launch:
+        """Return the launch of one generation, with a token and a tag that no other has. budget_bytes: its share of a device that others use too; 0: all."""
         token, tag = secrets.token_hex(16), secrets.token_hex(8)
         withheld = (*_NOT_HANDED_ON, *(_OF_ITS_OWN_USER if spec.user else ()))
         inherited = {name: value for name, value in self.environ.items() if name not in withheld}
@@ -50,6 +50,7 @@ class Launcher(Struct, frozen=True, kw_only=True):
             "WARDEN_CONCURRENCY": str(spec.concurrency),
             "WARDEN_OPTIONS": json.dumps(spec.options),
             **(shown(device) if device else {}),
+            **(_share(device, budget_bytes) if device and budget_bytes else {}),
             **({"WARDEN_LISTEN": ",".join(str(FIRST_DESCRIPTOR + place) for place in range(len(descriptors)))} if descriptors else {}),
         }
         return Launch(
@@ -66,6 +67,10 @@ class Launcher(Struct, frozen=True, kw_only=True):
             user=spec.user,
             descriptors=descriptors,
         )
+
+
+def _share(device: Device, budget_bytes: int) -> dict[str, str]:
+    return {"WARDEN_DEVICE_BUDGET": str(budget_bytes), "WARDEN_DEVICE_TOTAL": str(device.total_bytes)}
 
 
 def shown(device: Device) -> dict[str, str]:

@@ -27,6 +27,7 @@ from supervisor.core.events import (
 )
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.model import DeviceId, Evidence, Fleet, FlightSample, Job, Worker, WorkerName
+from supervisor.core.peaks import given_bytes
 from supervisor.runtime import views
 from supervisor.runtime.device_views import holdings
 from supervisor.runtime.launch import Launcher
@@ -102,6 +103,7 @@ class Performer:
     def perform(self, decision: act.Decision) -> None:
         """Start every action. Never waits."""
         self._saves.leases(decision.fleet.leases, decision.fleet.last_number)
+        self._saves.peaks(decision.fleet.peaks)
         for action in decision.actions:
             self._one(action)
 
@@ -206,7 +208,9 @@ class Performer:
         worker = self._fleet().workers[action.worker]
         spec = self._limits().workers[worker.model]
         device = self._fleet().devices.get(action.device) if action.device else None
-        launch = self._ports.launcher.launch(worker, action.generation, spec, device)
+        shared = self._limits().gpu.sharing == "budget"
+        budget_bytes = given_bytes(self._fleet(), action.worker) if shared else 0
+        launch = self._ports.launcher.launch(worker, action.generation, spec, device, budget_bytes=budget_bytes)
         self._ports.channel.expect(action.worker, action.generation, launch.token)
         try:
             launch = replace(launch, env={**launch.env, **self._watch(worker, action.generation)})

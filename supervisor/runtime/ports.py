@@ -9,7 +9,7 @@ from msgspec import Struct, field
 from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendPause, SendResume, SendResync, SendStored, SendWelcome
 from supervisor.core.events import AnyEvent, TreeGone, TreeStuck
 from supervisor.core.limits import JSONValue, Limits, WorkerSpec
-from supervisor.core.model import DeviceId, DeviceSample, DeviceState, Evidence, Fleet, Job, JobId, Lease, Wanted, WorkerName
+from supervisor.core.model import DeviceId, DeviceSample, DeviceState, Evidence, Fleet, Job, JobId, Lease, Peak, Wanted, Work, WorkerName
 
 ToWorker = SendCancel | SendDrain | SendJob | SendPause | SendResume | SendResync | SendStored | SendWelcome
 
@@ -223,6 +223,14 @@ class JobStore(Protocol):
 
     async def last_fence(self) -> int:
         """Return the highest fence ever saved."""
+        ...
+
+    async def save_peaks(self, peaks: Mapping[Work, Peak]) -> None:
+        """Return once these, instead of the ones before, are on disk. Raises StoreError."""
+        ...
+
+    async def peaks(self) -> Mapping[Work, Peak]:
+        """Return the peaks that were saved last, in their order."""
         ...
 
     async def close(self) -> None:

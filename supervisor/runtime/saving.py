@@ -6,7 +6,7 @@ from typing import Final
 
 from supervisor.core import actions as act
 from supervisor.core.events import AnyEvent, SaveFailed
-from supervisor.core.model import Job, JobId, Lease, LeaseId
+from supervisor.core.model import Job, JobId, Lease, LeaseId, Peak, Work
 from supervisor.errors import StoreError
 from supervisor.runtime.ports import EventStream, JobStore, StreamEvent
 
@@ -46,6 +46,8 @@ class Saves:
         self._under_way: dict[JobId, asyncio.Task[None]] = {}
         self._leases: Mapping[LeaseId, Lease] = {}
         self._leases_write: asyncio.Task[None] | None = None
+        self._peaks: Mapping[Work, Peak] | None = None
+        self._peaks_write: asyncio.Task[None] | None = None
 
     def writes(self, job: JobId) -> bool:
         """Return whether a write of this job is under way."""
@@ -106,6 +108,26 @@ class Saves:
         if leases is not self._leases:
             self._leases = leases
             self._leases_write = self._start(self._save_leases(fence + FENCES_AHEAD))
+
+    def peaks(self, peaks: Mapping[Work, Peak]) -> None:
+        """Write what was learned of work where it changed. While a write runs, what changes waits for the next: only the last of them counts."""
+        if self._peaks is None:  # as they were at the start: the store has them
+            self._peaks = peaks
+        elif peaks is not self._peaks:
+            self._peaks = peaks
+            if self._peaks_write is None:
+                self._peaks_write = self._start(self._save_peaks())
+
+    async def _save_peaks(self) -> None:
+        written: Mapping[Work, Peak] | None = None
+        while written is not self._peaks:
+            written = self._peaks or {}
+            try:
+                await self._store.save_peaks(written)
+            except StoreError:  # said by the job writes, which fail at the same time
+                written = None
+                await asyncio.sleep(_SAVE_AGAIN_S)
+        self._peaks_write = None
 
     async def after_leases(self, action: act.SaveLeases) -> None:
         """Go on to what waits for the leases of this decision, which `leases` began to write."""

@@ -4,10 +4,11 @@ from typing import Final
 
 from msgspec import Struct
 
-from supervisor.core.gpu import device_for, free_words, held_by, leases_on, strangers
+from supervisor.core.gpu import free_words, held_by, leases_on, strangers
 from supervisor.core.jobs import aged_priority, rests, standing
-from supervisor.core.limits import Limits, WorkerSpec
+from supervisor.core.limits import Limits
 from supervisor.core.model import AT_WORK, Device, DeviceState, Fleet, Job, JobStatus, Reason, Wanted, Worker
+from supervisor.core.sharing import asked_of, offers, shared
 from supervisor.runtime.device_views import device_view
 from supervisor.runtime.instants import instant
 from supervisor.runtime.phrases import at_work, handover_words, jobs_of, last_handover, moment
@@ -53,8 +54,7 @@ def wait_view(job: Job, reason: Reason, scene: Scene) -> WaitView:
     """Return the numbers. reason: from `waits_for`."""
     fleet, limits, now_s = scene.fleet, scene.limits, scene.now_s
     queue = _line(scene)
-    spec = _spec(job, limits)
-    device = _device(spec, scene)
+    device, need_bytes = _device(job, scene)
     holders: list[HolderView] = []
     if device is not None and reason in (Reason.WAITING_FOR_GPU, Reason.WAITING_FOR_MEMORY):
         holders = device_view(device, fleet=fleet, limits=limits, now_s=now_s).holders
@@ -66,7 +66,7 @@ def wait_view(job: Job, reason: Reason, scene: Scene) -> WaitView:
         aged_priority=aged_priority(job, limits.jobs, now_s),
         waited_s=max(0.0, now_s - job.queued_at_s),
         device=device.id if device else None,
-        need_bytes=spec.gpu_bytes if spec and spec.gpu_bytes else None,
+        need_bytes=need_bytes or None,
         free_bytes=device.sample.free_bytes if device and device.sample else None,
         holders=holders,
         until=instant(due_wall(job, reason, scene)),
@@ -82,13 +82,16 @@ def _line(scene: Scene) -> list[Job]:
     return standing(scene.fleet.jobs.values(), scene.limits.jobs, scene.now_s, scene.wall_s)
 
 
-def _spec(job: Job, limits: Limits) -> WorkerSpec | None:
+def _device(job: Job, scene: Scene) -> tuple[Device | None, int]:
+    """Return the device that a job waits for, and how much it is to be given of it; 0 for one that needs none."""
+    fleet, limits = scene.fleet, scene.limits
     model = limits.model_for(job.kind)
-    return limits.workers[model] if model else None
-
-
-def _device(spec: WorkerSpec | None, scene: Scene) -> Device | None:
-    return device_for(scene.fleet, spec.gpu_bytes, scene.limits.gpu.margin_bytes) if spec and spec.gpu_bytes else None
+    declared_bytes = limits.workers[model].gpu_bytes if model else 0
+    if model is None or not declared_bytes:
+        return None, 0
+    asked_bytes = asked_of(fleet, limits, model=model, job=job)
+    found = offers(fleet, limits, declared_bytes=declared_bytes, asked_bytes=asked_bytes, now_s=scene.now_s)
+    return found[0] if found else (None, declared_bytes)
 
 
 def _head(job: Job, reason: Reason, scene: Scene) -> str:
@@ -125,11 +128,11 @@ def _in_the_way(job: Job, reason: Reason, scene: Scene) -> list[str]:
 
 
 def _at_the_device(job: Job, scene: Scene) -> list[str]:
-    spec, fleet, now_s = _spec(job, scene.limits), scene.fleet, scene.now_s
-    if spec is None:
+    fleet, now_s = scene.fleet, scene.now_s
+    device, need_bytes = _device(job, scene)
+    if not need_bytes:
         return []
-    need = f"{format_size(spec.gpu_bytes)} and {format_size(scene.limits.gpu.margin_bytes)} of margin"
-    device = _device(spec, scene)
+    need = f"{format_size(need_bytes)} and {format_size(scene.limits.gpu.margin_bytes)} of margin"
     if device is None:
         known = [f"{other.id} has {format_size(other.total_bytes)}" for other in fleet.devices.values() if other.total_bytes]
         unknown = [f"{other.id} is {other.state}, and its size is not known" for other in fleet.devices.values() if not other.total_bytes]
@@ -143,10 +146,13 @@ def _at_the_device(job: Job, scene: Scene) -> list[str]:
         return [*lines, f"now: {words[0]}", *(f"     {line}" for line in words[1:])]
     in_the_way = [name for lease in leases_on(fleet, device) if lease.worker for name in fleet.workers[lease.worker].jobs]
     lines += [f"now: {line}" for line in jobs_of(fleet, in_the_way, now_s)]
-    lines += _risk(fleet, device, spec.gpu_bytes + scene.limits.gpu.margin_bytes)
+    lines += _risk(fleet, device, need_bytes + scene.limits.gpu.margin_bytes)
     done_in = _done_in([fleet.jobs[name] for name in in_the_way if name in fleet.jobs], now_s)
     last = last_handover(device)
-    then = f"then: whoever holds {device.id} leaves when its work is done{done_in}, the need is proved free twice, and the work is loaded"
+    leave = f"whoever holds {device.id} leaves when its work is done"
+    if shared(scene.limits):
+        leave = f"enough of those who hold {device.id} leave when their work is done"
+    then = f"then: {leave}{done_in}, the need is proved free twice, and the work is loaded"
     return [*lines, then + (f"; {last}" if last else "")]
 
 

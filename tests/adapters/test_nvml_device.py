@@ -14,7 +14,7 @@ from supervisor.adapters.nvml_device import NO_CARD, NvmlDevice
 from supervisor.adapters.probe_client import Patience, ProbeClient
 from supervisor.adapters.tree_members import Members, Owner
 from supervisor.adapters.trees import Record
-from supervisor.core.events import DevicesFound
+from supervisor.core.events import DeviceFaulted, DevicesFound
 from supervisor.core.model import DeviceId, DeviceSample, DeviceState, Holding, WorkerName
 from supervisor.probing import MODULE
 from supervisor.runtime.ports import DeviceError
@@ -25,7 +25,7 @@ from tests.support.live import WITHIN_S, processes_with
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
 
 PATIENT = Patience(hello_s=WITHIN_S, first_s=WITHIN_S, answer_s=WITHIN_S, pause_s=0.0)
-SHORT = Patience(hello_s=WITHIN_S, first_s=0.3, answer_s=0.3, pause_s=0.0, tries=2)
+SHORT = Patience(hello_s=WITHIN_S, first_s=0.3, answer_s=0.3, pause_s=0.0, start_s=0.2, tries=2)
 """For drivers that hang: their first answer is not waited for either."""
 
 
@@ -42,14 +42,36 @@ async def reading(
     patience: Patience = PATIENT,
     found: list[DevicesFound] | None = None,
     own_pids: bool = True,
+    lists: bool = True,
+    faults: list[DeviceFaulted] | None = None,
 ) -> AsyncIterator[NvmlDevice]:
     """Return what reads these cards, and end its probes."""
     environ = {**os.environ, **cards.env}
-    device = NvmlDevice(environ, owners=owners, post=(found if found is not None else []).append, patience=patience, own_pids=own_pids)  # type: ignore[arg-type]
+
+    def post(event: DevicesFound | DeviceFaulted) -> None:
+        if isinstance(event, DeviceFaulted):
+            (faults if faults is not None else []).append(event)
+        else:
+            (found if found is not None else []).append(event)
+
+    nodes = str(cards.folder / "nvidia")
+    device = NvmlDevice(environ, owners=owners, post=post, patience=patience, own_pids=own_pids, lists=lists, nodes=nodes)  # type: ignore[arg-type]
     try:
         yield device
     finally:
         await device.close()
+
+
+@asynccontextmanager
+async def opening(node: Path) -> AsyncIterator[int]:
+    """Return the pid of a program that has this file open."""
+    with node.open() as file:
+        program = await asyncio.create_subprocess_exec("sleep", "3600", stdin=file)
+    try:
+        yield program.pid
+    finally:
+        program.kill()
+        await program.wait()
 
 
 async def failing(device: NvmlDevice, card: str) -> DeviceError:
@@ -186,7 +208,75 @@ async def test_a_driver_that_lists_nobody_proves_totals_only(cards: FakeCards) -
     async with reading(cards) as device:
         found = await device.measure(DeviceId(card))
 
-    assert (found.holdings, "totals only: the driver lists no processes" in found.proof) == ((), True)
+    assert (found.holdings, found.by_pid, "totals only: the driver lists no processes" in found.proof) == ((), False, True)
+
+
+async def test_where_no_driver_lists_processes_totals_only_are_proved_and_it_is_said_at_the_start(cards: FakeCards) -> None:
+    card = cards.add()
+    cards.claim(4242, 2 * GIB, release_s=NEVER)
+    async with reading(cards, lists=False) as device:
+        (first,) = await device.devices()
+        found = await device.measure(DeviceId(card))
+        used = await device.used_by(NAME, DeviceId(card))
+
+    assert "totals only" in first.proof
+    assert (found.holdings, found.by_pid, used) == ((), False, 2 * GIB)
+
+
+@pytest.mark.parametrize(("key", "words"), [("mig", "MIG mode is on"), ("coherent", "NUMA node")])
+async def test_a_card_that_proves_nothing_is_unverifiable_from_the_start(cards: FakeCards, key: str, words: str) -> None:
+    cards.add()
+    cards.add()
+    cards.put(f"0/{key}", 1)
+    async with reading(cards) as device:
+        first, second = await device.devices()
+
+    assert (first.state, words in first.trouble, second.state, second.trouble) == (DeviceState.UNVERIFIABLE, True, DeviceState.OK, "")
+
+
+async def test_who_has_the_cards_node_open_and_is_not_listed_is_found_where_memory_is_nobodys(cards: FakeCards, kept: Kept) -> None:
+    card = cards.add()
+    cards.add()
+    async with opening(cards.node()) as stranger, opening(cards.node(1)):
+        leader = await kept.spawn("sh", "-c", f"exec sleep 3600 < {cards.node()}")
+        await kept.until(lambda: Path(f"/proc/{leader}/comm").read_text() == "sleep\n")
+        async with reading(cards, owners=kept.processes.owners) as device:
+            unasked = await device.measure(DeviceId(card))
+            cards.claim(stranger, GIB, listed=False)
+            found = await device.measure(DeviceId(card))
+            cards.claim(stranger, GIB)
+            listed = await device.measure(DeviceId(card))
+
+    assert (unasked.openers, listed.openers) == ((), ()), "nobody is looked for where all memory is somebody's"
+    assert found.node == str(cards.node())
+    assert {(one.worker, one.pid, one.name) for one in found.openers} == {(NAME, leader, "sleep"), (None, stranger, "sleep")}
+
+
+async def test_a_fault_that_the_driver_reports_is_told_with_its_card(cards: FakeCards) -> None:
+    faults: list[DeviceFaulted] = []
+    cards.add()
+    card = cards.add()
+    async with reading(cards, faults=faults) as device:
+        await device.devices()
+        await device.measure(DeviceId(card))
+        cards.report(79, card=1)
+        async with asyncio.timeout(WITHIN_S):
+            while not faults:
+                await device.measure(DeviceId(card))
+
+    assert faults == [DeviceFaulted(device=DeviceId(card), xid=79)]
+
+
+async def test_cards_are_found_by_their_uuid_after_a_boot_that_gave_them_other_numbers(cards: FakeCards) -> None:
+    first, second = cards.add(), cards.add("Fake A4000", total_bytes=16 * GIB)
+    async with reading(cards) as device:
+        before = await device.devices()
+        for number, uuid in (("0", second), ("1", first)):
+            cards.put(f"{number}/uuid", uuid)
+        samples = [await device.measure(DeviceId(uuid)) for uuid in (first, second)]
+
+    assert [one.id for one in before] == [first, second]
+    assert [sample.total_bytes for sample in samples] == [16 * GIB, T4], "each is read at its new number"
 
 
 async def test_what_a_worker_has_is_its_own_share_or_where_nobody_can_tell_the_whole(cards: FakeCards) -> None:
@@ -287,6 +377,7 @@ async def test_the_leaders_that_are_remembered_are_a_bounded_number() -> None:
 async def test_a_card_that_hangs_keeps_no_other_from_being_read(cards: FakeCards) -> None:
     hanging, other = cards.add(), cards.add()
     async with reading(cards) as device:
+        await device.devices()
         await device.measure(DeviceId(hanging))
         cards.put("0/hang")
         stuck = asyncio.create_task(device.measure(DeviceId(hanging)))
@@ -333,6 +424,23 @@ async def test_a_driver_that_hangs_at_the_start_is_unresponsive(cards: FakeCards
         (stand_in,) = await device.devices()
 
     assert (stand_in.id, stand_in.state) == (NO_CARD, DeviceState.UNRESPONSIVE)
+
+
+async def test_a_driver_that_hangs_at_the_start_is_asked_on_and_its_cards_come_when_it_answers(cards: FakeCards) -> None:
+    found: list[DevicesFound] = []
+    card = cards.add()
+    cards.put("hang-nvmlInitWithFlags")
+    patience = Patience(hello_s=WITHIN_S, first_s=WITHIN_S, answer_s=WITHIN_S, pause_s=0.0, start_s=0.2)
+    async with reading(cards, patience=patience, found=found) as device:
+        first = await device.devices([DeviceId(card)])
+        abandoned = device._probes[NO_CARD].abandoned
+        cards.take("hang-nvmlInitWithFlags")
+        await failing(device, NO_CARD)
+
+    assert [(one.id, one.state) for one in first] == [(card, DeviceState.UNRESPONSIVE), (NO_CARD, DeviceState.UNRESPONSIVE)]
+    assert "is asked on" in first[1].trouble
+    assert abandoned == 0, "it was given no more than the start's time"
+    assert [one.id for event in found for one in event.devices] == [card]
 
 
 async def test_a_card_that_is_held_and_not_listed_is_lost_and_kept(cards: FakeCards) -> None:

@@ -6,7 +6,23 @@ from functools import partial
 import pytest
 from msgspec.structs import replace
 
-from supervisor.core.model import AT_WORK, TERMINAL, DeviceId, Failure, Job, JobId, JobStatus, Lease, LeaseId, LeaseState, Reason, Receipt, WorkerName
+from supervisor.core.model import (
+    AT_WORK,
+    TERMINAL,
+    DeviceId,
+    Failure,
+    Job,
+    JobId,
+    JobStatus,
+    Lease,
+    LeaseId,
+    LeaseState,
+    Peak,
+    Reason,
+    Receipt,
+    Work,
+    WorkerName,
+)
 from supervisor.runtime.ports import JobStore
 
 pytestmark = pytest.mark.asyncio
@@ -168,3 +184,15 @@ async def test_a_read_after_an_awaited_write_sees_it(store: JobStore) -> None:
         seen.append(partial(store.find, f"j-{number}"))
 
     assert all([await one() is not None for one in seen])
+
+
+async def test_the_peaks_that_were_saved_last_are_all_there_are_and_in_their_order(store: JobStore) -> None:
+    assert dict(await store.peaks()) == {}
+    first = {Work("yolo yolo.train batch=16"): Peak(seen_bytes=2**40, wanted_bytes=2**41), Work("sam"): Peak(seen_bytes=5)}
+
+    await store.save_peaks(first)
+    kept = list((await store.peaks()).items())
+    await store.save_peaks({Work("ü"): Peak(), **{work: peak for work, peak in first.items() if work != "sam"}})
+
+    assert kept == list(first.items())
+    assert list((await store.peaks()).items()) == [("ü", Peak()), ("yolo yolo.train batch=16", Peak(seen_bytes=2**40, wanted_bytes=2**41))]

@@ -15,7 +15,7 @@ from supervisor.core.actions import Announce
 from supervisor.core.decide import decide
 from supervisor.core.health import stall_limit_s
 from supervisor.core.limits import GIB, GpuLimits, JobLimits, Limits, SupervisorLimits, Watchdog, WorkerSpec
-from supervisor.core.model import AT_WORK, Cause, DeviceState, Fleet, JobId, JobStatus, LeaseState, Ticket, Wanted, WorkerName, WorkerState
+from supervisor.core.model import AT_WORK, Cause, Device, DeviceState, Fleet, JobId, JobStatus, Lease, LeaseState, Ticket, Wanted, WorkerName, WorkerState
 from supervisor.core.reload import places
 from supervisor.core.rules import conflicts
 from supervisor.core.settle import settle
@@ -38,7 +38,7 @@ DOG: Final = Watchdog(
     quarantine_after=4,
 )
 WORKERS: Final = ("sam-0", "yolo-0", "words-0", "words-1", "words-2", "tail-0", "web-0")
-BROKEN: Final[list[dict[str, bool | int | float]]] = [
+BROKEN: Final[list[dict[str, bool | int | float | str]]] = [
     {"spawn_fails": True},
     {"never_ready": True},
     {"crash_in_load": True},
@@ -65,6 +65,8 @@ BROKEN: Final[list[dict[str, bool | int | float]]] = [
     {"checkpoint_every": 3, "exit_s": 2.0},
     {"phase_at": 2, "phase_s": 30.0},
     {"extends_s": 25.0, "stalls_at": 2},
+    {"fails_at": 2, "fails_as": "gpu_oom"},
+    {"fails_at": 2, "fails_as": "gpu_error"},
 ]
 PEACE_S: Final = 1500.0
 
@@ -84,6 +86,13 @@ def small_limits() -> Limits:
         jobs=JobLimits(max_running=4, max_queued=6, age_step_s=5),
         supervisor=SupervisorLimits(shutdown_grace_s=10),
     )
+
+
+def shared_limits() -> Limits:
+    """Return the same for a device on which SAM and YOLO live together."""
+    limits = small_limits()
+    workers = {**limits.workers, "sam": replace(limits.workers["sam"], gpu_bytes=6 * GIB), "yolo": replace(limits.workers["yolo"], gpu_bytes=4 * GIB)}
+    return replace(limits, workers=workers, gpu=replace(limits.gpu, sharing="budget"))
 
 
 def _threshold(**limits: float) -> Callable[[Limits], Limits]:
@@ -147,9 +156,11 @@ EDITS: Final[dict[str, Edit]] = {
 class Life(RuleBasedStateMachine):
     """One life: people, faults and time in any order."""
 
+    limits = staticmethod(small_limits)
+
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(small_limits(), watch=self._check)
+        self.world = World(self.limits(), watch=self._check)
         self.submitted: list[str] = []
         self.lowered_s: dict[tuple[WorkerName, Cause], float] = {}
         self.only_thresholds = False
@@ -183,7 +194,7 @@ class Life(RuleBasedStateMachine):
             self.world.post(0, ev.CancelRequested(request="cancel", job=JobId(self.submitted[which % len(self.submitted)])))
 
     @rule(worker=st.sampled_from(WORKERS), broken=st.sampled_from(BROKEN))
-    def break_something(self, worker: str, broken: dict[str, bool | float]) -> None:
+    def break_something(self, worker: str, broken: dict[str, bool | float | str]) -> None:
         for name, value in broken.items():
             setattr(self.world.fault(worker), name, value)
 
@@ -353,7 +364,7 @@ class Life(RuleBasedStateMachine):
         for device in fleet.devices.values():
             leases = [lease for lease in fleet.leases.values() if lease.device == device.id]
             having = [lease for lease in leases if lease.state in {LeaseState.HELD, LeaseState.YIELDING, LeaseState.STALE}]
-            assert len(having) <= 1, having
+            self._check_beside(having, device)
             for lease in having:
                 assert (lease.worker is None) is (lease.outside is not None)
                 if lease.worker is None:
@@ -361,6 +372,9 @@ class Life(RuleBasedStateMachine):
                 assert fleet.workers[lease.worker].process is not None, f"{lease.worker} holds a device and has no process"
             waiting = [lease.id for lease in leases if lease.state is LeaseState.WAITING]
             assert waiting == ([device.handover.lease] if device.handover else [])
+
+    def _check_beside(self, having: list[Lease], _device: Device) -> None:
+        assert len(having) <= 1, having
 
     def _check_grants(self, before: Fleet, event: ev.AnyEvent, after: Fleet) -> None:
         """See that nothing is granted but on a good reading of a device that works."""
@@ -415,7 +429,7 @@ class Life(RuleBasedStateMachine):
         for which in range(4):
             self.world.end_outsider(f"t-{which}")
             self.withdraw(which)
-        self._edit(small_limits())
+        self._edit(self.limits())
         for process in tuple(world.processes.values()):
             if process.killed or world.fleet.workers[process.worker].state is WorkerState.UNKILLABLE:  # the kernel lets it go
                 process.leave(CRASHED)
@@ -454,10 +468,29 @@ class Life(RuleBasedStateMachine):
         )
 
 
+class LifeTogether(Life):
+    """The same lives where holders share the device: what is booked never passes what it has, and who says no need is alone."""
+
+    limits = staticmethod(shared_limits)
+
+    @rule(worker=st.sampled_from(["sam-0", "yolo-0"]), uses=st.sampled_from([None, 0.0, 5.0, 8.0]))
+    def uses(self, worker: str, uses: float | None) -> None:
+        self.world.fault(worker).uses_gib = uses
+
+    def _check_beside(self, having: list[Lease], device: Device) -> None:
+        """A holder that was taken over with less room than it needs is asked to leave: only those who stay are counted."""
+        staying = [lease for lease in having if lease.state is not LeaseState.YIELDING]
+        assert len(staying) <= 1 or all(lease.need_bytes for lease in staying), staying
+        assert sum(lease.need_bytes for lease in staying) <= device.total_bytes, staying
+
+
 SEARCH: Final = settings.get_current_profile_name() == "search"
-TestLife = Life.TestCase
-TestLife.settings = (
+HOW: Final = (
     settings(max_examples=400, stateful_step_count=50)
     if SEARCH
     else settings(max_examples=25, stateful_step_count=25, phases=[Phase.generate], report_multiple_bugs=False)
 )
+TestLife = Life.TestCase
+TestLife.settings = HOW
+TestLifeTogether = LifeTogether.TestCase
+TestLifeTogether.settings = HOW

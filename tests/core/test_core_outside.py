@@ -3,9 +3,10 @@
 import pytest
 from msgspec.structs import replace
 
-from supervisor.core import handover
+from supervisor.core import tickets
 from supervisor.core.gpu import Blocked, held_by, may_begin, strangers
 from supervisor.core.limits import GIB, GpuLimits
+from supervisor.core.line import aged, rank_outside
 from supervisor.core.model import (
     Device,
     DeviceId,
@@ -19,7 +20,6 @@ from supervisor.core.model import (
     Ticket,
     Waiter,
 )
-from supervisor.core.outside import aged, rank
 from tests.support.world import World
 
 HOST = Device(id=DeviceId("host"), name="host", backend="host", total_bytes=16 * GIB)
@@ -48,7 +48,7 @@ def test_a_waiter_gains_a_level_each_step_and_never_passes_zero(priority: int, w
 def test_among_equals_whoever_came_first_is_first() -> None:
     line = [waiter(10, 3.0, "t-a"), waiter(10, 1.0, "t-c"), waiter(10, 1.0, "t-b"), waiter(9, 4.0, "t-d")]
 
-    assert [one.outside.ticket for one in sorted(line, key=lambda one: rank(one, LIMITS, 4.5))] == ["t-d", "t-b", "t-c", "t-a"]
+    assert [one.outside.ticket for one in sorted(line, key=lambda one: rank_outside(one, LIMITS, 4.5))] == ["t-d", "t-b", "t-c", "t-a"]
 
 
 @pytest.mark.parametrize("state", LeaseState)
@@ -74,7 +74,7 @@ def test_what_a_program_and_its_children_use_is_its_own() -> None:
 
 
 def test_so_many_tickets_are_kept_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover, "TICKETS_KEPT", 10)
+    monkeypatch.setattr(tickets, "TICKETS_KEPT", 10)
     world = World()
     world.run(2.0)
     world.lock("t-first", 4 * GIB)

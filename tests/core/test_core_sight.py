@@ -3,9 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
-from supervisor.core.actions import SaveJob
+from supervisor.core.actions import Announce, SaveJob
 from supervisor.core.decide import decide
-from supervisor.core.events import Adopted, DeviceMeasured, DevicesFound, ReleaseMeasured, SupervisorStarted
+from supervisor.core.events import Adopted, DeviceFaulted, DeviceMeasured, DevicesFound, ReleaseMeasured, SupervisorStarted
 from supervisor.core.gpu import Blocked, device_for, held_by, may_begin, no_device
 from supervisor.core.limits import GIB, MIB, Limits, WorkerSpec
 from supervisor.core.model import (
@@ -14,6 +14,7 @@ from supervisor.core.model import (
     DeviceSample,
     DeviceState,
     Fleet,
+    Handover,
     Holding,
     Job,
     JobId,
@@ -47,6 +48,73 @@ def nobody() -> Limits:
 def after(now: Fleet, event: DeviceMeasured | DevicesFound) -> tuple[Fleet, list[str]]:
     decision = decide(now, event, nobody(), 10.0)
     return decision.fleet, [action.event for action in decision.actions if hasattr(action, "event")]
+
+
+def test_who_has_the_node_open_and_is_not_listed_is_named_in_a_refusal() -> None:
+    openers = (Holding(None, 4242, None, "python"), Holding(SAM, 77, None), Holding(None, 4243, None))
+    sample = DeviceSample(used_bytes=9 * GIB, free_bytes=6 * GIB, node="/dev/nvidia0", openers=openers)
+
+    words = held_by(fleet(CARD), replace(CARD, sample=sample), 0.0)
+
+    assert words == [
+        "9GiB are used by no process that is listed",
+        "pid 4242 (python), not ours, has /dev/nvidia0 open and is not listed",
+        "pid 77, of sam-0, has /dev/nvidia0 open and is not listed",
+        "pid 4243, not ours, has /dev/nvidia0 open and is not listed",
+    ]
+
+
+@pytest.mark.parametrize(("worker", "freed"), [(SAM, False), (None, True)])
+def test_a_lease_cools_for_as_long_as_its_workers_processes_have_the_node_open(worker: WorkerName | None, freed: bool) -> None:
+    sample = DeviceSample(used_bytes=GIB, free_bytes=14 * GIB, openers=(Holding(worker, 77, None),))
+
+    now, told = after(fleet(CARD, lease=LeaseState.COOLING), DeviceMeasured(device=CARD.id, sample=sample))
+
+    assert (not now.leases, "lease_released" in told) == (freed, freed)
+
+
+def test_a_card_that_was_held_and_answers_at_last_is_known_by_its_name_and_size() -> None:
+    held = Device(id=CARD.id, name="a card that is not listed", backend="nvml", total_bytes=0, state=DeviceState.UNRESPONSIVE)
+
+    now, told = after(fleet(held, STAND_IN), DevicesFound(devices=(CARD,), instead_of=STAND_IN.id))
+
+    assert [(one.id, one.name, one.total_bytes, one.state) for one in now.devices.values()] == [
+        (CARD.id, CARD.name, CARD.total_bytes, DeviceState.UNRESPONSIVE)
+    ]
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("readings", "state"),
+    [
+        ([None], DeviceState.LOST),
+        ([None, DeviceState.UNRESPONSIVE, None], DeviceState.UNRESPONSIVE),
+        ([DeviceState.LOST, None], DeviceState.OK),
+        ([DeviceState.UNVERIFIABLE, None], DeviceState.OK),
+    ],
+    ids=["a good reading", "a driver that hung meanwhile", "gone and back", "driver loaded anew"],
+)
+def test_what_brings_a_card_back_that_reported_a_fault_of_its_own(readings: list[DeviceState | None], state: DeviceState) -> None:
+    now = decide(fleet(CARD), DeviceFaulted(device=CARD.id, xid=48), nobody(), 10.0).fleet
+    for one in readings:
+        sample = None if one else FREE
+        now, _ = after(now, DeviceMeasured(device=CARD.id, sample=sample, error="it failed" if one else "", state=one))
+
+    card = now.devices[CARD.id]
+    assert card.state is state
+    assert ("Xid 48" in card.trouble, bool(card.fault)) == (state is not DeviceState.OK,) * 2
+
+
+def test_a_fault_of_a_device_that_is_not_there_is_nothing() -> None:
+    assert decide(fleet(CARD), DeviceFaulted(device=DeviceId("GPU-2"), xid=79), nobody(), 10.0).actions == ()
+
+
+def test_a_fault_that_only_a_lease_without_a_process_can_be_blamed_for_condemns_nobody() -> None:
+    decision = decide(fleet(CARD, lease=LeaseState.HELD), DeviceFaulted(device=CARD.id, xid=31), nobody(), 10.0)
+
+    (said,) = [action for action in decision.actions if isinstance(action, Announce)]
+    assert said.reason.endswith("on it: sam-0")
+    assert decision.fleet.devices[CARD.id].xids == {31: 1}
 
 
 @pytest.mark.parametrize("state", [DeviceState.LOST, DeviceState.UNVERIFIABLE, DeviceState.UNRESPONSIVE])
@@ -89,6 +157,18 @@ def test_a_reading_tells_the_size_and_the_proof_and_another_keeps_them() -> None
     second, _ = after(first, DeviceMeasured(device=CARD.id, sample=FREE))
 
     assert [(now.devices[CARD.id].total_bytes, now.devices[CARD.id].proof) for now in (first, second)] == [(15 * GIB, "by pid")] * 2
+
+
+@pytest.mark.parametrize(("watch", "back_at_s"), [(12.0, 10.0), (11.0, None), (None, None)])
+def test_a_reading_that_comes_before_its_time_counts_if_it_is_that_of_the_look_under_way(watch: float | None, back_at_s: float | None) -> None:
+    handover = Handover(lease=LeaseId("l-2"), worker=SAM, leaving=(), need_bytes=GIB, ordered_at_s=0.0, gone_at_s=1.0)
+    awaited = fleet(replace(CARD, handover=handover, look_at_s=12.0))
+
+    now, _ = after(awaited, DeviceMeasured(device=CARD.id, sample=FREE, watch=watch))
+    then = now.devices[CARD.id].handover
+
+    assert then is not None
+    assert then.back_at_s == back_at_s
 
 
 @pytest.mark.parametrize(("used_bytes", "cools"), [(None, True), (GIB, True), (0, False)])

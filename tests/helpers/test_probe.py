@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.probing import HELLO, MODULE, Answer, Question, Reading, Trouble, User, answer_in, encode
+from supervisor.probing import HELLO, MODULE, UNASKED, Answer, Question, Reading, Trouble, User, Xid, answer_in, encode
 from tests.support.fake_card import GIB, NEVER, T4, FakeCards, build
 from tests.support.live import WITHIN_S
 
@@ -27,11 +27,11 @@ class Probe:
         self.process = process
         self._serial = HELLO
 
-    def send(self, card: str = "") -> int:
+    def send(self, card: str = "", place: int = -1) -> int:
         """Ask, and return the serial of the question."""
         assert self.process.stdin is not None
         self._serial += 1
-        self.process.stdin.write(encode(Question(serial=self._serial, card=card)))
+        self.process.stdin.write(encode(Question(serial=self._serial, card=card, place=place)))
         self.process.stdin.flush()
         return self._serial
 
@@ -41,9 +41,9 @@ class Probe:
         ready, _, _ = select.select([self.process.stdout], [], [], within_s)
         return answer_in(self.process.stdout.readline()) if ready else None
 
-    def ask(self, card: str = "") -> Answer:
+    def ask(self, card: str = "", place: int = -1) -> Answer:
         """Return the answer to a question."""
-        serial = self.send(card)
+        serial = self.send(card, place)
         answer = self.answer()
         assert answer is not None
         assert answer.serial == serial
@@ -224,6 +224,77 @@ def test_a_card_that_cannot_be_read_is_listed_without_a_size(cards: FakeCards, p
     assert [card.total_bytes for card in listed] == [0]
 
 
+@pytest.mark.parametrize(("key", "words"), [("mig", "MIG mode is on"), ("coherent", "NUMA node")])
+def test_what_can_be_proved_of_a_card_is_said_as_it_is_listed(cards: FakeCards, probe: Probe, key: str, words: str) -> None:
+    cards.add()
+    cards.add()
+    cards.put(f"0/{key}", 1)
+
+    first, second = probe.ask().cards or ()
+
+    assert first.trouble is not None
+    assert words in first.trouble.what
+    assert second.trouble is None
+
+
+@pytest.mark.parametrize("function", ["nvmlDeviceGetName", "nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetMigMode"])
+def test_a_card_that_is_lost_as_it_is_listed_keeps_no_other_from_being_listed(cards: FakeCards, probe: Probe, function: str) -> None:
+    lost, other = cards.add(), cards.add()
+    cards.put(f"0/error-{function}", 15)
+
+    listed = probe.ask().cards or ()
+
+    assert [card.uuid for card in listed] == [lost, other]
+    assert listed[1].total_bytes == T4
+    assert listed[0].trouble is not None
+    assert listed[0].trouble.state == "lost"
+
+
+def test_a_card_is_read_while_another_is_lost_whatever_a_look_up_by_uuid_says(cards: FakeCards, probe: Probe) -> None:
+    cards.add()
+    card = cards.add()
+    cards.put("0/error", 15)
+
+    assert probe.reading(card).free_bytes == T4
+
+
+def test_a_card_is_found_by_its_number_without_touching_one_that_hangs(cards: FakeCards, probe: Probe) -> None:
+    cards.add()
+    card = cards.add()
+    cards.put("0/hang")
+
+    answer = probe.ask(card, place=1)
+    cards.take("0/hang")
+
+    assert answer.reading is not None
+
+
+def test_a_number_that_belongs_to_another_card_after_a_boot_is_not_believed(cards: FakeCards, probe: Probe) -> None:
+    first, second = cards.add(), cards.add(total_bytes=2 * T4)
+
+    assert [answer.reading.total_bytes for answer in (probe.ask(first, place=1), probe.ask(second, place=0)) if answer.reading] == [T4, 2 * T4]
+
+
+def test_a_fault_of_the_card_is_told_unasked_and_readings_go_on(cards: FakeCards, probe: Probe) -> None:
+    cards.add()
+    card = cards.add()
+    probe.reading(card)
+
+    cards.report(31, card=1)
+
+    assert probe.answer() == Answer(serial=UNASKED, xid=Xid(card, 31))
+    assert probe.reading(card).free_bytes == T4
+
+
+@pytest.mark.parametrize("function", ["nvmlEventSetCreate", "nvmlDeviceRegisterEvents", "nvmlEventSetWait_v2"])
+@pytest.mark.parametrize("how", ["error", "hang"])
+def test_a_driver_that_tells_of_no_faults_or_hangs_over_them_is_read_all_the_same(cards: FakeCards, probe: Probe, function: str, how: str) -> None:
+    card = cards.add()
+    cards.put(f"{how}-{function}", 3)
+
+    assert [probe.reading(card).free_bytes for _ in range(3)] == [T4] * 3
+
+
 def test_a_card_that_is_not_there_any_more_is_lost(cards: FakeCards, probe: Probe) -> None:
     cards.add()
 
@@ -286,8 +357,8 @@ def test_a_card_whose_free_memory_proves_nothing_is_unverifiable(cards: FakeCard
 
 @pytest.mark.parametrize(
     ("flag", "listed"),
-    [("-DNO_V3", True), ("-DNO_V2", False), ("-DNO_MEMORY_V2", True)],
-    ids=["no v3 of the lists", "neither version of the lists", "no v2 of the memory"],
+    [("-DNO_V3", True), ("-DNO_V2", False), ("-DNO_MEMORY_V2", True), ("-DNO_EVENTS", True)],
+    ids=["no v3 of the lists", "neither version of the lists", "no v2 of the memory", "no faults"],
 )
 def test_a_driver_that_lacks_the_newest_calls_is_asked_the_older_ones(tmp_path: Path, flag: str, listed: bool) -> None:
     cards = FakeCards(tmp_path / "cards", build(tmp_path / "lib", flag))

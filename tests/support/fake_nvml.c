@@ -6,19 +6,20 @@
        uuid, name, total     total in bytes
        reserved              bytes that the driver keeps: v2 shows them apart, v1 counts them as used
        mig, coherent         1: MIG mode is on; the memory is a NUMA node of the machine
-       claims/NAME           "PID BYTES RELEASE LISTED SHOWN GRAPHICS": what a process holds. When the pid is dead it goes on counting for RELEASE seconds
+       claims/NAME           "PID BYTES RELEASE LISTED SHOWN GRAPHICS": what a process holds. When the pid is dead (or a zombie) it goes on counting for RELEASE seconds
                              (-1: for ever). LISTED 0: memory with no process. SHOWN 0: the size is N/A. GRAPHICS 1: in that list instead of the compute one.
+       minor                 the number of its node, /dev/nvidia<minor>; its place where there is no such file
+       xids/NAME             a number: a fault that the driver reports of it once, and then the file is gone
        over                  made by us, when more was claimed than there is
    For everybody (in the folder) or for one device (in its own):
      error-FUNCTION, error   a number: what this function, or every one, answers
      hang-FUNCTION, hang     it does not come back for as long as the file is there; beside it FILE.here says that somebody hangs in it, or did
-   Built with -DNO_V3 it lacks the newest calls for processes, with -DNO_V2 these as well as the next older ones; with -DNO_MEMORY_V2 the v2 memory call. */
+   Built with -DNO_V3 it lacks the newest calls for processes, with -DNO_V2 these as well as the next older ones; with -DNO_MEMORY_V2 the v2 memory call, with -DNO_EVENTS
+   those for faults. */
 
 #define _GNU_SOURCE
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { OK = 0, INVALID = 2, NOT_FOUND = 6, TOO_SMALL = 7, DEVICES = 16, PATH = 1024 };
+enum { OK = 0, INVALID = 2, NOT_FOUND = 6, TOO_SMALL = 7, TIMEOUT = 10, XID = 8, DEVICES = 16, PATH = 1024 };
 static const unsigned long long NOT_AVAILABLE = ~0ULL;
 
 typedef struct { int index; } Device;
@@ -35,6 +36,8 @@ typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } MemoryV2;
 typedef struct { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; } Process;
 typedef struct { unsigned gpu, memory; } Utilization;
+typedef struct { int registered[DEVICES]; } EventSet;
+typedef struct { Device *device; unsigned long long type, data; unsigned gpu_instance, compute_instance; } Event;
 typedef struct { long long pid, bytes; double release; int listed, shown, graphics; } Claim;
 
 static Device devices[DEVICES];
@@ -94,13 +97,21 @@ static int enter(int device, const char *function) {
 
 #define ENTER(device) do { int error = enter(device, __func__); if (error) return error; } while (0)
 
+/* A zombie has given its memory back. */
+static int lives(long long pid) {
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/%lld/stat", pid);
+    if (!text_of(path, text, sizeof text)) return 0;
+    const char *state = strrchr(text, ')');
+    return state && state[1] && state[2] != 'Z' && state[2] != 'X';
+}
+
 /* Whether a claim still counts: its process lives, or died less than `release` seconds ago. The first who sees it dead leaves a stamp beside it. */
 static int counts(const Claim *claim, const char *path) {
     char stamp[PATH + 8];
     struct stat seen;
     struct timespec now;
-    if (kill((pid_t)claim->pid, 0) == 0 || errno == EPERM) return 1;
-    if (claim->release < 0) return 1;
+    if (lives(claim->pid) || claim->release < 0) return 1;
     snprintf(stamp, sizeof stamp, "%s.dead", path);
     close(open(stamp, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
     if (stat(stamp, &seen) != 0) return 0;
@@ -180,17 +191,22 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, Device **device) {
     return OK;
 }
 
+/* As the real one it begins every card before the one that is looked for, and fails where one of those does. */
 int nvmlDeviceGetHandleByUUID(const char *uuid, Device **device) {
     char path[PATH], text[128];
     for (int index = 0; index < DEVICES; index++) {
         path_of(path, "%d/uuid", index);
         if (!text_of(path, text, sizeof text)) break;
-        if (strcmp(text, uuid) == 0) {
-            ENTER(index);
-            return nvmlDeviceGetHandleByIndex_v2((unsigned)index, device);
-        }
+        ENTER(index);
+        if (strcmp(text, uuid) == 0) return nvmlDeviceGetHandleByIndex_v2((unsigned)index, device);
     }
     return NOT_FOUND;
+}
+
+int nvmlDeviceGetMinorNumber(Device *device, unsigned *minor) {
+    ENTER(device->index);
+    *minor = (unsigned)number_of(device->index, "minor", device->index);
+    return OK;
 }
 
 static int word(Device *device, const char *name, char *out, unsigned size) {
@@ -238,3 +254,46 @@ int nvmlDeviceGetAddressingMode(Device *device, unsigned *mode) { /* the struct 
     mode[1] = number_of(device->index, "coherent", 0) ? 2 : 0;
     return OK;
 }
+
+#ifndef NO_EVENTS
+int nvmlEventSetCreate(EventSet **set) { ENTER(-1); *set = calloc(1, sizeof **set); return OK; }
+int nvmlEventSetFree(EventSet *set) { free(set); return OK; }
+
+int nvmlDeviceRegisterEvents(Device *device, unsigned long long types, EventSet *set) {
+    ENTER(device->index);
+    set->registered[device->index] = (types & XID) != 0;
+    return OK;
+}
+
+/* Takes one of the device's faults. */
+static int take_xid(int device, unsigned long long *code) {
+    char folder[PATH], path[PATH], text[64];
+    int found = 0;
+    path_of(folder, "%d/xids", device);
+    DIR *open_folder = opendir(folder);
+    if (!open_folder) return 0;
+    for (struct dirent *entry; !found && (entry = readdir(open_folder));) {
+        if (entry->d_name[0] == '.') continue;
+        path_of(path, "%d/xids/%s", device, entry->d_name);
+        found = text_of(path, text, sizeof text) && unlink(path) == 0;
+        if (found) *code = (unsigned long long)atoll(text);
+    }
+    closedir(open_folder);
+    return found;
+}
+
+int nvmlEventSetWait_v2(EventSet *set, Event *event, unsigned timeout_ms) {
+    struct timespec pause = {0, 5 * 1000 * 1000};
+    ENTER(-1);
+    for (unsigned waited = 0; waited <= timeout_ms; waited += 5) {
+        for (int device = 0; device < DEVICES; device++)
+            if (set->registered[device] && take_xid(device, &event->data)) {
+                event->device = &devices[device];
+                event->type = XID;
+                return OK;
+            }
+        nanosleep(&pause, NULL);
+    }
+    return TIMEOUT;
+}
+#endif

@@ -23,9 +23,11 @@ from msgspec.structs import replace
 from supervisor.core import actions as act
 from supervisor.core import events as ev
 from supervisor.core.limits import GIB, Limits, Retries, WorkerSpec
-from supervisor.core.model import DeviceState, Job, JobId, Ticket, Wanted, WorkerName
+from supervisor.core.model import DeviceState, Job, JobId, Lease, Ticket, Wanted, WorkerName
+from supervisor.core.sharing import shared
 from supervisor.units import format_size, parse_duration, parse_size
 from tests.support.simulated import CRASHED, Faults
+from tests.support.simulated_device import HOST
 from tests.support.world import World, usual_limits
 
 INCIDENTS: Final = Path(__file__).parent.parent / "incidents"
@@ -138,6 +140,8 @@ class Script:
             case ["device", how]:
                 world.device.unreadable = how != "readable"
                 world.device.state = None if how in {"unreadable", "readable"} else DeviceState(how)
+            case ["xid", code]:
+                world.post(0, ev.DeviceFaulted(device=HOST, xid=int(code)))
             case ["stranger", size, *name]:
                 world.device.stranger_bytes, world.device.stranger = parse_size(size), " ".join(name)
             case ["crash", worker]:
@@ -172,6 +176,7 @@ class Script:
                 extra += [f"freed {format_size(fields['freed_bytes'])} in {fields['took_s']:.2f} s"] if "freed_bytes" in fields else []
                 extra += [f"{key[:-2]} {fields[key]:.2f} s" for key in ("exit_s", "gone_s", "back_s", "proof_s") if key in fields]
                 extra += [f"fence {fields['fence']}"] if "fence" in fields else []
+                extra += [fields["evidence"]] if action.event in {"gpu_oom", "gpu_error"} else []
                 extra += [f"attempt {fields['attempt']}"] if action.event == "job_started" else []
                 extra += [f"{fields['done']:g} of {fields['total']:g}"] if action.event == "job_progress" else []
                 reason = "; ".join(part for part in (action.reason, *extra) if part)
@@ -204,14 +209,21 @@ class Script:
             failures = f" failures={worker.failures}" if worker.failures else ""
             self.story.append(f"{before}{worker.name} {worker.state} gen {worker.generation}{jobs}{failures}{causes}")
         for device in world.fleet.devices.values():
-            leases = ", ".join(f"{lease.owner} {lease.state}" for lease in world.fleet.leases.values() if lease.device == device.id)
+            leases = ", ".join(_held(lease, world) for lease in world.fleet.leases.values() if lease.device == device.id)
             self.story.append(f"{before}{device.id} {device.state}: {leases or 'no lease'}{f', for {device.handover.to}' if device.handover else ''}")
+        for work, peak in world.fleet.peaks.items() if shared(world.limits) else ():
+            wanted = f", wants {format_size(peak.wanted_bytes)}" if peak.wanted_bytes else ""
+            self.story.append(f"{before}{work}: seen to use {format_size(peak.seen_bytes)}{wanted}")
         for waiter in world.fleet.waiters.values():
             self.story.append(f"{before}{waiter.outside.words} waits ({waiter.message})")
         for job in {**world.disk.jobs, **world.fleet.jobs}.values():
             self.story.append(f"{before}{_job(job)}")
         if world.fleet.dropped:
             self.story.append(f"{before}dropped {world.fleet.dropped}")
+
+
+def _held(lease: Lease, world: World) -> str:
+    return f"{lease.owner} {lease.state}{f' with {format_size(lease.need_bytes)}' if shared(world.limits) else ''}"
 
 
 def _job(job: Job) -> str:

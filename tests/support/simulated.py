@@ -25,6 +25,7 @@ BEAT_S = 1.0
 SOON_S = 0.01
 RESEND_S = 1.0
 CRASHED = Exit("signal", 11, "SIGSEGV")
+_DEVICE_FAILS = {"gpu_oom": "CUDA out of memory. Tried to allocate 2.00 GiB", "gpu_error": "CUDA error: device-side assert triggered"}
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Faults:
     stalls_at: int | None = None
     crashes_at: int | None = None
     fails_at: int | None = None
+    fails_as: str = "user_error"  # gpu_oom and gpu_error also end the process, as the SDK does
+    uses_gib: float | None = None  # of the device; None: what its worker declares
     critical: bool = False
     phase_at: int | None = None  # from this step on the phase is "validate", and it stands still there for as long as `phase_s`
     phase_s: float = 0.0
@@ -102,6 +105,7 @@ class SimulatedProcess:
     loaded: bool = False
     draining: bool = False
     boundary: bool = False
+    code: int = 0  # that it exits with by itself
     killed: bool = False  # it got SIGKILL, and does nothing any more even where it cannot die
     tasks: dict[JobId, Task] = field(default_factory=dict)
     seen: set[tuple[JobId, int]] = field(default_factory=set)
@@ -174,6 +178,7 @@ class SimulatedProcess:
             total=self.faults.steps,
             critical="saving" if self.faults.critical else "",
             extend_s=self.faults.extends_s,
+            resumable=bool(self.faults.checkpoint_every),
         )
 
     def take(self, job: JobId, attempt: int) -> None:
@@ -201,7 +206,7 @@ class SimulatedProcess:
         if faults.crashes_at is not None and task.step >= faults.crashes_at:
             self.leave(CRASHED)
         elif faults.fails_at is not None and task.step >= faults.fails_at:
-            self._end(job, task, "gpu_oom", "CUDA out of memory")
+            self._fail(job, task)
         elif task.step >= faults.steps:
             task.ended = True
             finished = JobFinished(worker=self.worker, generation=self.generation, job=job, attempt=task.attempt, value={"steps": task.step})
@@ -213,6 +218,11 @@ class SimulatedProcess:
             self._end(job, task, "paused", "")
         else:
             self.world.later(faults.step_s, lambda: self._step(job, task))
+
+    def _fail(self, job: JobId, task: Task) -> None:
+        if self.faults.fails_as in _DEVICE_FAILS:
+            self.draining, self.code = True, 1
+        self._end(job, task, self.faults.fails_as, _DEVICE_FAILS.get(self.faults.fails_as, "the work failed"))
 
     def _end(self, job: JobId, task: Task, reason: str, error: str) -> None:
         task.ended = True
@@ -240,9 +250,9 @@ class SimulatedProcess:
     def _go(self) -> None:
         """Leave by itself, once everything that it reported is on disk, or two seconds after."""
         if self.unstored and self.alive and not self.killed:
-            self.world.later(2.0, lambda: self.leave(Exit("code", 0)))
+            self.world.later(2.0, lambda: self.leave(Exit("code", self.code)))
         else:
-            self.leave(Exit("code", 0))
+            self.leave(Exit("code", self.code))
 
     def drain(self, *, boundary: bool) -> None:
         """Be asked to finish and leave, or to leave at the next checkpoint."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from supervisor.core.actions import AnyAction, SaveJob
 from supervisor.core.events import SaveFailed
-from supervisor.core.model import Fleet, Job, JobId, Lease, Wanted, WorkerName
+from supervisor.core.model import Fleet, Job, JobId, Lease, Peak, Wanted, Work, WorkerName
 
 
 @dataclass
@@ -16,6 +16,7 @@ class SimulatedDisk:
     endings: list[Job] = field(default_factory=list)  # each write of a job in a terminal state
     leases: tuple[Lease, ...] = ()
     fence: int = 0
+    peaks: Mapping[Work, Peak] = field(default_factory=dict)
     marks: dict[str, str] = field(default_factory=dict)
     wanted: dict[WorkerName, Wanted] = field(default_factory=dict)
     fails: bool = False
@@ -38,6 +39,11 @@ class SimulatedDisk:
         """Write the leases as they now are, and the highest number ever given out."""
         if not self.fails:
             self.leases, self.fence = tuple(fleet.leases.values()), max(self.fence, fleet.last_number)
+
+    def write_peaks(self, fleet: Fleet) -> None:
+        """Write down what was learned of work."""
+        if not self.fails:
+            self.peaks = fleet.peaks
 
     def write_wanted(self, words: Mapping[WorkerName, Wanted | None]) -> None:
         """Write down where the operator wants these workers."""

@@ -12,6 +12,8 @@ from supervisor.core.limits import GIB, Limits, WorkerSpec
 from supervisor.core.model import Device, Evidence, Fleet, Job, JobId, LeaseId, Outside, Ticket, WorkerName
 from supervisor.core.reload import effective, places
 from supervisor.core.rests import HELD
+from supervisor.core.sharing import shared
+from supervisor.core.tickets import stored
 from tests.support.simulated import SOON_S, Faults, SimulatedProcess
 from tests.support.simulated_device import HOST, SimulatedDevice
 from tests.support.simulated_disk import SimulatedDisk
@@ -51,6 +53,7 @@ class World:
         self._pids = 100
         self._life = 1  # which supervisor this is: what an earlier one had under way never comes back
         self._down = False
+        self._watched: act.MeasureDevice | None = None
         self._born_s: dict[tuple[WorkerName, int], float] = {}
         self._spawned: dict[str, int] = {}  # the last generation of each, as run/ has it
         self._edits = 0
@@ -60,7 +63,9 @@ class World:
     def _start(self, adopted: tuple[ev.Adopted, ...]) -> None:
         self.limits, self._down, self.left = self.in_file, False, False
         self.devices = (Device(id=HOST, name="host", backend="host", total_bytes=self.limits.gpu.host_budget_bytes),)
-        self.first: Fleet = first_fleet(self.limits, self.devices, fence=self.disk.fence, generations=self._spawned, wanted=dict(self.disk.wanted))
+        self.first: Fleet = first_fleet(
+            self.limits, self.devices, fence=self.disk.fence, generations=self._spawned, wanted=dict(self.disk.wanted), peaks=self.disk.peaks
+        )
         self.fleet = self.first
         self.journal.clear()
         jobs = tuple(job for job in self.disk.jobs.values() if job.live)
@@ -73,6 +78,7 @@ class World:
                 adopted=adopted,
                 held=bool(self.disk.marks.get(HELD)),
                 wanted=dict(self.disk.wanted),
+                tickets=stored(self.disk.marks),
             ),
         )
         self._own(TICK_S, self._tick)
@@ -119,6 +125,7 @@ class World:
         """End the supervisor as kill -9 does: its inbox, its timers and its unfinished writes are gone; the workers go on."""
         self._time.drop_events()
         self.disk.waiting.clear()
+        self._watched = None
         self._life += 1
         self._down = True
 
@@ -156,13 +163,16 @@ class World:
 
     # ---- what people do
 
-    def submit(self, job: str, kind: str, *, priority: int | None = None, max_attempts: int = 6, held: int = 0, run_at: int | None = None) -> None:
+    def submit(
+        self, job: str, kind: str, *, priority: int | None = None, max_attempts: int = 6, held: int = 0, run_at: int | None = None, batch: int | None = None
+    ) -> None:
         """Hand in a job. run_at: an instant of this world."""
         model = self.limits.model_for(kind)
         usual = self.limits.workers[model].priority if model else 10
         new = Job(
             id=JobId(job),
             kind=kind,
+            params=None if batch is None else {"batch": batch},
             priority=usual if priority is None else priority,
             max_attempts=max_attempts,
             held=bool(held),
@@ -191,6 +201,7 @@ class World:
         who = self.outsiders.pop(Ticket(ticket), None)
         if who is not None:
             self.device.outside.pop(who.pid, None)
+            self._came_back()
             self.post(0.001, ev.OwnerGone(ticket=who.ticket))
 
     def process(self, worker: str) -> SimulatedProcess:
@@ -213,6 +224,8 @@ class World:
         self.fleet = decision.fleet
         if self.fleet.leases is not before.leases:
             self._own(0.002, lambda: self.disk.write_leases(self.fleet))
+        if self.fleet.peaks is not before.peaks:
+            self._own(0.002, lambda: self.disk.write_peaks(self.fleet))
         if self.watch is not None:
             self.watch(before, event, self.fleet)
         for action in decision.actions:
@@ -231,7 +244,8 @@ class World:
                 if len(self.disk.waiting) == 1:
                     self._own(0.002, self._save)
             case act.MeasureDevice():
-                self._own(action.after_s + 0.005, self._read_device)
+                self._watched = action if action.watch is not None else self._watched
+                self._own(action.after_s + 0.005, lambda: self._read_device(action))
             case act.MeasureMemory():
                 memory = {name: process.spec.gpu_bytes for (name, _), process in self.processes.items()}
                 self.post(0.005, ev.MemoryMeasured(workers=memory, available_bytes=30 * GIB))
@@ -249,6 +263,8 @@ class World:
             case act.ForgetOwner():
                 pass
             case act.Reply():
+                if action.lease is not None and action.request.startswith("lock ") and not self._has_room(self.fleet.leases[action.lease].need_bytes):
+                    self.wrongs.append(f"{action.request} was granted while the device showed {sorted(self.device.shown)}")
                 self.replies[action.request] = action
             case act.WakeAt():
                 self._time.at(action.at_s, ev.Tick(wall_s=WALL_S + action.at_s))
@@ -269,7 +285,7 @@ class World:
         if self.disk.fails:
             self.replies[action.request] = act.Reply(request=action.request, error="failed", message="disk full")
             return
-        self.disk.marks[action.name] = action.value
+        self.disk.marks = {name: value for name, value in {**self.disk.marks, action.name: action.value}.items() if value}
         for following in action.then:
             self._perform(following)
 
@@ -347,7 +363,7 @@ class World:
             self.post(SOON_S, ev.SpawnFailed(worker=action.worker, generation=action.generation, detail=f"there is no program {action.worker}"))
             return
         spec = self.limits.workers[self.fleet.workers[action.worker].model]
-        if spec.gpu_bytes and self.device.shown:
+        if spec.gpu_bytes and self.device.shown and not shared(self.limits):
             self.wrongs.append(f"{action.worker} was spawned while the device showed {sorted(self.device.shown)}")
         for process in self.processes.values():
             if process.worker == action.worker and process.alive:
@@ -375,9 +391,30 @@ class World:
 
     def _give_back(self, key: tuple[WorkerName, int]) -> None:
         self.device.shown.pop(key, None)
+        self._came_back()
 
-    def _read_device(self) -> None:
-        self.post(0, self.device.measure(self.limits.gpu.host_budget_bytes))
+    def _has_room(self, need_bytes: int) -> bool:
+        """Return whether a program finds what it was granted: beside others only so much as it said."""
+        shown_bytes = sum(self.device.shown.values())
+        if shared(self.limits) and need_bytes:
+            return shown_bytes + need_bytes <= self.limits.gpu.host_budget_bytes
+        return not self.device.shown
+
+    def _came_back(self) -> None:
+        """What was ordered to watch the device sees that memory came back."""
+        watched = self._watched
+        if watched is not None and not self.device.unreadable:
+            self._own(0.02, lambda: self._read_device(watched))
+
+    def _read_device(self, action: act.MeasureDevice) -> None:
+        if action.watch is not None and action is not self._watched:  # it came sooner, or a later order took its place
+            return
+        self._watched = None if action.watch is not None else self._watched
+        for key in self.device.shown:
+            uses_gib, process = self.fault(key[0]).uses_gib, self.processes.get(key)
+            if process is not None:
+                self.device.shown[key] = process.spec.gpu_bytes if uses_gib is None else int(uses_gib * GIB)
+        self.post(0, self.device.measure(self.limits.gpu.host_budget_bytes, watch=action.watch))
 
     def _save(self) -> None:
         failed, then = self.disk.write()

@@ -13,6 +13,7 @@ import torch
 from ultralytics.models.sam import build
 from ultralytics.models.sam.predict import Predictor, SAM2Predictor, SAM2VideoPredictor
 
+from workers.budget import keep_budget
 from workers.sam.requests import SamOptions
 from workers.weights import Weights, WeightsError, open_checked, resolve
 
@@ -46,6 +47,7 @@ class Network(NamedTuple):
 def load(options: SamOptions, *, config_dir: Path) -> Network:
     """Return the network that the options name, on its device. Raises WeightsError, OptionError."""
     device = _device(options)
+    keep_budget(str(device))
     weights = resolve(
         _wanted(options),
         folder=(config_dir / options.weights_dir).absolute(),

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from workers import offline
 from workers.base import BadInput, Job, Report, Worker
+from workers.budget import keep_budget
 from workers.weights import WeightsError
 from workers.yolo import network
 from workers.yolo.params import Options, PredictParams, TrainParams, check_image_size
@@ -39,6 +40,7 @@ class Yolo(Worker):
         self.note = self._network.note
         if self.note:
             print(self.note, flush=True)
+        keep_budget(self._network.device)
         _import_all()
         logging.getLogger("ultralytics").setLevel(logging.WARNING)  # its progress bars and tables would fill the log; a line for each epoch is ours
         self._detector = network.open_network(self._network.source)

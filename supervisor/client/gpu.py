@@ -1,0 +1,64 @@
+"""Where the devices are, and how one is asked for."""
+
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from supervisor.client.lease import Lease, OnAway
+from supervisor.client.lines import Control, Http, Line
+from supervisor.client.patience import Patience
+
+LOAD_S: Final = 120.0
+"""To wait for a device that a model is to be loaded to."""
+INFERENCE_S: Final = 60.0
+"""To wait for one with work that somebody looks at."""
+STATUS_S: Final = 10.0
+"""To wait for a status."""
+_AWAY: Final = ("wait", "without", "fail")
+
+
+class Gpu:
+    """The devices of one supervisor."""
+
+    def __init__(self, where: str | os.PathLike[str] | None = None, *, token: str = "", line: Line | None = None, patience: Patience | None = None) -> None:
+        """Ask nothing yet. Raises ValueError for an address that is none.
+
+        where: http://HOST:PORT for the API (token: where it needs one); a state folder or a supervisor.toml for the control socket, which the user that the
+        supervisor runs as may use; None: the control socket of the supervisor that the command line would find.
+        """
+        url = where if isinstance(where, str) and "://" in where else ""
+        self._line = line or (Http(url, token) if url else Control(Path(where) if where is not None else None))
+        self._patience = patience or Patience()
+
+    def lease(
+        self,
+        *,
+        need: str = "0",
+        priority: int = 15,
+        timeout: float = LOAD_S,
+        ttl: float = 30.0,
+        device: str = "",
+        owner: str = "",
+        away: OnAway = "wait",
+        on_lost: Callable[[str], None] | None = None,
+        ticket: str = "",
+    ) -> Lease:
+        """Return a lease to be entered with `with`. Raises ValueError for an `away` that is none.
+
+        need: what must be free, such as "8GiB"; priority: 0 is the most urgent, and whoever waits ages; timeout: seconds to wait, then Busy; ttl: seconds
+        within which it is renewed (over HTTP nothing else shows that its owner lives); device: this one and no other; owner: what it is called, by default
+        this program. away: what to do where no supervisor answers: "wait" for it, until timeout; go on "without"; or "fail" with Away. on_lost: called by
+        the thread that renews, with why. ticket: of a Busy, whose age counts on.
+        """
+        if away not in _AWAY:
+            raise ValueError(f"away must be one of {', '.join(_AWAY)}, {away!r} was found")
+        name = owner or Path(sys.argv[0]).name or f"pid {os.getpid()}"
+        asked = {"owner": name, "priority": priority, "need": need, "ticket": ticket or f"t-{secrets.token_hex(8)}", **({"device": device} if device else {})}
+        return Lease(self._line, asked, timeout_s=timeout, ttl_s=ttl, away=away, on_lost=on_lost, patience=self._patience)
+
+    def status(self, *, timeout: float = STATUS_S) -> list[dict[str, Any]]:
+        """Return each device with its holders and waiters, in the shape of `warden gpu status --json`. Raises Away, Refused."""
+        return self._line.devices(timeout)

@@ -13,7 +13,7 @@ from pathlib import Path
 import zmq
 
 from supervisor import __version__, control, early, wire
-from supervisor.adapters import meters
+from supervisor.adapters import meters, proc
 from supervisor.adapters.cgroups import find_parent
 from supervisor.adapters.channel import WorkerChannel
 from supervisor.adapters.control_server import ControlServer
@@ -39,6 +39,7 @@ from supervisor.job_service import open_jobs
 from supervisor.memory_service import MemoryService
 from supervisor.runtime.api_child import with_api
 from supervisor.runtime.asking import Asking
+from supervisor.runtime.flight import FlightRecorder
 from supervisor.runtime.inbox import Inbox
 from supervisor.runtime.launch import Launcher
 from supervisor.runtime.lock_operations import LockOperations
@@ -102,7 +103,7 @@ class _Service:
         stack.callback(self._listening.close)
         self._channel = WorkerChannel(
             partial(Router, context, state.sockets_dir / "workers.sock", max_message_bytes=wire.MAX_MESSAGE_BYTES),
-            post=self._inbox.post,
+            post=lambda event: self._inbox.post(self._flight.with_record(event)),
             limits={"orphan_after_s": settings.orphan_after_s},
             learn=self._learn,
         )
@@ -125,6 +126,7 @@ class _Service:
         peaks = await self._jobs.store.peaks()
         fleet = first_fleet(limits, self._devices.first, fence=fence, generations=generations, wanted=self._wanted.words(), peaks=peaks)
         self._loop = Loop(fleet, limits, self._inbox, perform=self._perform, journal=self._ring)
+        self._flight = FlightRecorder(fleet=lambda: self._loop.fleet, rss_bytes=proc.rss_bytes)
         the_fleet, the_limits, post = (lambda: self._loop.fleet), (lambda: self._loop.limits), self._inbox.post
         self._ticker = Ticker(post=post, fleet=the_fleet, limits=the_limits, perform=self._perform, ping=self._channel.ping)
         self._settings = Settings(self._loaded, self._environ, loop=self._loop, say=self._service.say, take=self._take_settings)
@@ -187,6 +189,7 @@ class _Service:
             answer=self._asking.answer,
             room=self._memory.room,
             disk_free_bytes=meters.DiskMeter(self._state.path).free_bytes,
+            flight=self._flight.of,
         )
 
     def _about(self) -> About:
@@ -213,8 +216,7 @@ class _Service:
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._settings.reload)
         jobs, leases = tuple(await self._jobs.store.live()), tuple(await self._jobs.store.leases())
-        marks = await self._jobs.store.marks()
-        words = self._wanted.words()
+        marks, words = await self._jobs.store.marks(), self._wanted.words()
         self._loop.begin(
             SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted, wanted=words, held=HELD in marks, tickets=stored(marks))
         )
@@ -227,6 +229,7 @@ class _Service:
         for helper in (
             self._memory.sample(stack, self._loop, post=self._inbox.post, say=self._note),
             self._ticker.run(lambda: self._memory.look_every_s(self._loop)),
+            self._flight.run(),
             self._service.say_drops(self._dropped),
             self._settings.watch(),
             self._jobs.janitor.run(),

@@ -15,6 +15,16 @@ class ClockView(Struct, frozen=True, kw_only=True):
     limit_s: float
 
 
+class LeakView(Struct, frozen=True, kw_only=True):
+    """By what a worker's memory between its jobs grows, or what of it is given back each time (harmless). per_job_bytes: 0 where it does not grow."""
+
+    kind: str
+    per_job_bytes: int
+    jobs: int
+    sentence: str
+    harmless: bool
+
+
 class WorkerView(Struct, frozen=True, kw_only=True):
     """One worker."""
 
@@ -37,6 +47,7 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     note: str
     next_action: str
     clocks: list[ClockView]
+    leak: LeakView | None = None
 
 
 class PeakView(Struct, frozen=True, kw_only=True):
@@ -345,8 +356,22 @@ class WaitView(Struct, frozen=True, kw_only=True):
     until: str | None = None  # ISO 8601: when it is due, where a time is all that it waits for
 
 
+class FlightView(Struct, frozen=True, kw_only=True):
+    """One second of the worker that ended under a job. rss_bytes: of its leader; pss_bytes: of its tree, and available_bytes: of the machine, as last read."""
+
+    at: str
+    rss_bytes: int
+    pss_bytes: int | None
+    available_bytes: int | None
+    device_bytes: int | None
+    job: str
+    phase: str
+    done: float
+    total: float
+
+
 class WhyView(Struct, frozen=True, kw_only=True):
-    """Why a job is where it is. sentences: the whole story for people, the same on every screen; the rest is for programs."""
+    """Why a job is where it is. sentences: the whole story for people, the same on every screen; the rest is for programs. flight: its worker's last minute."""
 
     job: str
     kind: str
@@ -356,6 +381,7 @@ class WhyView(Struct, frozen=True, kw_only=True):
     you_can: list[str]
     wait: WaitView | None = None
     error: ErrorView | None = None
+    flight: list[FlightView] = field(default_factory=list)
 
 
 class EventView(Struct, frozen=True, kw_only=True):

@@ -83,6 +83,11 @@ class Link:
         self._ready = Ready(**self._identity.stamp(), note=note)  # type: ignore[arg-type]  # stamp() holds the three fields by name
         self.post(self._ready)
 
+    @property
+    def at_work(self) -> bool:
+        """Whether a job is worked on."""
+        return bool(self._reports)
+
     def open_report(self, report: Report) -> None:
         """Let this job's progress ride on the beats from now on."""
         key = (report.job.id, report.job.attempt)

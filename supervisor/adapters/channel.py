@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 
+from msgspec import convert
+
 from supervisor import wire
 from supervisor.adapters.sockets import Router
 from supervisor.core.actions import SendBrake, SendCancel, SendDrain, SendJob, SendPause, SendResume, SendResync, SendStored, SendWelcome
@@ -19,6 +21,7 @@ from supervisor.core.events import (
     NoteHeard,
     ReadyHeard,
 )
+from supervisor.core.growth import Idle
 from supervisor.core.limits import JSONValue
 from supervisor.core.model import JobId, WorkerName
 from supervisor.errors import WireError
@@ -151,7 +154,8 @@ def _event(worker: WorkerName, message: wire.AnyFromWorker) -> AnyEvent | None:
                 )
                 for beat in message.jobs
             )
-            return BeatHeard(worker=worker, generation=generation, jobs=jobs, device_bytes=message.device_bytes)
+            idle = convert(message.idle, Idle, from_attributes=True) if message.idle is not None else None
+            return BeatHeard(worker=worker, generation=generation, jobs=jobs, device_bytes=message.device_bytes, idle=idle)
         case wire.Hello():
             return HelloHeard(worker=worker, generation=generation, jobs=tuple((JobId(job), attempt) for job, attempt in message.jobs))
         case wire.Ready():

@@ -114,6 +114,8 @@ def _screen(view: StatusView, *, due: str, disk_floor_bytes: int) -> list[str]:
         words = f"DISK   {size(free)} free for {head.state_dir}; below disk_floor, {size(disk_floor_bytes)}, no job is taken"
         lines.append(colour(words, "bad" if free < disk_floor_bytes else "warn"))
     lines += _workers_table(view.workers)
+    leaks = ((worker.name, worker.leak) for worker in view.workers if worker.leak is not None)
+    lines += [colour(f"LEAK   {name}: {leak.sentence}", "warn") if not leak.harmless else f"MEMORY {name}: {leak.sentence}" for name, leak in leaks]
     lines += _jobs_lines(view)
     if due:
         lines.append(f"NEXT   {due}")

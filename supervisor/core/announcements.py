@@ -33,6 +33,8 @@ LEVELS: Final = {
     "worker_spawn_failed": "error",
     "worker_quarantined": "error",
     "worker_unkillable": "error",
+    "leak_found": "warning",
+    "memory_trimmed": "info",
     "gpu_vacating": "info",
     "gpu_vacated": "info",
     "gpu_refused": "warning",

@@ -8,7 +8,7 @@ from supervisor.core.actions import Announce
 from supervisor.core.health import job_sentence
 from supervisor.core.jobs import REASON_OF_CAUSE, Step, advance, after_worker_end, failed, noun, returned
 from supervisor.core.line import came_back
-from supervisor.core.model import PLANNED, Cause, Evidence, Exit, Failure, Job, JobStatus, Reason, Receipt, Worker, WorkerName, WorkerState
+from supervisor.core.model import PLANNED, Cause, Evidence, Exit, Failure, FlightSample, Job, JobStatus, Reason, Receipt, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
 from supervisor.units import say_duration
 
@@ -31,8 +31,8 @@ def cause_of(worker: Worker) -> Cause:
     return Cause.SPAWN_FAILED if exit_.kind == "spawn_failed" else Cause.CRASH
 
 
-def settle_jobs(turn: Turn, worker: Worker, log_tail: tuple[str, ...] = ()) -> None:
-    """Settle every job of a worker whose tree is gone."""
+def settle_jobs(turn: Turn, worker: Worker, log_tail: tuple[str, ...] = (), flight: tuple[FlightSample, ...] = ()) -> None:
+    """Settle every job of a worker whose tree is gone. flight: its last minute, for the jobs that did not end in good order."""
     cause = cause_of(worker)
     for name in worker.jobs:
         job = turn.fleet.jobs[name]
@@ -41,7 +41,7 @@ def settle_jobs(turn: Turn, worker: Worker, log_tail: tuple[str, ...] = ()) -> N
         elif _blameless(worker, job, cause):
             _returned(turn, worker, job)
         else:
-            job = after_worker_end(job, cause, _failure(worker, job, cause, log_tail), turn.limits.jobs, turn.now_s, turn.wall_s)
+            job = after_worker_end(replace(job, flight=flight), cause, _failure(worker, job, cause, log_tail), turn.limits.jobs, turn.now_s, turn.wall_s)
             turn.save_job(job, said_back(turn, job, "job_retried", worker.name))
 
 

@@ -5,8 +5,25 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from supervisor.core.claims import Purpose
+from supervisor.core.growth import Idle
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import Device, DeviceId, DeviceSample, DeviceState, Evidence, Exit, Job, JobId, Lease, LeaseId, Outside, Ticket, Wanted, WorkerName
+from supervisor.core.model import (
+    Device,
+    DeviceId,
+    DeviceSample,
+    DeviceState,
+    Evidence,
+    Exit,
+    FlightSample,
+    Job,
+    JobId,
+    Lease,
+    LeaseId,
+    Outside,
+    Ticket,
+    Wanted,
+    WorkerName,
+)
 
 
 class Event(Struct, frozen=True, kw_only=True, tag=True):
@@ -68,10 +85,11 @@ class WorkerExited(OfWorker, frozen=True, kw_only=True):
 
 
 class TreeGone(OfWorker, frozen=True, kw_only=True):
-    """No process of that generation is left. swept: how many the leader had left behind; log_tail: what it wrote last."""
+    """No process of that generation is left. swept: how many the leader had left behind; log_tail: what it wrote last; flight: its last minute."""
 
     swept: int = 0
     log_tail: tuple[str, ...] = ()
+    flight: tuple[FlightSample, ...] = ()
 
 
 class TreeStuck(OfWorker, frozen=True, kw_only=True):
@@ -138,6 +156,7 @@ class BeatHeard(OfWorker, frozen=True, kw_only=True):
 
     jobs: tuple[JobProgress, ...] = ()
     device_bytes: int | None = None
+    idle: Idle | None = None  # what it holds between two jobs
 
 
 class JobAccepted(OfWorker, frozen=True, kw_only=True):
@@ -156,13 +175,14 @@ class JobFinished(OfWorker, frozen=True, kw_only=True):
 
 
 class JobEnded(OfWorker, frozen=True, kw_only=True):
-    """A job's work ended without a result. reason is the worker's word."""
+    """A job's work ended without a result. reason is the worker's word; flight: its last minute, where it ended for want of memory."""
 
     job: JobId
     attempt: int
     reason: str
     error: str = ""
     stack: str = ""
+    flight: tuple[FlightSample, ...] = ()
 
 
 class LevelMeasured(OfWorker, frozen=True, kw_only=True):

@@ -240,7 +240,7 @@ def gone(turn: Turn, worker: Worker, event: TreeGone) -> None:
     cause = cause_of(worker)
     if event.swept:
         turn.announce("worker_swept", worker=worker.name, reason=f"{event.swept} processes that its leader had left behind were ended")
-    settle_jobs(turn, worker, event.log_tail)
+    settle_jobs(turn, worker, event.log_tail, event.flight)
     was_unkillable = worker.state is WorkerState.UNKILLABLE
     comeback = after_failure(worker, turn.spec(worker).watchdog, turn.now_s)
     reason = worker.stop.reason if worker.stop and worker.stop.cause is cause else str(worker.exit or "gone")

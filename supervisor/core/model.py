@@ -6,9 +6,11 @@ from msgspec import Struct, field
 
 from supervisor.core.claims import Age, Outside, Purpose, Waiter
 from supervisor.core.devices import Device, DeviceSample, Handover, Holding, Peak
+from supervisor.core.growth import Idle, Leak
 from supervisor.core.limits import JSONValue
+from supervisor.core.memory_states import Brake, MemoryLooks
 from supervisor.core.names import DeviceId, JobId, LeaseId, Ticket, Work, WorkerName
-from supervisor.core.records import Evidence, Exit, Failure, Receipt
+from supervisor.core.records import Evidence, Exit, Failure, FlightSample, Receipt
 from supervisor.core.states import (
     AT_WORK,
     BRAKING,
@@ -41,6 +43,7 @@ __all__ = [
     "Exit",
     "Failure",
     "Fleet",
+    "FlightSample",
     "Handover",
     "Holding",
     "Job",
@@ -82,27 +85,6 @@ class Stop(Struct, frozen=True, kw_only=True):
     evidence: Evidence | None = None
 
 
-class MemoryLooks(Struct, frozen=True, kw_only=True):
-    """What the looks at the memory of one process's tree have shown: how many in a row were over each limit."""
-
-    soft: int = 0
-    limit: int = 0
-    at_s: float = float("-inf")  # the last look that counted
-    first_bytes: int | None = None  # what it used when it was ready: a fresh process would use as much
-    helpless: bool = False  # that is over a limit, so that no restart helps; and it was said
-
-
-class Brake(Struct, frozen=True, kw_only=True):
-    """An end that the emergency brake ordered: of a worker's process (kills), or only of its job, before the next step of that."""
-
-    generation: int
-    job: JobId | None
-    kills: bool = False
-    ordered_at_s: float
-    held_bytes: int  # what its tree had then
-    available_bytes: int  # and the machine
-
-
 class Process(Struct, frozen=True, kw_only=True):
     """The process in a worker's place now."""
 
@@ -121,6 +103,9 @@ class Process(Struct, frozen=True, kw_only=True):
     recycle_asked: bool = False  # by the operator: it is due now, whatever its age
     load_overdue: bool = False  # it has loaded for longer than gpu.load_timeout, and that was said
     memory: MemoryLooks = MemoryLooks()
+    idle: tuple[Idle, ...] = ()  # what it held between its jobs, the newest last
+    leak: Leak | None = None  # what these say now
+    leaks_told: tuple[str, ...] = ()  # the kinds that were told already
 
 
 class Worker(Struct, frozen=True, kw_only=True):
@@ -206,6 +191,7 @@ class Job(Struct, frozen=True, kw_only=True):
     extend_until_s: float = 0.0
     level_bytes: int | None = None  # what its worker held just before the work began
     peak_bytes: int | None = None  # what its worker held when the cancel came
+    flight: tuple[FlightSample, ...] = ()  # the last minute of the worker that ended under it
 
     @property
     def live(self) -> bool:

@@ -38,6 +38,20 @@ class Evidence(Struct, frozen=True, kw_only=True):
     log_tail: tuple[str, ...] = ()
 
 
+class FlightSample(Struct, frozen=True, kw_only=True, array_like=True):
+    """One second of a worker that was ended later. rss_bytes: of its leader; pss_bytes: of its tree, and available_bytes: of the machine, as last read."""
+
+    at_wall: float
+    rss_bytes: int
+    pss_bytes: int | None = None
+    available_bytes: int | None = None
+    device_bytes: int | None = None
+    job: str = ""
+    phase: str = ""
+    done: float = 0.0
+    total: float = 0.0
+
+
 class Failure(Struct, frozen=True, kw_only=True):
     """Why a job has no result: the death certificate."""
 

@@ -26,7 +26,7 @@ from supervisor.core.events import (
     WorkerSpawned,
 )
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import DeviceId, Evidence, Fleet, Job, Worker, WorkerName
+from supervisor.core.model import DeviceId, Evidence, Fleet, FlightSample, Job, Worker, WorkerName
 from supervisor.core.peaks import given_bytes
 from supervisor.runtime import views
 from supervisor.runtime.device_views import holdings
@@ -52,7 +52,7 @@ class Say(Protocol):
 
 
 class Ports(Struct, frozen=True, kw_only=True):
-    """The outside, as `app` chose it. answer gives a Reply to whoever asked; the last two read the machine's memory and the room on the state folder's disk."""
+    """The outside, as `app` chose it. answer gives a Reply to whoever asked; then: the machine's memory, the room for state_dir, the record of a worker."""
 
     processes: Processes
     programs: Programs
@@ -68,6 +68,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     answer: Callable[[act.Reply], None]
     room: Callable[[], Room]
     disk_free_bytes: Callable[[], int | None]
+    flight: Callable[[WorkerName, int], tuple[FlightSample, ...]]
 
 
 class Performer:
@@ -233,7 +234,7 @@ class Performer:
 
     async def _prove_gone(self, action: act.ProveGone) -> None:
         proof = await self._ports.processes.prove_gone(action.worker, action.generation, action.within_s)
-        self._post(proof)
+        self._post(proof if isinstance(proof, TreeStuck) else replace(proof, flight=self._ports.flight(action.worker, action.generation)))
         if not isinstance(proof, TreeStuck):  # one that is stuck is looked for again: the core orders it
             self._ports.programs.end(action.worker, action.generation)
 

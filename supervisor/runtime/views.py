@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from supervisor.core.gpu import called, stranger_words
+from supervisor.core.growth import Leak
 from supervisor.core.health import clocks
 from supervisor.core.jobs import place_of, standing
 from supervisor.core.limits import JSONValue, Limits
@@ -15,6 +16,7 @@ from supervisor.core.model import (
     Evidence,
     Failure,
     Fleet,
+    FlightSample,
     Job,
     JobId,
     JobStatus,
@@ -30,7 +32,9 @@ from supervisor.shapes import (
     ClockView,
     DumpView,
     ErrorView,
+    FlightView,
     JobView,
+    LeakView,
     MemoryView,
     WorkerView,
 )
@@ -90,6 +94,21 @@ def error_view(error: Failure) -> ErrorView:
     return ErrorView(reason=error.reason, message=error.message, evidence=error.evidence, phase=error.phase, stack=error.stack, log_tail=list(error.log_tail))
 
 
+def flight_view(sample: FlightSample) -> FlightView:
+    """Return one second of a worker that was ended."""
+    return FlightView(
+        at=instant(sample.at_wall) or "",
+        rss_bytes=sample.rss_bytes,
+        pss_bytes=sample.pss_bytes,
+        available_bytes=sample.available_bytes,
+        device_bytes=sample.device_bytes,
+        job=sample.job,
+        phase=sample.phase,
+        done=sample.done,
+        total=sample.total,
+    )
+
+
 def job_moment(job: Job, now_s: float) -> dict[str, JSONValue]:
     """Return what changes about a job while it lives: what an event about it tells."""
     return {
@@ -142,7 +161,13 @@ def worker_view(worker: Worker, *, fleet: Fleet, limits: Limits, now_s: float) -
         note=worker.note,
         next_action=_next_action(worker, fleet, limits, now_s),
         clocks=[ClockView(clock=clock.cause, armed_for_s=now_s - clock.armed_at_s, limit_s=clock.limit_s) for clock in armed],
+        leak=leak_view(process.leak) if process and process.leak else None,
     )
+
+
+def leak_view(leak: Leak) -> LeakView:
+    """Return the verdict on a worker's idle memory."""
+    return LeakView(kind=leak.kind, per_job_bytes=leak.per_job_bytes, jobs=leak.jobs, sentence=leak.sentence, harmless=leak.harmless)
 
 
 def _next_action(worker: Worker, fleet: Fleet, limits: Limits, now_s: float) -> str:  # noqa: PLR0911  # one row per state

@@ -76,6 +76,7 @@ class HolderView(Struct, frozen=True, kw_only=True):
     peak_bytes: int | None = None
     peaks: list[PeakView] = []
     idle_s: float | None = None  # so long a program outside Warden has used nothing of the device; None: it does, or nobody can tell
+    wanted_by: str = ""  # for whom it should give way: a worker does so at its next checkpoint, a program decides itself
 
 
 class WaiterView(Struct, frozen=True, kw_only=True):
@@ -94,7 +95,10 @@ class WaiterView(Struct, frozen=True, kw_only=True):
 
 
 class LockView(Struct, frozen=True, kw_only=True):
-    """A device for a program outside Warden, or who is in the way. ticket: keeps its age when it asks again; env: what makes it see that device alone."""
+    """A device for a program outside Warden, or who is in the way. ticket: keeps its age when it asks again; env: what makes it see that device alone.
+
+    yield_wanted: somebody waits to whom it should give the device soon, because that one is more urgent or has waited for long; wanted_by: who that is.
+    """
 
     granted: bool
     ticket: str
@@ -103,6 +107,8 @@ class LockView(Struct, frozen=True, kw_only=True):
     device: str | None = None
     expires_in_s: float | None = None
     env: dict[str, str] = {}
+    yield_wanted: bool = False
+    wanted_by: str = ""
     reason: str = ""
     message: str = ""
     holders: list[HolderView] = []
@@ -323,6 +329,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     retry_of: str | None = None
     last_end: str = ""  # why the attempt before this one has no result; empty in the first
     failures: int = 0  # attempts that failed; max_attempts bounds them
+    only_on: str | None = None  # the device that it wants, and no other
 
 
 class JobsPage(Struct, frozen=True, kw_only=True):

@@ -140,6 +140,8 @@ def renew(context: Context, lease: str, fence: int, *, ttl: float | None, as_jso
     else:
         until = f"for {short_duration(view.expires_in_s)}" if view.expires_in_s is not None else "for as long as its process lives"
         print(f"{lease} is held {until}")
+        if view.yield_wanted:
+            print(f"{view.wanted_by} waits for it and should have it soon: warden gpu unlock {lease} {fence}", file=sys.stderr)
 
 
 @click.command()

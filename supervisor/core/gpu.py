@@ -8,7 +8,21 @@ from msgspec.structs import replace
 
 from supervisor.core.budget import NONE_LOST, Books, Share, leavers
 from supervisor.core.limits import MIB, Limits
-from supervisor.core.model import Device, DeviceSample, DeviceState, Fleet, Handover, Holding, Lease, LeaseState, Wanted, Worker, WorkerName, WorkerState
+from supervisor.core.model import (
+    Device,
+    DeviceId,
+    DeviceSample,
+    DeviceState,
+    Fleet,
+    Handover,
+    Holding,
+    Lease,
+    LeaseState,
+    Wanted,
+    Worker,
+    WorkerName,
+    WorkerState,
+)
 from supervisor.units import format_size
 
 
@@ -49,7 +63,7 @@ def may_begin(fleet: Fleet, device: Device, *, weak: bool, books: Books | None =
         return Blocked(f"{device.id} is {device.state}{f': {why}' if why else ''}")
     if device.trouble:  # it may be over with the next reading; until then nobody is sent away for a proof that may never come
         return Blocked(f"{device.id} cannot be read just now: {device.trouble}")
-    if device.handover is not None:
+    if device.handover is not None and (weak or not may_be_taken_over(fleet, device.handover)):
         return Blocked(f"{device.id} is being handed to {device.handover.to}")
     if books is not None:
         return _beside(fleet, device, holders, books=books, weak=weak)
@@ -66,6 +80,11 @@ def may_begin(fleet: Fleet, device: Device, *, weak: bool, books: Books | None =
         if weak:
             return Blocked(f"{holder.name} holds {device.id}")
     return Begin(holders)
+
+
+def may_be_taken_over(fleet: Fleet, handover: Handover) -> bool:
+    """Return whether whoever waits for the device goes before the one that it is being handed to: a resident that comes back, with no job."""
+    return handover.worker is not None and not fleet.workers[handover.worker].jobs
 
 
 def _leaves_already(holder: Worker) -> bool:
@@ -148,6 +167,18 @@ def devices_for(fleet: Fleet, need_bytes: int, margin_bytes: int) -> list[Device
     """Return every device that can ever hold the need, the best fit first."""
     fitting = [device for device in fleet.devices.values() if device.total_bytes >= need_bytes + margin_bytes]
     return sorted(fitting, key=lambda device: (device.state is not DeviceState.OK, device.total_bytes, device.id))
+
+
+def wrong_device(fleet: Fleet, name: str, need_bytes: int, margin_bytes: int) -> str:
+    """Return why a job can never have the device that it names; empty where it may."""
+    device = fleet.devices.get(DeviceId(name))
+    if not need_bytes:
+        return f"its worker needs no device, and {name} was named: leave it out"
+    if device is None:
+        return f"there is no device {name}; there are {', '.join(fleet.devices) or 'none'}"
+    if device.total_bytes and device.total_bytes < need_bytes + margin_bytes:
+        return f"{name} has {format_size(device.total_bytes)}, {format_size(need_bytes)} and {format_size(margin_bytes)} of margin are needed"
+    return ""
 
 
 def no_device(fleet: Fleet) -> str:

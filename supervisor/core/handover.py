@@ -73,6 +73,9 @@ def _leaving(turn: Turn, plan: Begin) -> tuple[WorkerName, ...]:
 
 
 def _order(turn: Turn, device: Device, handover: Handover, plan: Begin, whom: str) -> None:
+    if device.handover is not None:  # to a resident that nobody waits for
+        give_up(turn, device, device.handover)
+        device = turn.fleet.devices[device.id]
     handover = replace(handover, awaits=tuple(lease.id for lease in plan.leaving))
     turn.put_device(replace(device, handover=handover))
     turn.announce(

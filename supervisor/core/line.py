@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from supervisor.core.gpu import Begin, Blocked
 from supervisor.core.jobs import in_order, rank, rests
 from supervisor.core.limits import GpuLimits, Limits
-from supervisor.core.model import Device, DeviceId, Fleet, Job, JobStatus, Lease, Waiter
+from supervisor.core.model import Device, DeviceId, DeviceState, Fleet, Job, JobStatus, Lease, Ticket, Waiter
 from supervisor.core.sharing import Offer, need_of, plan
 from supervisor.core.turn import Turn
 
@@ -90,6 +90,12 @@ def standing(fleet: Fleet, limits: Limits, now_s: float, wall_s: float) -> list[
     return merged(in_order(queued, limits.jobs, now_s), waiters, limits, now_s)
 
 
+def called(fleet: Fleet, name: str) -> str:
+    """Return what a job or the owner of a ticket is called in a sentence; empty for nobody."""
+    waiter = fleet.waiters.get(Ticket(name))
+    return waiter.outside.words if waiter is not None else name
+
+
 def _id(one: Job | Waiter) -> str:
     return one.id if isinstance(one, Job) else one.outside.ticket
 
@@ -97,9 +103,11 @@ def _id(one: Job | Waiter) -> str:
 def choose(fleet: Fleet, limits: Limits, offers: Sequence[Offer], taken: Mapping[DeviceId, Claim], now_s: float) -> tuple[Offer, Begin | Blocked]:
     """Return the device to take, with who leaves it; or the one to wait for, with who is in the way.
 
-    offers: at least one, the best fit first. taken: the devices that somebody before it waits for, and who that is. It takes the best that can be handed
-    over, one that is nobody's before one that somebody must leave; else it waits for the best that nobody before it waits for, and has that one's line.
+    offers: at least one, the best fit first; one that does not work is waited for only where none does. taken: the devices that somebody before it waits
+    for, and who that is. It takes the best that can be handed over, one that is nobody's before one that somebody must leave; else it waits for the best that
+    nobody before it waits for, and has that one's line.
     """
+    offers = [offer for offer in offers if offer.device.state is DeviceState.OK] or offers  # to wait for one that is lost may be for ever
     free = [offer for offer in offers if offer.device.id not in taken]
     plans = [(offer, plan(fleet, limits, offer, weak=False, now_s=now_s)) for offer in free]
     ready = [(offer, found) for offer, found in plans if isinstance(found, Begin)]

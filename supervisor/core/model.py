@@ -156,6 +156,7 @@ class Job(Struct, frozen=True, kw_only=True):
     max_attempts: int = 1
     worker: WorkerName | None = None
     device: DeviceId | None = None
+    only_on: DeviceId | None = None  # it wants this device, and no other
     phase: str = ""
     done: float = 0.0
     total: float = 0.0

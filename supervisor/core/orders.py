@@ -20,6 +20,8 @@ _EVERY: Final = frozenset({LeaseState.HELD, LeaseState.YIELDING, LeaseState.STAL
 def release(turn: Turn, event: ReleaseRequested) -> None:
     """Take back the leases that are stale, or every one: their fences are old from here on, workers leave and come back, programs are left alone.
 
+    A card that was out of service for a fault of its own is in service again, once it is read.
+
     Who did it and why is said of each lease, and of the order as a whole, also where there was nothing to take back.
     """
     found = tuple(lease for lease in turn.fleet.leases.values() if lease.state in (_EVERY if event.every else _STALE))
@@ -29,7 +31,9 @@ def release(turn: Turn, event: ReleaseRequested) -> None:
     who = f"by {event.by}: {event.why}"
     for lease in found:
         _take(turn, turn.fleet.leases[lease.id], lease, who)
-    for device in turn.fleet.devices.values():
+    for device in tuple(turn.fleet.devices.values()):
+        if device.fault:  # whoever orders it says that the card was reset: the next good reading brings it back
+            turn.put_device(replace(device, fault="", fault_failed=False))
         turn.act(MeasureDevice(device=device.id))
     owners = ", ".join(f"{called(lease)} on {lease.device}" for lease in found) or "there was nothing to take back"
     turn.announce("gpu_force_released" if event.every else "gpu_reset", reason=f"{who}; {owners}", fields={"by": event.by, "leases": len(found)})

@@ -53,7 +53,8 @@ class _Queue:
         self._model_of = {kind: name for name, spec in turn.limits.workers.items() for kind in spec.serves}
         self._first: dict[DeviceId, Claim] = {}  # who waits first for a device: nobody behind it takes that, or prolongs another's hold of it
         self._lines: defaultdict[DeviceId, list[Job | Waiter]] = defaultdict(list)
-        self._known: dict[str, _NoPlace] = {}  # by kind: what one job heard, the next of its kind hears too, until a worker or a device is taken
+        self._known: dict[tuple[str, DeviceId | None], _NoPlace] = {}  # by kind and device: what one job heard, the next hears too
+        self._nothing_starts = _HELD_QUEUE if turn.fleet.held else _NO_MEMORY if turn.fleet.zone in BRAKING else None
         self._told: dict[JobId, Job] = {}
         self._told_outside: dict[Ticket, Waiter] = {}
 
@@ -90,14 +91,14 @@ class _Queue:
     def _job(self, job: Job) -> None:
         turn = self._turn
         rest = rests(job, turn.now_s, turn.wall_s) if job.held or job.retry_at_s > turn.now_s or job.run_at_wall is not None else None
-        waits = _resting(job, rest) if rest else _HELD_QUEUE if turn.fleet.held else _NO_MEMORY if turn.fleet.zone in BRAKING else self._known.get(job.kind)
+        waits = _resting(job, rest) if rest else self._nothing_starts or self._known.get((job.kind, job.only_on))
         if waits is None:
             waits = self._seek(job)
             if waits is None:
                 self._running += 1
                 self._known.clear()
                 return
-            self._known[job.kind] = waits
+            self._known[job.kind, job.only_on] = waits
         if waits.device is not None:
             self._waits_for(waits.device, job)
         if job.message != waits.sentence or job.reason is not waits.reason:
@@ -110,7 +111,7 @@ class _Queue:
             return _NoPlace(f"no worker in supervisor.toml serves {job.kind} any more")
         limit = turn.limits.jobs.max_running
         if self._running >= limit:
-            device = _makes_room(turn, turn.limits.workers[model], self._running - limit)
+            device = _makes_room(turn, job, turn.limits.workers[model], self._running - limit)
             return _NoPlace(f"{self._running} at work already, jobs.max_running is {limit}", device=device)
         return _place(turn, job, model, self._first)
 
@@ -137,10 +138,11 @@ def _resting(job: Job, reason: Reason) -> _NoPlace:
             return _NoPlace(job.message, Reason.RETRY_BACKOFF)
 
 
-def _makes_room(turn: Turn, spec: WorkerSpec, over: int) -> DeviceId | None:
+def _makes_room(turn: Turn, job: Job, spec: WorkerSpec, over: int) -> DeviceId | None:
     """Return the device that such a worker would take, where the end of the work on it is what makes room for one more job."""
     for device in devices_for(turn.fleet, spec.gpu_bytes, turn.limits.gpu.margin_bytes) if spec.gpu_bytes else ():
-        if sum(len(turn.fleet.workers[lease.worker].jobs) for lease in leases_on(turn.fleet, device) if lease.worker) > over:
+        at_work = sum(len(turn.fleet.workers[lease.worker].jobs) for lease in leases_on(turn.fleet, device) if lease.worker)
+        if at_work > over and job.only_on in {None, device.id}:
             return device.id
     return None
 
@@ -150,7 +152,8 @@ def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, Claim]) ->
     spec = turn.limits.workers[model]
     workers = [worker for worker in turn.fleet.workers.values() if worker.model == model]
     up = [worker for worker in workers if _takes(turn, worker)]
-    takers = [worker for worker in up if len(worker.jobs) < spec.concurrency and not _holds_up(turn, worker, first)]
+    there = [worker for worker in up if not spec.gpu_bytes or job.only_on in {None, turn.device_of(worker)}]
+    takers = [worker for worker in there if len(worker.jobs) < spec.concurrency and not _holds_up(turn, worker, first)]
     able = [worker for worker in takers if sharing.covers(turn.fleet, turn.limits, worker=worker, job=job, now_s=turn.now_s)]
     if able:
         _assign_to(turn, job, min(able, key=lambda worker: (len(worker.jobs), worker.state is not WorkerState.READY, worker.name)))
@@ -166,12 +169,19 @@ def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, Claim]) ->
                 _assign_to(turn, job, worker)
                 return None
             return _place_on_device(turn, job, worker, first)
-    held = [device for worker in up if spec.gpu_bytes and (device := turn.device_of(worker)) is not None]
+    if (waits := _move(turn, job, up, first)) is not None:
+        return waits
+    held = [device for worker in there if spec.gpu_bytes and (device := turn.device_of(worker)) is not None]
     for device in held:  # its own worker's, which it waits for; unless somebody before it waits for that device, and is not of its kind
         ahead = first.get(device)
         if ahead is not None and ahead.model != model:
             return _NoPlace(behind(ahead), Reason.WAITING_FOR_GPU, device)
-    return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER, held[0] if held else None)
+    return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER, held[0] if held else _named(turn, job))
+
+
+def _named(turn: Turn, job: Job) -> DeviceId | None:
+    """Return the device that the job names, if it is there."""
+    return job.only_on if job.only_on in turn.fleet.devices else None
 
 
 def _holds_up(turn: Turn, worker: Worker, first: Mapping[DeviceId, Claim]) -> bool:
@@ -194,7 +204,7 @@ def _takes(turn: Turn, worker: Worker) -> bool:
 def _place_on_device(turn: Turn, job: Job, worker: Worker, first: Mapping[DeviceId, Claim]) -> _NoPlace | None:
     offers = sharing.offers_for(turn, worker, job)
     if not offers:
-        return _NoPlace(no_device(turn.fleet), Reason.WAITING_FOR_MEMORY)
+        return _NoPlace(f"there is no {job.only_on}" if job.only_on else no_device(turn.fleet), Reason.WAITING_FOR_MEMORY)
     (device, need_bytes), plan = choose(turn.fleet, turn.limits, offers, first, turn.now_s)
     if isinstance(plan, Blocked):
         return _NoPlace(plan.sentence, Reason.WAITING_FOR_GPU, device.id)
@@ -204,6 +214,19 @@ def _place_on_device(turn: Turn, job: Job, worker: Worker, first: Mapping[Device
     turn.put_job(replace(job, device=device.id, phase="vacating"))
     handover.begin(turn, device, turn.fleet.workers[worker.name], job, plan, need_bytes=need_bytes)
     return None
+
+
+def _move(turn: Turn, job: Job, up: Iterable[Worker], first: Mapping[DeviceId, Claim]) -> _NoPlace | None:
+    """Have an idle worker leave its device for the one that the job names, as soon as that can be handed over; None where there is none."""
+    idle = next((worker for worker in up if worker.idle and job.only_on not in {None, turn.device_of(worker)}), None)
+    offers = sharing.offers_for(turn, idle, job) if idle is not None and turn.device_of(idle) is not None else []
+    if idle is None or not offers:
+        return None
+    (device, _), plan = choose(turn.fleet, turn.limits, offers, first, turn.now_s)
+    if isinstance(plan, Blocked):
+        return _NoPlace(plan.sentence, Reason.WAITING_FOR_GPU, device.id)
+    generations.order_leave(turn, idle, Cause.HANDOVER, f"{job.id} wants it on {device.id}")
+    return _NoPlace(f"{idle.name} leaves {turn.device_of(idle)} for {device.id}", Reason.WAITING_FOR_GPU, device.id)
 
 
 def _assign_to(turn: Turn, job: Job, worker: Worker) -> Job:

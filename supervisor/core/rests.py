@@ -70,7 +70,7 @@ def start(turn: Turn, event: StartRequested) -> None:
 
 
 def hold(turn: Turn, event: HoldChanged) -> None:
-    """Start nothing new from now on, or go on; what is at work is left alone. Remembered before it is answered."""
+    """Start no job from now on, or go on; what is at work, and programs outside Warden, are left alone. Remembered before it is answered."""
     changed = event.held is not turn.fleet.held
     turn.fleet = replace(turn.fleet, held=event.held)
     told = (turn.announcement("queue_held" if event.held else "queue_released"),) if changed else ()

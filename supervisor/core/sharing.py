@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from supervisor.core.budget import HEADROOM_BYTES, Books, learned_bytes
 from supervisor.core.gpu import Begin, Blocked, devices_for, fits_without, held_outside, leases_on, may_begin, strangers
 from supervisor.core.limits import Limits
-from supervisor.core.model import Device, DeviceState, Fleet, Job, Lease, LeaseId, LeaseState, Waiter, Worker
+from supervisor.core.model import Device, DeviceId, DeviceState, Fleet, Job, Lease, LeaseId, LeaseState, Waiter, Worker
 from supervisor.core.peaks import peak_of
 from supervisor.core.turn import Turn
 
@@ -40,13 +40,12 @@ class Offer(NamedTuple):
     need_bytes: int
 
 
-def offers(fleet: Fleet, limits: Limits, *, declared_bytes: int, asked_bytes: int, now_s: float) -> list[Offer]:
+def offers(fleet: Fleet, limits: Limits, *, declared_bytes: int, asked_bytes: int, now_s: float, only_on: DeviceId | None = None) -> list[Offer]:
     """Return every device that can ever hold what was declared, the best first: with what is asked, but never more than could be had there.
 
-    The best is one where nobody has to leave; then one that can give all that is asked; then the smallest.
+    The best is one where nobody has to leave; then one that can give all that is asked; then the smallest. only_on: no other will do.
     """
-    margin_bytes = limits.gpu.margin_bytes
-    fitting = devices_for(fleet, declared_bytes, margin_bytes)
+    fitting = [device for device in devices_for(fleet, declared_bytes, limits.gpu.margin_bytes) if only_on in {None, device.id}]
     if not shared(limits):
         return [Offer(device, declared_bytes) for device in fitting]
     rooms = {device.id: room_on(fleet, limits, device=device, now_s=now_s) for device in fitting}
@@ -73,7 +72,9 @@ def need_of(turn: Turn, one: Job | Waiter, model: str | None, device: Device) ->
 def offers_for(turn: Turn, worker: Worker, job: Job | None) -> list[Offer]:
     """Return the devices for a worker that is to start."""
     asked_bytes = asked_of(turn.fleet, turn.limits, model=worker.model, job=job)
-    return offers(turn.fleet, turn.limits, declared_bytes=turn.spec(worker).gpu_bytes, asked_bytes=asked_bytes, now_s=turn.now_s)
+    return offers(
+        turn.fleet, turn.limits, declared_bytes=turn.spec(worker).gpu_bytes, asked_bytes=asked_bytes, now_s=turn.now_s, only_on=job.only_on if job else None
+    )
 
 
 def offers_to(turn: Turn, waiter: Waiter) -> list[Offer]:

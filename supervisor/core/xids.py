@@ -14,7 +14,7 @@ OF_A_PROGRAM: Final = {13: "a program's kernel failed on the card", 31: "a progr
 OF_THE_CARD: Final = {46: "the card stopped processing", 48: "a memory error that cannot be corrected", 79: "the card has fallen off the bus"}
 _TEARDOWN: Final = 45
 """What is reported when a program with work on the card is killed: nothing is wrong."""
-_RESET: Final = "end what runs on it, reset it (nvidia-smi --gpu-reset -i {card}) or restart the machine, then restart Warden, which takes its workers over"
+_RESET: Final = "end what runs on it, reset it (nvidia-smi --gpu-reset -i {card}) or restart the machine, then say so: warden gpu reset"
 
 
 def faulted(turn: Turn, event: DeviceFaulted) -> None:

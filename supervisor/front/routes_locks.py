@@ -48,15 +48,19 @@ async def lock(request: Request, caller: FromCaller, body: Annotated[LockBody, D
         holders = [{"owner": one.owner, "kind": one.kind, "pid": one.pid, "state": one.state, "since_s": one.since_s} for one in view.holders]
         extra = {"ticket": view.ticket, "holders": holders}
         raise Refusal(503, view.reason or "busy", view.message, retry_after_s=_RETRY_S, extra=extra)
-    return answer(
-        LeaseView(
-            lease=view.lease or "",
-            fence=view.fence or 0,
-            device=view.device or "",
-            expires_in_s=view.expires_in_s,
-            ticket=view.ticket,
-            env=view.env,
-        )
+    return answer(_lease(view, view.lease or "", view.fence or 0))
+
+
+def _lease(view: LockView, lease: str, fence: int) -> LeaseView:
+    return LeaseView(
+        lease=lease,
+        fence=fence,
+        device=view.device or "",
+        expires_in_s=view.expires_in_s,
+        ticket=view.ticket,
+        env=view.env,
+        yield_wanted=view.yield_wanted,
+        wanted_by=view.wanted_by,
     )
 
 
@@ -103,9 +107,9 @@ async def _ends(hub: Hub) -> None:
 
 @router.post("/renew", **describe(LeaseView, takes=RenewBody, also=_STATE, says="It is yours for as long again."))
 async def renew(caller: FromCaller, body: Annotated[RenewBody, Depends(body_of(RenewBody))]) -> Response:
-    """Say that a lease is still used. 409 for one that is over, or an old fence."""
+    """Say that a lease is still used, and hear whether somebody should have it soon (`yield_wanted`). 409 for one that is over, or an old fence."""
     view: LockView = await caller.view("gpu.renew", LockView, {"lease": body.lease, "fence": body.fence, "ttl_s": body.ttl_s})
-    return answer(LeaseView(lease=body.lease, fence=body.fence, device=view.device or "", expires_in_s=view.expires_in_s, ticket=view.ticket, env=view.env))
+    return answer(_lease(view, body.lease, body.fence))
 
 
 @router.post("/unlock", **describe(UnlockedView, takes=UnlockBody, also=_STATE, says="It is given back; the next holder gets it when its memory was measured."))

@@ -20,7 +20,7 @@ JobId = Annotated[str, Meta(min_length=1, max_length=100)]
 
 
 class JobBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A job. priority: 0 is the most urgent. run_at: not before that. hold: it waits until it is started."""
+    """A job. priority: 0 is the most urgent. run_at: not before that. hold: it waits until it is started. device: this one, and no other."""
 
     kind: Text
     params: dict[str, Any] = field(default_factory=dict)
@@ -28,6 +28,7 @@ class JobBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run_at: Instant | None = None
     max_attempts: Attempts | None = None
     hold: bool = False
+    device: Text | None = None
 
 
 class SessionBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

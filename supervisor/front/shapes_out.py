@@ -23,7 +23,10 @@ class ReadyView(Struct, frozen=True, kw_only=True):
 
 
 class LeaseView(Struct, frozen=True, kw_only=True):
-    """A device is yours. expires_in_s: renew it before; None: it lives as long as your process. env: what makes a program see that device alone."""
+    """A device is yours. expires_in_s: renew it before; None: it lives as long as your process. env: what makes a program see that device alone.
+
+    yield_wanted: somebody waits to whom you should give it soon, because that one is more urgent or has waited for long (wanted_by). You decide.
+    """
 
     lease: str
     fence: int
@@ -31,6 +34,8 @@ class LeaseView(Struct, frozen=True, kw_only=True):
     expires_in_s: float | None
     ticket: str
     env: dict[str, str]
+    yield_wanted: bool = False
+    wanted_by: str = ""
 
 
 class UnlockedView(Struct, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 from supervisor.core.gpu import device_for, held_outside, leases_on, strangers
 from supervisor.core.jobs import aged_priority, in_order
 from supervisor.core.limits import Limits
-from supervisor.core.line import aged, rank_outside
+from supervisor.core.line import aged, called, rank_outside
 from supervisor.core.loading import who_loads
 from supervisor.core.model import Device, Fleet, Handover, Holding, Lease, Reason, WorkerName
 from supervisor.core.peaks import of_model
@@ -86,6 +86,7 @@ def _holder(lease: Lease, device: Device, *, fleet: Fleet, limits: Limits, now_s
         fence=lease.fence,
         expires_in_s=None if lease.expires_at_s is None else lease.expires_at_s - now_s,
         idle_s=None if lease.idle_since_s is None else now_s - lease.idle_since_s,
+        wanted_by=called(fleet, lease.wanted_by),
     )
 
 

@@ -12,8 +12,9 @@ from typing import Final, Protocol
 import msgspec
 
 from supervisor.core.events import AnyEvent, CancelRequested, HoldChanged, JobSubmitted, PauseRequested, ResumeRequested, StartRequested
+from supervisor.core.gpu import wrong_device
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import Fleet, Job, JobId, JobStatus
+from supervisor.core.model import DeviceId, Fleet, Job, JobId, JobStatus
 from supervisor.runtime import views
 from supervisor.runtime.asking import Asking
 from supervisor.runtime.carried import cannot_carry
@@ -81,7 +82,7 @@ class JobOperations:
     # --- a new job ---
 
     async def _submit(self, args: SubmitArgs) -> JobView:
-        asked = (args.kind, args.params, args.priority, args.max_attempts, args.run_at, args.hold)
+        asked = (args.kind, args.params, args.priority, args.max_attempts, args.run_at, args.hold, *([args.device] if args.device else []))
         return await self._once(args.idempotency_key, asked, lambda: self._new(args))
 
     async def _once(self, key: str, asked: JSONValue, new: Callable[[], Job]) -> JobView:
@@ -128,6 +129,8 @@ class JobOperations:
         except ValueError as error:
             raise Rejected("usage", f"run_at: {error}") from error
         spec = self._limits().workers[model]
+        if args.device and (problem := wrong_device(self._fleet(), args.device, spec.gpu_bytes, self._limits().gpu.margin_bytes)):
+            raise Rejected("invalid", problem)
         return Job(
             id=new_id(),
             kind=args.kind,
@@ -136,6 +139,7 @@ class JobOperations:
             max_attempts=args.max_attempts or 1 + self._limits().jobs.retries.total(),
             run_at_wall=run_at,
             held=args.hold,
+            only_on=DeviceId(args.device) if args.device else None,
         )
 
     async def take(self, job: Job) -> None:
@@ -154,7 +158,7 @@ class JobOperations:
         job = await self._find(args.job)
         if job.live:
             raise Rejected("conflict", f"job {job.id} is {job.status}: only what has ended can be tried again as a new job")
-        again = SubmitArgs(kind=job.kind, params=job.params or {}, priority=job.priority, max_attempts=job.max_attempts)
+        again = SubmitArgs(kind=job.kind, params=job.params or {}, priority=job.priority, max_attempts=job.max_attempts, device=job.only_on or "")
         return await self._once(args.idempotency_key, ("retry", job.id), lambda: msgspec.structs.replace(self._new(again), retry_of=job.id))
 
     # --- found again ---

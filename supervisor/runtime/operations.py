@@ -19,6 +19,7 @@ from supervisor.runtime.asking import Asking
 from supervisor.runtime.device_views import device_view
 from supervisor.runtime.ports import JobStore
 from supervisor.runtime.requests import NoArgs, Operation, Rejected, StopArgs, WorkersArgs, suggestion
+from supervisor.runtime.troubles import unwell
 from supervisor.shapes import DumpView, Intervention, ScheduleView, StatusView, SupervisorView
 
 
@@ -122,7 +123,7 @@ class Operations:
             memory=views.memory_view(fleet, limits),
             jobs=views.counts(fleet, await self._store.counts()),
             interventions=about.interventions(),
-            unwell=[*self._unwell_around(), *views.unwell(fleet, limits, now_s)],
+            unwell=[*self._unwell_around(), *unwell(fleet, limits, now_s)],
             held=fleet.held,
         )
 

@@ -32,6 +32,7 @@ class SubmitArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run_at: str = ""  # ISO 8601; not before that
     idempotency_key: str = ""  # the same key again gives the same job
     hold: bool = False  # waits until jobs.start
+    device: str = ""  # this one, and no other
 
 
 class ListArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

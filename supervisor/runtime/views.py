@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from supervisor.core.gpu import called, stranger_words
+from supervisor.core.gpu import called
 from supervisor.core.growth import Leak
 from supervisor.core.health import clocks
-from supervisor.core.jobs import place_of, standing
+from supervisor.core.jobs import place_of, rank
 from supervisor.core.limits import JSONValue, Limits
+from supervisor.core.line import rank_outside, standing
 from supervisor.core.loading import who_loads
 from supervisor.core.memory import lines
 from supervisor.core.model import (
@@ -24,7 +25,6 @@ from supervisor.core.model import (
     Wanted,
     Worker,
     WorkerState,
-    Zone,
 )
 from supervisor.runtime.instants import instant
 from supervisor.shapes import (
@@ -38,19 +38,34 @@ from supervisor.shapes import (
     MemoryView,
     WorkerView,
 )
-from supervisor.units import format_size, short_duration
+from supervisor.units import short_duration
 
 
 def positions(fleet: Fleet, limits: Limits, now_s: float) -> dict[JobId, int]:
-    """Return the place in the queue of each job that stands there, from 1."""
-    queue = standing(fleet.jobs.values(), limits.jobs, now_s, now_s + fleet.wall_offset_s)
-    return {job.id: place for place, job in enumerate(queue, 1)}
+    """Return the place in the queue of each job that stands there, from 1. Where it needs a device, the programs that stand before it count as well."""
+    places: dict[JobId, int] = {}
+    programs = 0
+    for one in standing(fleet, limits, now_s, now_s + fleet.wall_offset_s):
+        if isinstance(one, Job):
+            places[one.id] = len(places) + 1 + (programs if _needs_device(one, limits) else 0)
+        else:
+            programs += 1
+    return places
 
 
 def position(job: Job, fleet: Fleet, limits: Limits, now_s: float) -> int | None:
     """Return the place of one job, as `positions` has it, or will have it once the job has arrived."""
     here = job.id in fleet.jobs or job.id in fleet.arriving
-    return place_of(job, fleet.jobs.values(), limits.jobs, now_s, now_s + fleet.wall_offset_s) if here else None
+    place = place_of(job, fleet.jobs.values(), limits.jobs, now_s, now_s + fleet.wall_offset_s) if here else None
+    if place is None or not fleet.waiters or not _needs_device(job, limits):
+        return place
+    mine = rank(job, limits.jobs, now_s)
+    return place + sum(1 for waiter in fleet.waiters.values() if waiter.lease is None and rank_outside(waiter, limits.gpu, now_s) < mine)
+
+
+def _needs_device(job: Job, limits: Limits) -> bool:
+    model = limits.model_for(job.kind)
+    return model is not None and bool(limits.workers[model].gpu_bytes)
 
 
 def job_view(job: Job, *, position: int | None, now_s: float, folder: Path) -> JobView:
@@ -66,6 +81,7 @@ def job_view(job: Job, *, position: int | None, now_s: float, folder: Path) -> J
         priority=job.priority,
         attempt=job.attempt,
         max_attempts=job.max_attempts,
+        only_on=job.only_on,
         progress=round(job.progress, 1),
         done=job.done,
         total=job.total,
@@ -225,41 +241,6 @@ def dump_view(worker: Worker, evidence: Evidence, log: Path) -> DumpView:
         log_tail=list(evidence.log_tail),
         log=str(log),
     )
-
-
-_LINE_KEYS = {Zone.EMERGENCY: "emergency_below", Zone.FLOOR: "hard_floor"}
-
-
-def _helpless(worker: Worker) -> bool:
-    return worker.process is not None and worker.process.memory.helpless
-
-
-def unwell(fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
-    """Return what is not as it should be, one sentence each; empty when all is well."""
-    found = []
-    for worker in fleet.workers.values():
-        if worker.wanted is Wanted.DOWN:
-            continue
-        if worker.state in (WorkerState.BACKOFF, WorkerState.QUARANTINED, WorkerState.UNKILLABLE):
-            found.append(f"{worker.name} is in {worker.state}: {worker.last_reason or 'no reason known'}")
-        over = (clock for clock in clocks(worker, fleet.jobs, limits.workers[worker.model]) if clock.over_s(now_s) > 0)
-        found += [f"{worker.name}: its {clock.cause} clock is over its limit of {clock.limit_s:g} s" for clock in over]
-    failing = (device for device in fleet.devices.values() if device.state is not DeviceState.OK)
-    found += [f"{device.id} is {device.state}{f': {device.trouble}' if device.trouble else ''}" for device in failing]
-    stale = (lease for lease in fleet.leases.values() if lease.state is LeaseState.STALE)
-    found += [f"{called(lease)} holds {lease.device}, and does not renew its lease, {now_s - lease.since_s:.0f} s over its time" for lease in stale]
-    for device in fleet.devices.values():
-        found += [f"{device.id} is contaminated: {stranger_words(one)} without a lease; it is waited for, not ended" for one in device.intruders]
-    if fleet.zone in (Zone.EMERGENCY, Zone.FLOOR) and fleet.available_bytes is not None:
-        line = lines(limits.memory, fleet.memory_bytes).of(fleet.zone)
-        found.append(f"memory: {format_size(fleet.available_bytes)} available, {_LINE_KEYS[fleet.zone]} is {format_size(line)}")
-    found += [f"{worker.name} uses more than the limits of [memory] by being there at all" for worker in fleet.workers.values() if _helpless(worker)]
-    if fleet.disk_low:
-        free, floor = format_size(fleet.disk_free_bytes or 0), format_size(limits.supervisor.disk_floor_bytes)
-        found.append(f"no job is taken: {free} free on the disk of state_dir, disk_floor is {floor}")
-    if fleet.stopping_since_s is not None:
-        found.append("the supervisor is stopping")
-    return found
 
 
 def memory_view(fleet: Fleet, limits: Limits) -> MemoryView:

@@ -5,9 +5,10 @@ from typing import Final
 from msgspec import Struct
 
 from supervisor.core.gpu import free_words, held_by, leases_on, strangers
-from supervisor.core.jobs import aged_priority, rests, standing
+from supervisor.core.jobs import aged_priority, rests
 from supervisor.core.limits import Limits
-from supervisor.core.model import AT_WORK, Device, DeviceState, Fleet, Job, JobStatus, Reason, Wanted, Worker
+from supervisor.core.line import called, standing
+from supervisor.core.model import AT_WORK, Device, DeviceState, Fleet, Job, JobStatus, LeaseState, Reason, Waiter, Wanted, Worker
 from supervisor.core.sharing import asked_of, offers, shared
 from supervisor.runtime.device_views import device_view
 from supervisor.runtime.instants import instant
@@ -53,14 +54,14 @@ def due_wall(job: Job, reason: Reason, scene: Scene) -> float | None:
 def wait_view(job: Job, reason: Reason, scene: Scene) -> WaitView:
     """Return the numbers. reason: from `waits_for`."""
     fleet, limits, now_s = scene.fleet, scene.limits, scene.now_s
-    queue = _line(scene)
+    queue = _line(job, scene)
     device, need_bytes = _device(job, scene)
     holders: list[HolderView] = []
     if device is not None and reason in (Reason.WAITING_FOR_GPU, Reason.WAITING_FOR_MEMORY):
         holders = device_view(device, fleet=fleet, limits=limits, now_s=now_s).holders
     return WaitView(
         reason=reason,
-        position=next((place for place, other in enumerate(queue, 1) if other.id == job.id), None),
+        position=_place(job, queue),
         queued=len(queue),
         priority=job.priority,
         aged_priority=aged_priority(job, limits.jobs, now_s),
@@ -78,8 +79,15 @@ def wait_sentences(job: Job, reason: Reason, scene: Scene) -> list[str]:
     return [_head(job, reason, scene), *_in_the_way(job, reason, scene), _order(job, scene)]
 
 
-def _line(scene: Scene) -> list[Job]:
-    return standing(scene.fleet.jobs.values(), scene.limits.jobs, scene.now_s, scene.wall_s)
+def _line(job: Job, scene: Scene) -> list[Job | Waiter]:
+    """Return the line in which a job stands: with the programs outside Warden, where it needs a device that they could take."""
+    device, _ = _device(job, scene)
+    whole = standing(scene.fleet, scene.limits, scene.now_s, scene.wall_s)
+    return [one for one in whole if isinstance(one, Job) or (device is not None and one.device in {None, device.id})]
+
+
+def _place(job: Job, line: list[Job | Waiter]) -> int | None:
+    return next((place for place, other in enumerate(line, 1) if isinstance(other, Job) and other.id == job.id), None)
 
 
 def _device(job: Job, scene: Scene) -> tuple[Device | None, int]:
@@ -90,7 +98,7 @@ def _device(job: Job, scene: Scene) -> tuple[Device | None, int]:
     if model is None or not declared_bytes:
         return None, 0
     asked_bytes = asked_of(fleet, limits, model=model, job=job)
-    found = offers(fleet, limits, declared_bytes=declared_bytes, asked_bytes=asked_bytes, now_s=scene.now_s)
+    found = offers(fleet, limits, declared_bytes=declared_bytes, asked_bytes=asked_bytes, now_s=scene.now_s, only_on=job.only_on)
     return found[0] if found else (None, declared_bytes)
 
 
@@ -147,6 +155,9 @@ def _at_the_device(job: Job, scene: Scene) -> list[str]:
     in_the_way = [name for lease in leases_on(fleet, device) if lease.worker for name in fleet.workers[lease.worker].jobs]
     lines += [f"now: {line}" for line in jobs_of(fleet, in_the_way, now_s)]
     lines += _risk(fleet, device, need_bytes + scene.limits.gpu.margin_bytes)
+    giving_way = [lease for lease in leases_on(fleet, device) if lease.state is LeaseState.YIELDING and lease.wanted_by]
+    if giving_way:
+        return [*lines, *(f"then: {lease.owner} gives way at its next checkpoint, to {called(fleet, lease.wanted_by)}" for lease in giving_way)]
     done_in = _done_in([fleet.jobs[name] for name in in_the_way if name in fleet.jobs], now_s)
     last = last_handover(device)
     leave = f"whoever holds {device.id} leaves when its work is done"
@@ -195,13 +206,13 @@ def _next(worker: Worker, scene: Scene) -> list[str]:
 def _order(job: Job, scene: Scene) -> str:
     """Return the place in the queue and what it is made of."""
     limits, now_s = scene.limits, scene.now_s
-    queue = _line(scene)
-    place = next((place for place, other in enumerate(queue, 1) if other.id == job.id), None)
+    queue = _line(job, scene)
+    place = _place(job, queue)
     aged = aged_priority(job, limits.jobs, now_s)
     urgent = f"priority {job.priority}" + (f", {aged} by now" if aged != job.priority else "") + " (0 is the most urgent)"
     if place is None:
         return f"order: it has no place yet, {urgent}; {len(queue)} wait in the queue"
-    before = [other.id for other in queue[: place - 1]]
+    before = [other.id if isinstance(other, Job) else other.outside.words for other in queue[: place - 1]]
     shown = ", ".join(before[:_BEFORE_SHOWN]) + (f" and {len(before) - _BEFORE_SHOWN} more" if len(before) > _BEFORE_SHOWN else "")
     waited = f"waiting for {short_duration(max(0.0, now_s - job.queued_at_s))}"
     return f"order: place {place} of {len(queue)}, {urgent}, {waited}{f'; before it {shown}' if before else ''}"

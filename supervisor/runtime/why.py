@@ -68,6 +68,8 @@ def _running(job: Job, scene: Scene) -> list[str]:
     where = f"{job.worker or 'its worker'}{f' ({job.device})' if job.device else ''}"
     since = f" since {short_duration(scene.now_s - job.begun_at_s)}" if job.begun_at_s is not None else ""
     lines = [f"{job.id} runs on {where}{since}, {_attempt(job)}.", f"progress: {how_far(job, scene.now_s)}"]
+    if worker is not None and worker.stop is not None:
+        lines.append(f"leaving: {worker.name} is {worker.state}: {worker.stop.reason}")
     if job.critical:
         lines.append(f"critical: {job.critical}; until it is over nothing ends it but a lack of memory")
     return [*lines, *_clocks(job, worker, scene)] if worker else lines

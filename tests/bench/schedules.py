@@ -1,6 +1,6 @@
 """Lives 100,000 random lives of a device in virtual time, and counts what must never happen: double grants, lost leases, starvation, a SAM that is not back.
 
-A life is 40 s of programs and jobs of all priorities with crashes, supervisors that are killed, strangers on the device, late releases and readings that fail,
+A life is 25 s of programs and jobs of all priorities with crashes, supervisors that are killed, strangers on the device, late releases and readings that fail,
 and then peace. Each is the same for the same seed: `--seed N` tells one, `--schedules N` says how many. Then two loads that never end.
 """
 

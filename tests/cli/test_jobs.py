@@ -82,6 +82,7 @@ def test_the_queue_is_held_and_released(tmp_path: Path) -> None:
         hold, release, as_json = warden.cli("jobs", "hold"), warden.cli("jobs", "release"), warden.cli("jobs", "hold", "--json")
 
     assert hold.stdout == "the queue is held: nothing new is started until: warden jobs release\n"
+    assert hold.stderr == "programs outside Warden (warden gpu run, lock) still take the device in their turns\n"
     assert release.stdout == "the queue is released\n"
     assert written(as_json) == {"held": True}
 

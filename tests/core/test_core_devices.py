@@ -9,7 +9,7 @@ from supervisor.core.actions import SendDrain
 from supervisor.core.claims import Outside, Waiter
 from supervisor.core.decide import decide
 from supervisor.core.events import AnyEvent, Tick
-from supervisor.core.gpu import devices_for
+from supervisor.core.gpu import devices_for, wrong_device
 from supervisor.core.limits import GIB, MIB, Limits, WorkerSpec
 from supervisor.core.line import Claim, choose
 from supervisor.core.model import (
@@ -236,6 +236,71 @@ def test_a_resident_is_back_on_a_card_that_whoever_waits_for_another_could_not_u
     assert [(one.worker, one.device) for one in later.leases.values()] == [("yolo-0", B)]
 
 
+def on(device: DeviceId, name: str = "j-1", kind: str = "sam.do") -> Job:
+    return replace(job(name, kind), only_on=device)
+
+
+def test_a_job_gets_the_device_that_it_names_where_another_would_fit_better() -> None:
+    now = fleet([card(A, 16), card(B, 24)], [worker("sam-0")], jobs=[on(B)])
+
+    assert after(now, limits(sam=spec("sam", 12))).jobs[JobId("j-1")].device == B
+
+
+@pytest.mark.parametrize(("device", "worker_name", "status"), [(A, "sam-0", JobStatus.PREPARING), (B, "sam-1", JobStatus.PREPARING)])
+def test_of_two_replicas_the_one_on_the_device_that_it_names_takes_it(device: DeviceId, worker_name: str, status: JobStatus) -> None:
+    now = fleet([card(A, 16), card(B, 16)], [worker("sam-0", READY), worker("sam-1", READY)], [lease(1, A, "sam-0"), lease(2, B, "sam-1")], [on(device)])
+
+    found = after(now, limits(sam=spec("sam", 12, replicas=2))).jobs[JobId("j-1")]
+
+    assert (found.worker, found.status) == (worker_name, status)
+
+
+def test_an_idle_worker_moves_to_the_device_that_its_job_names() -> None:
+    now = fleet([card(A, 16), card(B, 16)], [worker("sam-0", READY)], [lease(1, A, "sam-0")], [on(B)])
+
+    decision = decide(now, TICK, limits(sam=spec("sam", 12, resident=True)), 10.0)
+
+    assert [action.worker for action in decision.actions if isinstance(action, SendDrain)] == ["sam-0"]
+    assert decision.fleet.jobs[JobId("j-1")].message == "sam-0 leaves GPU-a for GPU-b"
+
+
+def test_it_stays_where_it_is_while_that_device_cannot_be_had() -> None:
+    busy = [worker("sam-0", READY), worker("yolo-0", BUSY, "j-0")]
+    now = fleet([card(A, 16), card(B, 16)], busy, [lease(1, A, "sam-0"), lease(2, B, "yolo-0")], [job("j-0", "yolo.do", worker="yolo-0"), on(B), on(B, "j-2")])
+
+    later = after(now, limits(sam=spec("sam", 12), yolo=spec("yolo", 8)))
+    behind = after(replace(now, waiters={Ticket("t-one"): waiter("one", 8, device=B)}), limits(sam=spec("sam", 12), yolo=spec("yolo", 8)))
+
+    assert later.workers[WorkerName("sam-0")].state is READY
+    assert [later.jobs[JobId(name)].message for name in ("j-1", "j-2")] == [
+        "yolo-0 holds GPU-b and is busy with j-0",
+        "j-1 is before it in the queue for the device",
+    ]
+    assert behind.jobs[JobId("j-1")].message == "one (pid 900) is before it in the queue for the device"
+
+
+def test_a_device_that_is_gone_since_is_waited_for() -> None:
+    gone = DeviceId("GPU-of-yesterday")
+    down = after(fleet([card(A, 16)], [worker("sam-0")], jobs=[on(gone)]), limits(sam=spec("sam", 12)))
+    idle = after(fleet([card(A, 16)], [worker("sam-0", READY)], [lease(1, A, "sam-0")], [on(gone)]), limits(sam=spec("sam", 12, resident=True)))
+
+    assert down.jobs[JobId("j-1")].message == "there is no GPU-of-yesterday"
+    assert (idle.jobs[JobId("j-1")].status, idle.workers[WorkerName("sam-0")].state) == (JobStatus.QUEUED, READY)
+
+
+@pytest.mark.parametrize(
+    ("name", "need_gib", "words"),
+    [
+        ("GPU-a", 8, ""),
+        ("GPU-a", 16, "GPU-a has 16GiB, 16GiB and 256MiB of margin are needed"),
+        ("GPU-a", 0, "its worker needs no device, and GPU-a was named: leave it out"),
+        ("GPU-x", 8, "there is no device GPU-x; there are GPU-a"),
+    ],
+)
+def test_a_device_that_a_job_can_never_have_is_refused_with_what_there_is(name: str, need_gib: int, words: str) -> None:
+    assert wrong_device(fleet([card(A, 16)]), name, need_gib * GIB, 256 * MIB) == words
+
+
 def test_an_idle_holder_leaves_only_where_no_card_is_free() -> None:
     workers = [worker("sam-0", READY), worker("yolo-0")]
     jobs = [job("j-1", "yolo.do")]
@@ -245,3 +310,19 @@ def test_an_idle_holder_leaves_only_where_no_card_is_free() -> None:
     two_cards = decide(fleet([card(A, 16), card(B, 16)], workers, [lease(1, A, "sam-0")], jobs), TICK, both, 10.0)
 
     assert [any(isinstance(action, SendDrain) for action in decision.actions) for decision in (one_card, two_cards)] == [True, False]
+
+
+def test_where_the_only_card_that_works_is_waited_for_a_job_stands_behind() -> None:
+    devices = [card(A, 24, state=DeviceState.LOST), card(B, 16)]
+    busy = [worker("sam-0", BUSY, "j-0"), worker("yolo-0")]
+    now = fleet(devices, busy, [lease(1, B, "sam-0")], [job("j-0", "sam.do", worker="sam-0"), job("j-1", "yolo.do")], [waiter("one", 8), waiter("two", 8)])
+
+    later = after(now, limits(sam=spec("sam", 12), yolo=spec("yolo", 8)))
+
+    assert later.waiters[Ticket("t-two")].message == later.jobs[JobId("j-1")].message == "one (pid 900) is before it in the queue for the device"
+
+
+def test_a_job_whose_worker_needs_no_device_any_more_runs_wherever_that_is() -> None:
+    now = fleet([card(A, 16)], [worker("sam-0", READY)], jobs=[on(A)])
+
+    assert after(now, limits(sam=spec("sam", 0))).jobs[JobId("j-1")].worker == "sam-0"

@@ -157,6 +157,7 @@ def twin(scene: Scene) -> Plan:  # one rule after the other
         need = NEEDS[what] if kind == "job" else int(what)
         fits = [n for n, total in enumerate(scene.totals) if total > need] if pin >= len(scene.totals) else [pin]
         fits.sort(key=lambda n: (scene.broken[n], scene.totals[n], n))
+        fits = [n for n in fits if not scene.broken[n]] or fits
         nobodys = [n for n in fits if not lines[n]]
         ready = [n for n in nobodys if not scene.broken[n] and f"d{n}" not in plan.handed and held.get(n, ("idle",))[0] in {"idle", "gone"}]
         ready.sort(key=lambda n: n in held)

@@ -128,6 +128,21 @@ def test_an_outside_program_names_its_card_and_sees_it_alone(on_two: MakeLive) -
     assert card_of(warden, "sam-0")
 
 
+def test_a_job_names_its_card_and_its_worker_moves_there(on_two: MakeLive) -> None:
+    warden = on_two()
+    sams = card_of(warden, "sam-0")
+    other = next(device.id for device in warden.status().devices if device.id != sams)
+
+    name = warden.cli("jobs", "submit", "demo.count", "steps=2", "--device", other).stdout.strip()
+    job = warden.wait_for_job(name)
+    unknown = warden.cli("jobs", "submit", "demo.count", "--device", "GPU-of-yesterday")
+
+    assert (job.status, job.device, job.only_on) == ("completed", other, other)
+    assert card_of(warden, "sam-0") == other
+    assert unknown.returncode != 0
+    assert "there is no device GPU-of-yesterday" in unknown.stderr
+
+
 def test_an_outside_program_that_names_none_gets_the_card_that_is_free(on_two: MakeLive) -> None:
     warden = on_two()
     sams = card_of(warden, "sam-0")

@@ -22,15 +22,19 @@ from supervisor.core.model import (
     Lease,
     LeaseId,
     LeaseState,
+    Outside,
     Process,
     Reason,
     Receipt,
     Stop,
+    Ticket,
+    Waiter,
     Wanted,
     Worker,
     WorkerName,
     WorkerState,
 )
+from supervisor.runtime.views import position, positions
 from supervisor.runtime.why import why_view
 
 NOW, WALL = 1000.0, 1_800_000_000.0
@@ -479,6 +483,46 @@ def test_who_is_before_it_is_named_and_not_without_end() -> None:
     view = why(WAITING, fleet(WAITING, *others, *resting))
 
     assert view.sentences[-1] == ("order: place 6 of 6, priority 10, 8 by now (0 is the most urgent), waiting for 2 min; before it j-0, j-1, j-2 and 2 more")
+
+
+def program(name: str, **fields: Any) -> Waiter:
+    """Return a program outside Warden that waits for the device."""
+    who = Outside(ticket=Ticket(f"t-{name}"), name=name, pid=77)
+    waiter = Waiter(outside=who, request="r", priority=0, need_bytes=GIB, arrived_at_s=NOW - 5, deadline_at_s=NOW + 60, timeout_s=65.0)
+    return replace(waiter, **fields)
+
+
+def waited_for_by(*programs: Waiter, job: Job = WAITING) -> Fleet:
+    return replace(fleet(TRAINING, job), waiters={waiter.outside.ticket: waiter for waiter in programs})
+
+
+def test_a_program_that_stands_before_a_job_counts_and_is_named() -> None:
+    others = [program("far", device=DeviceId("card-1")), program("coming", lease=LeaseId("l-9")), program("calm", priority=20)]
+    around = waited_for_by(program("mic"), *others)
+
+    view = why(WAITING, around)
+
+    assert view.sentences[-1] == "order: place 2 of 3, priority 10, 8 by now (0 is the most urgent), waiting for 2 min; before it mic (pid 77)"
+    assert (view.wait.position, view.wait.queued) == (2, 3)
+    assert positions(around, LIMITS, NOW)[WAITING.id] == position(WAITING, around, LIMITS, NOW)
+
+
+def test_a_job_without_a_device_stands_behind_no_program() -> None:
+    around = waited_for_by(program("mic"), job=WORD)
+
+    assert why(WORD, around).sentences[-1].startswith("order: place 1 of 1")
+    assert positions(around, LIMITS, NOW)[WORD.id] == position(WORD, around, LIMITS, NOW) == 1
+
+
+def test_work_that_gives_way_says_for_whom_and_whoever_waits_for_it_hears_so() -> None:
+    stop = Stop(cause=Cause.HANDOVER, reason="makes room at its next checkpoint for mic (pid 77), which is more urgent, 0 against 15", ordered_at_s=NOW - 2)
+    leaving, lease = replace(BUSY, state=WorkerState.DRAINING, stop=stop), replace(HELD, state=LeaseState.YIELDING, wanted_by="t-mic")
+    around = replace(fleet(TRAINING, WAITING, workers=(leaving, AWAY, FREE), leases=(lease,)), waiters={Ticket("t-mic"): program("mic")})
+
+    running, waiting = why(TRAINING, around).sentences, why(WAITING, around).sentences
+
+    assert f"leaving: yolo-0 is draining: {stop.reason}" in running
+    assert "then: yolo-0 gives way at its next checkpoint, to mic (pid 77)" in waiting
 
 
 def test_a_full_house_names_who_is_at_work() -> None:

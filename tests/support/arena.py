@@ -1,7 +1,7 @@
 """A device and everybody who fights for it, in virtual time: workers with jobs, programs, strangers, and supervisors that are killed.
 
-It performs no more of the core's actions than a device needs, so that a life takes some milliseconds. Its ledger of who really uses the device is the
-witness, not the core's books.
+It performs no more of the core's actions than a device needs, so that a life takes some milliseconds, and what falls due is seen at the next regular tick.
+Its ledger of who really uses the device is the witness, not the core's books.
 """
 
 import heapq
@@ -128,7 +128,6 @@ class Arena:
         self._pids = 100
         self._generations: dict[str, int] = {}
         self._watched: set[Ticket] = set()
-        self._wakes: set[float] = set()
         self._jobs: dict[JobId, Job] = {}  # the store
         self._leases: tuple[Lease, ...] = ()
         self._fence = 0
@@ -186,7 +185,6 @@ class Arena:
                 adopted.append(ev.Adopted(worker=process.name, generation=process.generation, pid=process.pid, age_s=1.0))
         self._life, self.up = self._life + 1, True
         self._watched.clear()
-        self._wakes.clear()
         self.fleet = first_fleet(self.limits, (device,), fence=self._fence, generations=self._generations)
         jobs, tickets = tuple(job for job in self._jobs.values() if job.live), stored(self._marks)
         self.post(ev.SupervisorStarted(wall_s=WALL_S + self.now_s, jobs=jobs, leases=self._leases, adopted=tuple(adopted), tickets=tickets))
@@ -419,16 +417,6 @@ class Arena:
         self._save_leases(self.fleet)
         self._then(action.then)
 
-    def _wake(self, action: act.WakeAt) -> None:
-        at_s = round(action.at_s + 0.001, 3)
-        if at_s - self.now_s < _FOR_EVER_S / 2 and at_s not in self._wakes:
-            self._wakes.add(at_s)
-            self.own(at_s - self.now_s, partial(self._woken, at_s))
-
-    def _woken(self, at_s: float) -> None:
-        self._wakes.discard(at_s)
-        self.post(ev.Tick(wall_s=WALL_S + self.now_s))
-
     def submit(self, name: str, kind: str, task: Task, priority: int) -> None:
         """Hand in a job."""
         job = JobId(name)
@@ -543,7 +531,6 @@ _DO: Final[dict[type[act.AnyAction], Callable[[Arena, Any], None]]] = {
     act.Admit: Arena._admit,
     act.SaveMark: Arena._save_mark,
     act.SaveLeases: Arena._after_leases,
-    act.WakeAt: Arena._wake,
     act.WatchOwner: Arena._watch,
     act.Reply: Arena._reply,
 }

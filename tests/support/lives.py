@@ -10,8 +10,8 @@ from supervisor.core.line import WHOLE_SCALE
 from supervisor.core.model import Exit, LeaseState, WorkerName, WorkerState
 from tests.support.arena import Arena, Program, Task, arena_limits
 
-AGE_STEP_S: Final = 1.0
-BUSY_S: Final = 40.0
+AGE_STEP_S: Final = 0.5
+BUSY_S: Final = 25.0
 PEACE_S: Final = 900.0
 HOLD_MAX_S: Final = 10.5
 """The longest hold in these lives: of a program 8 s; of work without checkpoints 8 s, and from one checkpoint to the next 2 s, after 2.5 s of loading."""
@@ -61,11 +61,11 @@ def live(seed: int) -> Outcome:
 
 
 def _people(arena: Arena, dice: random.Random) -> None:
-    for number in range(dice.randint(3, 7)):
-        again_s = dice.choice([None, None, 0.1, 2.0])
-        program = Program(f"p{number}", 900 + number, dice.choice([0, 10, 15, 20]), dice.uniform(0.2, 8.0), dies=dice.random() < 0.15, again_s=again_s)
+    for number in range(dice.randint(2, 6)):
+        program = Program(f"p{number}", 900 + number, dice.choice([0, 10, 15, 20]), dice.uniform(0.2, 8.0), dies=dice.random() < 0.15)
+        program.again_s, program.timeout_s = dice.choice([None, None, 0.1, 2.0]), dice.choice([4.0, 20.0])
         arena.at(dice.uniform(0.5, BUSY_S - 5), partial(arena.lock, program))
-    for number in range(dice.randint(1, 4)):
+    for number in range(dice.randint(1, 3)):
         task = dice.choice([_short, _with_checkpoints, _with_checkpoints, _long])(dice)
         kind = dice.choice(["sam.do", "yolo.do"])
         arena.at(dice.uniform(0.5, BUSY_S - 5), partial(arena.submit, f"j{number}", kind, task, dice.choice([0, 10, 15, 20])))
@@ -80,7 +80,7 @@ def _with_checkpoints(dice: random.Random) -> Task:
 
 
 def _long(dice: random.Random) -> Task:
-    return Task(60, dice.uniform(1.0, 2.0), saves=True)
+    return Task(40, dice.uniform(1.0, 2.0), saves=True)
 
 
 def _faults(arena: Arena, dice: random.Random) -> None:

@@ -74,7 +74,7 @@ def retry(context: Context, job: str, *, as_json: bool) -> None:
 @JSON
 @click.pass_obj
 def hold(context: Context, *, as_json: bool) -> None:
-    """Hold the queue: nothing new is started, also after a restart; what is at work goes on."""
+    """Hold the queue: no job is started, also after a restart; what is at work goes on, and programs outside Warden take the device in their turns."""
     _held(context.ask("jobs.hold", {}, HoldView), as_json=as_json)
 
 
@@ -99,3 +99,5 @@ def _held(view: HoldView, *, as_json: bool) -> None:
         print_json(view)
     else:
         print("the queue is held: nothing new is started until: warden jobs release" if view.held else "the queue is released")
+        if view.held:
+            print("programs outside Warden (warden gpu run, lock) still take the device in their turns", file=sys.stderr)

@@ -30,16 +30,18 @@ class KernelOom:
 
     def look(self, records: Iterable[Record]) -> None:
         """Take kills that are a while ago for told. For a thread."""
-        self._was_in = {record.pid: path for record in records if record.pid and (path := self._look_at(record.pid)) is not None}
+        for record in records:  # one by one: whoever is born while this look goes on must not be lost with it
+            if record.pid:
+                self.born(record.pid)
 
     def born(self, pid: int) -> None:
         """Look at one that has just been started: it may end before the next look."""
         if (path := self._look_at(pid)) is not None:
-            self._was_in = {**self._was_in, pid: path}
+            self._was_in[pid] = path
 
     def ended(self, pid: int) -> bool:
-        """Return whether a process that died of a SIGKILL which was not ours was ended for lack of memory, as far as can be known."""
-        path = self._was_in.get(pid)
+        """Return whether a process that died of a SIGKILL which was not ours was ended for lack of memory, as far as can be known; and forget it."""
+        path = self._was_in.pop(pid, None)
         kills = _kills(path) if path is not None else None
         return path is not None and kills is not None and kills > self._seen[path][0][1]
 

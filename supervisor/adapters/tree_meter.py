@@ -93,9 +93,10 @@ class TreeMeter:
 
     def killer_of(self, record: Record, *, ours: bool) -> Literal["", "kernel", "guard"]:
         """Return who ended a process by a SIGKILL for lack of memory, if one of the two did. ours: the supervisor ordered it."""
+        by_kernel = self.oom.ended(record.pid)
         if self.by_guard(record.worker, record.generation):
             return "guard"
-        return "kernel" if not ours and self.oom.ended(record.pid) else ""
+        return "kernel" if by_kernel and not ours else ""
 
     def _known(self, record: Record) -> Sequence[int]:
         return self._readings.members.get((record.worker, record.generation)) or ((record.pid,) if record.pid else ())

@@ -3,7 +3,7 @@
     /opt/warden/bin/python deploy/real_card.py [--size 2GiB] [--rounds 5]
 
 Run it while nothing else uses the card; it needs no service and leaves nothing behind. It starts a supervisor of its own in a temporary folder, and programs
-that hold memory of the card through the driver's own library (libcuda, no torch). Exit 69: there is no card to show anything on, and why.
+that hold memory of the card through the driver's own library (libcuda, no torch). Exit 69: there is no card to show anything on (or no libcuda), and why.
 """
 
 import argparse
@@ -43,7 +43,7 @@ Row = tuple[str, str]
 def hold(size_bytes: int) -> None:
     """Take so much of the card that CUDA_VISIBLE_DEVICES names, say so on stdout, and hold it until killed, or until whoever started us is gone."""
     parent = os.getppid()
-    cuda = ctypes.CDLL("libcuda.so.1")
+    cuda = cuda_library()
     device, context, memory = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_uint64()
     for call in (
         lambda: cuda.cuInit(0),
@@ -56,6 +56,16 @@ def hold(size_bytes: int) -> None:
     print("held", flush=True)
     while os.getppid() == parent:
         time.sleep(1)
+
+
+def cuda_library() -> ctypes.CDLL:
+    """Return the library of the driver by which memory is held, or end the run where there is none."""
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        why = "install the driver's CUDA library (in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility), or name a --holder"
+        print(f"nothing can hold memory of the card: libcuda.so.1 cannot be loaded ({error}); {why}", file=sys.stderr)
+        sys.exit(NO_CARD)
 
 
 class Holder:
@@ -305,7 +315,10 @@ def main() -> None:
     command = given.holder or [sys.executable, str(Path(__file__).absolute()), "--hold", str(size_bytes)]
     probe = Probe()
     try:
-        for card in probe.cards():
+        cards = probe.cards()
+        if not given.holder:
+            cuda_library()
+        for card in cards:
             before = probe.read(card)
             in_use = f"{format_size(before.used_bytes)} in use before, by {len(before.users or ())} that are listed"
             print(f"\n{card.name}  {card.uuid}  {format_size(card.total_bytes)}, {in_use}")

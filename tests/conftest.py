@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, settings
 for _name in [name for name in os.environ if name.startswith(("WARDEN_", "JOB_", "SAM2_"))]:
     del os.environ[_name]
 
-# A shell that starts us in the background has us ignore Ctrl-C, and what the tests start would inherit that.
+# A shell that starts us in the background has us ignore Ctrl-C, nohup the end of a terminal, and what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # No deadline: a busy machine is not a failure. Derandomized, so that a red run is red again.
 settings.register_profile("steady", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])

@@ -36,16 +36,14 @@ def test_there_is_a_script_for_each_promise() -> None:
         "decide.py",
         "handover.py",
         "idle.py",
-        "locks.py",
         "masks.py",
         "overhead.py",
-        "probe.py",
         "progress.py",
-        "schedules.py",
         "sse.py",
         "submit.py",
         "submit_peers.py",
     ]
     processes = ["beats.py", "logs_speed.py", "many.py", "restart.py", "stall.py"]
+    device = ["four_priorities.py", "locks.py", "probe.py", "schedules.py"]
 
-    assert sorted(work + processes) == SCRIPTS
+    assert sorted(work + processes + device) == SCRIPTS

@@ -103,7 +103,7 @@ class Report:
         self._tell()
 
     def will_checkpoint(self) -> None:
-        """Say that checkpoints will come: a pause waits for the next one, where nothing is lost.
+        """Say that checkpoints will come: a pause waits for the next one, where nothing is lost, and the worker may be asked to make room there for others.
 
         Without it, and before the first checkpoint, a pause takes effect at the next `progress`: what was done since the last checkpoint is done again.
         """

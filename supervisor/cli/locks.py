@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from supervisor.cli.context import JSON, Context, Exit, print_json
 from supervisor.cli.waiting import locked
@@ -12,6 +13,7 @@ from supervisor.errors import ConfigError
 from supervisor.shapes import LockView
 from supervisor.units import parse_duration, parse_size, short_duration
 
+_PRIORITY_MAX = 1_000_000
 _TIMEOUT_S = 120.0
 """Of a supervisor.toml that cannot be read just now."""
 
@@ -22,6 +24,13 @@ def duration(_context: click.Context, _parameter: click.Parameter, text: str | N
         return None if text is None else parse_duration(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
+
+
+def not_empty(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """Return the text of an option. Empty (of a variable that is not set, perhaps) it must not mean any."""
+    if text == "" and context.get_parameter_source(parameter.name or "") is not ParameterSource.DEFAULT:
+        raise click.BadParameter("it is empty: name one, or leave the option out")
+    return text
 
 
 def size_text(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
@@ -37,9 +46,9 @@ def asking(command: click.Command) -> click.Command:
     """Add the options of whoever asks for a device."""
     for option in (
         click.option("--ticket", default="", metavar="TICKET", help="Of an earlier try: it keeps its age."),
-        click.option("--device", default="", metavar="ID", help="This device, and no other; default: the smallest that can hold the need."),
+        click.option("--device", default="", metavar="ID", callback=not_empty, help="This device, and no other; default: the smallest that can hold the need."),
         click.option("--timeout", metavar="T", callback=duration, help="How long to wait, then exit 75; default: gpu.lock_timeout."),
-        click.option("--priority", type=click.IntRange(min=0), default=15, show_default=True, help="0 is the most urgent; age counts."),
+        click.option("--priority", type=click.IntRange(min=0, max=_PRIORITY_MAX), default=15, show_default=True, help="0 is the most urgent; age counts."),
         click.option(
             "--need", metavar="SIZE", default="0", callback=size_text, help="What must be free, such as 8GiB; default: nothing is proved of the size."
         ),
@@ -64,7 +73,7 @@ def wait_s(context: Context, timeout: float | None) -> float:
 @click.option(
     "--pid", type=click.IntRange(min=0), help="Whose lease it is: it ends with this process. Default: the caller of this command; 0: nobody's, by --ttl alone."
 )
-@click.option("--owner", metavar="NAME", help="What it is called; default: the name of that process.")
+@click.option("--owner", metavar="NAME", callback=not_empty, help="What it is called; default: the name of that process.")
 @click.option(
     "--purpose",
     type=click.Choice(("inference", "load")),

@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from supervisor.cli.context import JSON, Context, Exit, print_json
-from supervisor.cli.locks import duration, size_text
+from supervisor.cli.locks import duration, not_empty, size_text
 from supervisor.cli.screen import ago, size
 from supervisor.errors import ConfigError
 from supervisor.shapes import HolderView, ReleaseView, StatusView, VacateView
@@ -44,7 +44,7 @@ def force_release(context: Context, *, reason: str, yes: bool, as_json: bool) ->
 
 @click.command()
 @click.option("--need", metavar="SIZE", default="0", callback=size_text, help="What must be free, such as 8GiB; default: whatever is left when all have gone.")
-@click.option("--device", default="", metavar="ID", help="This device; default: the smallest that can hold the need.")
+@click.option("--device", default="", metavar="ID", callback=not_empty, help="This device; default: the smallest that can hold the need.")
 @click.option("--timeout", metavar="T", callback=duration, help="How long to wait, then exit 75; default: gpu.vacate_timeout.")
 @click.option(
     "--keep-free", metavar="T", default="5m", show_default=True, callback=duration, help="So long residents stay away, unless somebody waits for them."

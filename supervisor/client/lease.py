@@ -15,6 +15,8 @@ OnAway = Literal["wait", "without", "fail"]
 _GIVE_BACK_S: Final = 10.0
 _LOOK_S: Final = 0.1
 """The last question before a lease is over is given so long."""
+_QUESTION_MAX_S: Final = 3600.0
+"""One question waits so long; who waits longer asks again with the same ticket."""
 _RENEWALS: Final = 3
 """In the time that a lease has: two of three may fail."""
 _log = logging.getLogger("supervisor.client")
@@ -25,6 +27,7 @@ class Lease:
 
     id, fence, device: as the supervisor names them; the fence only rises, so that whatever the program publishes can be told from an older holder's.
     env: what makes a program see that device alone; it must be in the environment before CUDA begins. held: False where the program goes on without.
+    yield_wanted: as of the last renewal, somebody waits to whom it should be given soon (wanted_by: who that is). The program decides.
     """
 
     def __init__(
@@ -36,6 +39,8 @@ class Lease:
         self.device = ""
         self.env: dict[str, str] = {}
         self.held = False
+        self.yield_wanted = False
+        self.wanted_by = ""
         self.lost = threading.Event()
         self.ticket = str(asked.get("ticket", ""))
         self._line = line
@@ -45,6 +50,7 @@ class Lease:
         self._on_lost = on_lost
         self._patience = patience
         self._why = ""
+        self._entered = False
         self._until_s: float | None = None
         self._over = threading.Event()
         self._renewing: threading.Thread | None = None
@@ -59,7 +65,9 @@ class Lease:
             if self._away != "without":
                 raise
             _log.warning("no supervisor answers: the device is used without a lease")
+            self._entered = True
             return self
+        self._entered = True
         self.id, self.fence, self.device, self.env = granted["lease"], granted["fence"], granted["device"], dict(granted["env"])
         self.held = True
         self._take(granted, sent_s)
@@ -78,7 +86,9 @@ class Lease:
         self.held = False
 
     def check(self) -> None:
-        """Raise Lost where the lease was lost; to be called between two steps of the work."""
+        """Raise Lost where the lease was lost; to be called between two steps of the work. Raises GpuError for one that was never entered."""
+        if not self._entered:
+            raise GpuError("this lease was never entered, so that nothing is held: write `with gpu.lease(...) as lease`, and check inside")
         if self.lost.is_set():
             raise Lost(self._why)
 
@@ -89,7 +99,7 @@ class Lease:
         while True:
             sent_s = time.monotonic()
             try:
-                return self._question(max(0.0, end_s - sent_s)), sent_s
+                return self._question(min(_QUESTION_MAX_S, max(0.0, end_s - sent_s))), sent_s
             except Busy as error:
                 last: GpuError = error
                 self.ticket = error.ticket
@@ -120,22 +130,26 @@ class Lease:
             try:
                 self._take(self._line.renew({"lease": self.id, "fence": self.fence}, min(ANSWER_MAX_S, max(_LOOK_S, self._left_s()))), sent_s)
                 tries, pause_s = self._patience.tries(), usual_s
-            except Away as error:
-                if not self._left_s():
-                    self._lose(f"{self.id} could not be renewed in time: {error}")
-                    return
-                pause_s = min(next(tries), usual_s)
             except Refused as error:
                 self._lose(str(error))
                 return
+            except Exception as error:  # noqa: BLE001  # Away, or what nobody thought of: this thread must not end unheard
+                words = str(error) if isinstance(error, Away) else f"{type(error).__name__}: {error}"
+                if not isinstance(error, Away):
+                    _log.warning("%s could not be renewed, and is tried again: %s", self.id, words, exc_info=error)
+                if not self._left_s():
+                    self._lose(f"{self.id} could not be renewed in time: {words}")
+                    return
+                pause_s = min(next(tries), usual_s)
 
     def _take(self, answer: Mapping[str, Any], sent_s: float) -> None:
-        """Note until when the lease is surely ours: counted from the question on, which came before the supervisor's own count.
+        """Note who should have it soon, and until when the lease is surely ours: counted from the question on, which came before the supervisor's own count.
 
         Where our process is proved there is no such instant: a supervisor that was away finds the lease, and us with it.
         """
         expires_in_s = answer["expires_in_s"]
         self._until_s = None if expires_in_s is None or self._line.proves_pid else sent_s + expires_in_s
+        self.wanted_by, self.yield_wanted = str(answer.get("wanted_by") or ""), bool(answer.get("yield_wanted"))
 
     def _left_s(self) -> float:
         return threading.TIMEOUT_MAX if self._until_s is None else max(0.0, self._until_s - time.monotonic())
@@ -145,7 +159,10 @@ class Lease:
         self.lost.set()
         _log.error("the device is lost: %s", why)
         if self._on_lost is not None:
-            self._on_lost(why)
+            try:
+                self._on_lost(why)
+            except Exception:  # noqa: BLE001  # the program's own: whatever it raises
+                _log.exception("on_lost failed; the device is lost all the same")
 
     def _give_back(self) -> None:
         end_s = time.monotonic() + _GIVE_BACK_S

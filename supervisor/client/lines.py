@@ -15,6 +15,10 @@ from supervisor.client.problems import Away, Busy, Refused
 Args = Mapping[str, Any]
 ANSWER_MAX_S: Final = 10.0
 """For an answer, beyond the wait that was asked for."""
+SECONDS_MAX: Final = 86400.0
+"""A supervisor takes no more, for a wait or for the time that a lease has."""
+_LATER: Final = frozenset({"stopping", "failed"})
+"""Codes that say nothing of the lease: a supervisor is on its way out, or its store is stuck for a moment."""
 _NOT_NOW: Final = frozenset({"unreachable", "stopping", "withdrawn", "starting"})
 """Reasons of a 503 that say nothing of the device: a supervisor, or its API, is on its way."""
 
@@ -101,7 +105,7 @@ class Control:
         except control.Unreachable as error:
             raise Away(str(error)) from error
         except control.Refused as error:
-            if error.code == "stopping":
+            if error.code in _LATER:
                 raise Away(str(error)) from error
             raise Refused(error.code, str(error)) from error
 

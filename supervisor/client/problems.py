@@ -11,7 +11,7 @@ class GpuError(SupervisorError):
 
 
 class Away(GpuError):
-    """No supervisor answers, or it is just stopping: the same question may be answered later."""
+    """No supervisor answers, or it is just stopping, or its store is stuck: the same question may be answered later."""
 
 
 class Refused(GpuError):

@@ -144,7 +144,7 @@ def resynced(turn: Turn, worker: Worker, event: HelloHeard) -> None:
         job = turn.fleet.jobs[name]
         if job.status is JobStatus.PAUSING:  # it knows one that it had before
             turn.act(SendPause(worker=worker.name, generation=worker.generation, job=name, attempt=job.attempt))
-        if (name, job.attempt) in event.jobs or job.phase == RELEASING:
+        if (name, job.attempt) in event.jobs or job.phase == RELEASING or job.sent_at_s is None:  # the last: given to it since, and sent once it is ready
             continue
         if job.status is JobStatus.CANCELLING:  # its work has ended, or never began: the order may still lie in the worker's queue
             turn.act(SendCancel(worker=worker.name, generation=worker.generation, job=name, attempt=job.attempt))

@@ -1,6 +1,6 @@
 """Waits that would have no end: whoever asks for a device that it holds itself, or that another holds who waits for one of its own."""
 
-from supervisor.core.gpu import called, device_for, leases_on
+from supervisor.core.gpu import called, devices_for, leases_on
 from supervisor.core.model import Device, DeviceId, Fleet, Lease, LeaseState, Outside, Waiter
 
 
@@ -39,8 +39,8 @@ def _held(fleet: Fleet, device: DeviceId) -> list[Lease]:
 
 
 def _wanted(fleet: Fleet, waiter: Waiter, margin_bytes: int) -> DeviceId | None:
-    """Return the device that a program waits for, None where there is none yet: one that waits to load waits for no longer than gpu.load_timeout."""
+    """Return the only device that a program waits for; None where any of several would do, or it waits to load, which ends with gpu.load_timeout."""
     if waiter.purpose != "inference":
         return None
-    device = fleet.devices.get(waiter.device) if waiter.device else device_for(fleet, waiter.need_bytes, margin_bytes)
-    return device.id if device is not None else None
+    fitting = [device.id for device in devices_for(fleet, waiter.need_bytes, margin_bytes)]
+    return waiter.device if waiter.device in fleet.devices else fitting[0] if len(fitting) == 1 else None

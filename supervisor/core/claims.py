@@ -33,7 +33,7 @@ class Outside(Struct, frozen=True, kw_only=True):
 
 
 class Waiter(Struct, frozen=True, kw_only=True):
-    """A program outside Warden that waits for a device. request: where the answer goes."""
+    """A program outside Warden that waits for a device. request: where the answer goes; empty while nobody listens, and the device is kept for it."""
 
     outside: Outside
     request: str

@@ -13,6 +13,7 @@ from supervisor.core.lifecycle import Sight, Signal, advance_device, may
 from supervisor.core.lifecycle import advance as move
 from supervisor.core.model import PLANNED, Cause, DeviceState, Exit, Process, Stop, Wanted, Worker, WorkerState
 from supervisor.core.restarts import after_failure
+from supervisor.core.states import LeaseState
 from supervisor.core.turn import Turn
 
 EVIDENCE_MAX_S: Final = 5.0
@@ -223,7 +224,10 @@ def stuck(turn: Turn, worker: Worker, pids: tuple[int, ...]) -> None:
     set_aside_jobs(turn, worker, reason)
     worker = turn.put_worker(replace(worker, jobs=(), last_reason=reason))
     lease = turn.fleet.lease_of(worker.name)
-    if lease is not None and (device := turn.fleet.devices[lease.device]).state is not DeviceState.QUARANTINED:
+    if lease is None or lease.state is LeaseState.COOLING:  # that of the process before it: what this one has is no lease's
+        return
+    device = turn.fleet.devices[lease.device]
+    if device.state is not DeviceState.QUARANTINED:
         turn.put_device(advance_device(device, Sight.SET_ASIDE))
 
 

@@ -21,11 +21,13 @@ from supervisor.core.model import (
     Lease,
     LeaseId,
     LeaseState,
+    Ticket,
     Waiter,
     Worker,
     WorkerName,
     WorkerState,
 )
+from supervisor.core.states import GRANTED
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
 
@@ -88,7 +90,7 @@ def _order(turn: Turn, device: Device, handover: Handover, plan: Begin, whom: st
     for holder in plan.leaving:
         if holder.worker is None:  # its program is gone, its memory is still to be seen back
             continue
-        if holder.state in {LeaseState.HELD, LeaseState.CONTAMINATED}:
+        if holder.state in GRANTED:
             unused = holder.worker not in handover.leaving  # granted in this very turn: nobody has to be asked
             turn.put_lease(advance_lease(holder, Move.LEAVE if unused else Move.ASK, turn.now_s))
         if turn.fleet.workers[holder.worker].idle:
@@ -104,7 +106,7 @@ def left(turn: Turn) -> None:
     for device in tuple(turn.fleet.devices.values()):
         handover = device.handover
         if handover is not None and handover.exited_at_s is None:
-            states = {turn.fleet.workers[name].state for name in handover.leaving}
+            states = {turn.fleet.workers[name].state for name in handover.leaving if name in turn.fleet.workers}
             if not states & {WorkerState.STARTING, WorkerState.READY, WorkerState.BUSY, WorkerState.DRAINING, WorkerState.STOPPING, WorkerState.UNKILLABLE}:
                 turn.put_device(replace(device, handover=replace(handover, exited_at_s=turn.now_s)))
 
@@ -172,6 +174,8 @@ def measured(turn: Turn, event: DeviceMeasured) -> None:
         look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=None)), pause_s, watch=True)
     elif handover.back_at_s is None:
         look(turn, replace(device, handover=replace(handover, polls=handover.polls + 1, back_at_s=turn.now_s)), PROOF_PAUSE_S)
+    elif handover.waiter is not None and not turn.fleet.waiters[handover.waiter].request:  # it is to ask again
+        look(turn, device, POLLS_S[2])
     else:
         _grant(turn, device, replace(handover, polls=handover.polls + 1, proved_at_s=turn.now_s))
 
@@ -223,6 +227,7 @@ def _keep_free(turn: Turn, device: Device, handover: Handover, waiter: Waiter) -
     """The device is proved empty for somebody who wants it so: nobody is granted it, and residents stay away for a while unless somebody waits for them."""
     turn.drop_lease(advance_lease(turn.fleet.leases[handover.lease], Move.WITHDRAW, turn.now_s).id)
     turn.drop_waiter(waiter.outside.ticket)
+    tickets.forget(turn, waiter.outside.ticket)
     turn.put_device(replace(device, handover=None, last_handover=handover, hold_off_until_s=turn.now_s + waiter.keep_free_s))
     turn.wake_in(waiter.keep_free_s)
     who = f"{', '.join(handover.leaving)} left" if handover.leaving else "nobody had to leave"
@@ -262,6 +267,16 @@ def withdraw(turn: Turn, worker: WorkerName) -> None:
     for device in tuple(turn.fleet.devices.values()):
         if device.handover is not None and device.handover.worker == worker:
             give_up(turn, device, device.handover)
+    lease = turn.fleet.lease_of(worker)
+    if lease is not None and lease.state in GRANTED and turn.fleet.workers[worker].process is None:
+        cool(turn, lease)  # it waited for its turn to load
+
+
+def withdraw_outside(turn: Turn, ticket: Ticket) -> None:
+    """Give up the hand-over to a program that does not want it so any more."""
+    for device in tuple(turn.fleet.devices.values()):
+        if device.handover is not None and device.handover.waiter == ticket:
+            give_up(turn, device, device.handover)
 
 
 def give_up(turn: Turn, device: Device, handover: Handover) -> None:
@@ -273,9 +288,7 @@ def give_up(turn: Turn, device: Device, handover: Handover) -> None:
 def send_away(turn: Turn, waiter: Waiter, reply: Reply | None) -> None:
     """Let a program wait no longer. Its ticket keeps its age for a while; reply: None where nobody is there to hear it."""
     ticket = waiter.outside.ticket
-    for device in tuple(turn.fleet.devices.values()):
-        if device.handover is not None and device.handover.waiter == ticket:
-            give_up(turn, device, device.handover)
+    withdraw_outside(turn, ticket)
     turn.drop_waiter(ticket)
     tickets.keep(turn, waiter)
     turn.act(ForgetOwner(ticket=ticket))

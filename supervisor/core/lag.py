@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core.model import Device, Job, Worker, WorkerState
+from supervisor.core.model import Device, Job, Lease, Worker, WorkerState
 from supervisor.core.turn import Turn
 
 LAG_WORTH_SAYING_S: Final = 2.0
@@ -17,7 +17,7 @@ def forgive(turn: Turn, lag_s: float) -> None:
         fleet,
         workers={name: _worker(worker, lag_s, now_s) for name, worker in fleet.workers.items()},
         jobs={name: _job(job, lag_s, now_s) for name, job in fleet.jobs.items()},
-        leases={name: lease if lease.expires_at_s is None else replace(lease, expires_at_s=lease.expires_at_s + lag_s) for name, lease in fleet.leases.items()},
+        leases={name: _lease(lease, lag_s) for name, lease in fleet.leases.items()},
         waiters={name: replace(waiter, deadline_at_s=waiter.deadline_at_s + lag_s) for name, waiter in fleet.waiters.items()},
         devices={name: _device(device, lag_s, now_s) for name, device in fleet.devices.items()},
     )
@@ -32,6 +32,11 @@ def _later(at_s: float, lag_s: float, now_s: float) -> float:
 
 def _later_if(at_s: float | None, lag_s: float, now_s: float) -> float | None:
     return None if at_s is None else _later(at_s, lag_s, now_s)
+
+
+def _lease(lease: Lease, lag_s: float) -> Lease:
+    expires_at_s, until_s = (None if at_s is None else at_s + lag_s for at_s in (lease.expires_at_s, lease.until_s))
+    return replace(lease, expires_at_s=expires_at_s, until_s=until_s)
 
 
 def _worker(worker: Worker, lag_s: float, now_s: float) -> Worker:

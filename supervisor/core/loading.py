@@ -1,20 +1,18 @@
 """Loading: one model at a time on a device, whoever's it is. A lock of its own, taken after the device, and nobody keeps it beyond gpu.load_timeout."""
 
 from collections.abc import Iterable
-from typing import Final
 
 from msgspec.structs import replace
 
 from supervisor.core import handover
 from supervisor.core.actions import ForgetOwner
-from supervisor.core.gpu import called, startable
+from supervisor.core.gpu import called, no_device, startable
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.lifecycle import advance_lease
 from supervisor.core.limits import Limits
-from supervisor.core.model import Device, DeviceId, DeviceState, Fleet, Lease, LeaseState, Waiter, Worker, WorkerState
+from supervisor.core.model import Device, DeviceId, DeviceState, Fleet, Lease, Waiter, Worker, WorkerState
+from supervisor.core.states import GRANTED
 from supervisor.core.turn import Turn
-
-_HAS_IT: Final = frozenset({LeaseState.HELD, LeaseState.CONTAMINATED})
 
 
 def who_loads(fleet: Fleet, device: DeviceId, limits: Limits, now_s: float) -> Lease | None:
@@ -42,7 +40,7 @@ def serve(turn: Turn, line: Iterable[Waiter]) -> None:
     """Let the first in line load on each device where nobody does. A worker that was given the device before it came is before it."""
     for waiter in line:
         device = turn.fleet.devices.get(waiter.device) if waiter.device else None
-        why = f"there is no {waiter.device} any more" if device is None else _in_the_way(turn, device, waiter)
+        why = (f"there is no {waiter.device} any more" if waiter.device else no_device(turn.fleet)) if device is None else _in_the_way(turn, device, waiter)
         if device is None or why:
             turn.put_waiter(waiter if waiter.message == why else replace(waiter, message=why))
         else:
@@ -56,7 +54,7 @@ def _in_the_way(turn: Turn, device: Device, waiter: Waiter) -> str:
     if loads is not None:
         return f"{called(loads)} loads a model on {device.id}"
     for lease in turn.fleet.leases.values():
-        if lease.device == device.id and lease.worker is not None and lease.state in _HAS_IT and lease.since_s <= waiter.arrived_at_s:
+        if lease.device == device.id and lease.worker is not None and lease.state in GRANTED and lease.since_s <= waiter.arrived_at_s:
             worker = turn.fleet.workers[lease.worker]
             if worker.process is None and startable(worker, turn.now_s):
                 return f"{worker.name} is about to load its model on {device.id}"

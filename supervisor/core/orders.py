@@ -10,21 +10,21 @@ from supervisor.core.claims import RELEASED
 from supervisor.core.events import ReleaseRequested
 from supervisor.core.gpu import Begin, Blocked, called, device_for, held_by, may_begin, no_device
 from supervisor.core.model import Cause, Lease, LeaseState
+from supervisor.core.states import HOLDING
 from supervisor.core.turn import Turn
 from supervisor.core.wishes import give_back
 
 _STALE: Final = frozenset({LeaseState.STALE})
-_EVERY: Final = frozenset({LeaseState.HELD, LeaseState.YIELDING, LeaseState.STALE, LeaseState.CONTAMINATED})
 
 
 def release(turn: Turn, event: ReleaseRequested) -> None:
     """Take back the leases that are stale, or every one: their fences are old from here on, workers leave and come back, programs are left alone.
 
-    A card that was out of service for a fault of its own is in service again, once it is read.
+    A reset also says that a card which was out of service for a fault of its own was reset: it is in service again, once it is read.
 
     Who did it and why is said of each lease, and of the order as a whole, also where there was nothing to take back.
     """
-    found = tuple(lease for lease in turn.fleet.leases.values() if lease.state in (_EVERY if event.every else _STALE))
+    found = tuple(lease for lease in turn.fleet.leases.values() if lease.state in (HOLDING if event.every else _STALE))
     for lease in found:
         turn.fleet = replace(turn.fleet, fence=turn.fleet.fence + 1)
         turn.put_lease(replace(lease, fence=turn.fleet.fence))
@@ -32,7 +32,7 @@ def release(turn: Turn, event: ReleaseRequested) -> None:
     for lease in found:
         _take(turn, turn.fleet.leases[lease.id], lease, who)
     for device in tuple(turn.fleet.devices.values()):
-        if device.fault:  # whoever orders it says that the card was reset: the next good reading brings it back
+        if device.fault and not event.every:  # whoever orders it says that the card was reset: the next good reading brings it back
             turn.put_device(replace(device, fault="", fault_failed=False))
         turn.act(MeasureDevice(device=device.id))
     owners = ", ".join(f"{called(lease)} on {lease.device}" for lease in found) or "there was nothing to take back"
@@ -51,7 +51,6 @@ def _take(turn: Turn, lease: Lease, before: Lease, who: str) -> None:
         generations.order_stop(turn, worker, Cause.OPERATOR, f"its device was released {who}")
     else:  # it has the device, and waits for its turn to load
         give_back(turn, worker, f"its device was released {who}")
-        handover.cool(turn, lease)
 
 
 def empty(turn: Turn) -> None:

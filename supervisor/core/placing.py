@@ -53,7 +53,7 @@ class _Queue:
         self._model_of = {kind: name for name, spec in turn.limits.workers.items() for kind in spec.serves}
         self._first: dict[DeviceId, Claim] = {}  # who waits first for a device: nobody behind it takes that, or prolongs another's hold of it
         self._lines: defaultdict[DeviceId, list[Job | Waiter]] = defaultdict(list)
-        self._known: dict[tuple[str, DeviceId | None], _NoPlace] = {}  # by kind and device: what one job heard, the next hears too
+        self._known: dict[object, _NoPlace] = {}  # what one heard, the next of its kind (or of its need) hears too, until a worker or a device is taken
         self._nothing_starts = _HELD_QUEUE if turn.fleet.held else _NO_MEMORY if turn.fleet.zone in BRAKING else None
         self._told: dict[JobId, Job] = {}
         self._told_outside: dict[Ticket, Waiter] = {}
@@ -79,14 +79,18 @@ class _Queue:
             self._known.clear()
 
     def _outside(self, waiter: Waiter) -> None:
-        sentence, device = outside.place(self._turn, waiter, self._first)
-        if not sentence:
-            self._known.clear()
-            return
-        if sentence != waiter.message:
-            self._told_outside[waiter.outside.ticket] = replace(waiter, message=sentence)
-        if device is not None:
-            self._waits_for(device, waiter)
+        need = (waiter.device, waiter.need_bytes)
+        waits = self._known.get(need)
+        if waits is None:
+            sentence, device = outside.place(self._turn, waiter, self._first)
+            if not sentence:
+                self._known.clear()
+                return
+            waits = self._known[need] = _NoPlace(sentence, device=device)
+        if waits.sentence != waiter.message:
+            self._told_outside[waiter.outside.ticket] = replace(waiter, message=waits.sentence)
+        if waits.device is not None:
+            self._waits_for(waits.device, waiter)
 
     def _job(self, job: Job) -> None:
         turn = self._turn
@@ -171,17 +175,28 @@ def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, Claim]) ->
             return _place_on_device(turn, job, worker, first)
     if (waits := _move(turn, job, up, first)) is not None:
         return waits
-    held = [device for worker in there if spec.gpu_bytes and (device := turn.device_of(worker)) is not None]
+    held = _of_their_own(turn, there)
     for device in held:  # its own worker's, which it waits for; unless somebody before it waits for that device, and is not of its kind
         ahead = first.get(device)
         if ahead is not None and ahead.model != model:
             return _NoPlace(behind(ahead), Reason.WAITING_FOR_GPU, device)
-    return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER, held[0] if held else _named(turn, job))
+    return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER, held[0] if held else _named(turn, job, workers))
 
 
-def _named(turn: Turn, job: Job) -> DeviceId | None:
-    """Return the device that the job names, if it is there."""
-    return job.only_on if job.only_on in turn.fleet.devices else None
+def _of_their_own(turn: Turn, workers: Iterable[Worker]) -> list[DeviceId]:
+    """Return the devices of workers whose end of work makes room; none where holders share, for a job that needs its worker is not helped by room."""
+    return [] if sharing.shared(turn.limits) else [device for worker in workers if (device := turn.device_of(worker)) is not None]
+
+
+def _named(turn: Turn, job: Job, workers: Iterable[Worker]) -> DeviceId | None:
+    """Return the device that the job names, while a worker is on its way from another one to it."""
+    moves = any(worker.wanted is Wanted.UP and not worker.jobs and _leaves(turn, worker) for worker in workers if turn.spec(worker).gpu_bytes)
+    return job.only_on if moves and job.only_on in turn.fleet.devices else None
+
+
+def _leaves(turn: Turn, worker: Worker) -> bool:
+    lease = turn.fleet.lease_of(worker.name)
+    return worker.stop is not None or (lease is not None and lease.state is LeaseState.COOLING)
 
 
 def _holds_up(turn: Turn, worker: Worker, first: Mapping[DeviceId, Claim]) -> bool:

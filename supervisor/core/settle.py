@@ -19,7 +19,6 @@ from supervisor.core.model import (
     Device,
     Job,
     JobStatus,
-    LeaseState,
     Reason,
     Wanted,
     Worker,
@@ -27,6 +26,7 @@ from supervisor.core.model import (
 )
 from supervisor.core.placing import assign, behind_others
 from supervisor.core.reload import forget_retired
+from supervisor.core.states import GRANTED
 from supervisor.core.turn import Turn
 
 
@@ -96,9 +96,11 @@ def _somebody_waits(turn: Turn, device: Device) -> bool:
         and worker.wanted is Wanted.UP
         and worker.state not in (WorkerState.QUARANTINED, WorkerState.UNKILLABLE)
         and not behind_others(turn, worker)
+        and (not worker.jobs or turn.device_of(worker) in {None, device.id})
     }
     kinds = {kind for model in models for kind in turn.limits.workers[model].serves}
-    return any(job.status is JobStatus.QUEUED and job.kind in kinds and _stands(turn, job) for job in turn.fleet.jobs.values())
+    queued = (job for job in turn.fleet.jobs.values() if job.status is JobStatus.QUEUED and job.only_on in {None, device.id})
+    return any(job.kind in kinds and _stands(turn, job) for job in queued)
 
 
 def _stands(turn: Turn, job: Job) -> bool:
@@ -132,7 +134,7 @@ def _start_or_retire(turn: Turn, worker: Worker) -> None:
 
 def _granted(turn: Turn, worker: Worker) -> bool:
     lease = turn.fleet.lease_of(worker.name)
-    return lease is not None and lease.state in {LeaseState.HELD, LeaseState.CONTAMINATED} and loading.may_load(turn, worker)
+    return lease is not None and lease.state in GRANTED and loading.may_load(turn, worker)
 
 
 def _send(turn: Turn, worker: Worker) -> None:

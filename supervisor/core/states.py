@@ -120,6 +120,12 @@ class LeaseState(StrEnum):
     CONTAMINATED = "contaminated"
 
 
+GRANTED: Final = frozenset({LeaseState.HELD, LeaseState.CONTAMINATED})
+"""Whoever has such a lease may use the device, and renews it where it has to."""
+HOLDING: Final = GRANTED | {LeaseState.YIELDING, LeaseState.STALE}
+"""Whoever has such a lease has the device."""
+
+
 class DeviceState(StrEnum):
     """Whether a device can be given to anyone."""
 

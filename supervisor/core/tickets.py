@@ -42,7 +42,8 @@ def arrival(turn: Turn, ticket: Ticket) -> float:
         return before.arrived_at_s
     if age is not None:
         turn.fleet = replace(turn.fleet, tickets={name: other for name, other in turn.fleet.tickets.items() if name != ticket})
-        return age.arrived_at_s
+        if turn.now_s < age.left_at_s + TICKET_KEPT_S:
+            return age.arrived_at_s
     turn.act(SaveMark(name=MARK + ticket, value=f"{turn.wall_s:.3f}", request=""))
     return turn.now_s
 

@@ -73,8 +73,14 @@ def ask(turn: Turn, lines: Mapping[DeviceId, Sequence[Job | Waiter]]) -> None:
                 _tell_outside(turn, device, lease, line)
 
 
-def _claims(turn: Turn, device: Device, line: Sequence[Job | Waiter]) -> Iterator[Claim]:
-    return (claim_of(turn, one, device) for one in line)
+def _claims(turn: Turn, device: Device, line: Sequence[Job | Waiter], priority: int) -> Iterator[Claim]:
+    """Yield the claims that may have a right against work of this priority, at the cost of a comparison for each of the others."""
+    limits = turn.limits
+    old_s = turn.now_s - WHOLE_SCALE * min(limits.gpu.age_step_s, limits.jobs.age_step_s)
+    for one in line:
+        since_s = one.arrived_at_s if isinstance(one, Waiter) else one.queued_at_s - one.waited_s
+        if one.priority < priority or since_s <= old_s or limits.gpu.max_hold_s:
+            yield claim_of(turn, one, device)
 
 
 def _ask_workers(turn: Turn, device: Device, leases: Sequence[Lease], line: Sequence[Job | Waiter]) -> None:
@@ -82,7 +88,7 @@ def _ask_workers(turn: Turn, device: Device, leases: Sequence[Lease], line: Sequ
     able = [(lease, holder) for lease in leases if (holder := _can_leave(turn, lease))]
     if not able or any(lease.state is LeaseState.YIELDING for lease in leases):
         return
-    for claim in _claims(turn, device, line):
+    for claim in _claims(turn, device, line, max(turn.fleet.jobs[name].priority for _, holder in able for name in holder.jobs)):
         ways = {lease.id: reason for lease, holder in able if (reason := _reason(turn, claim, holder))}
         gone = _enough(turn, device, leases, claim, ways) if ways else ()
         asked = [(lease, holder) for lease, holder in able if lease.id in ways and lease in gone]
@@ -141,7 +147,8 @@ def _tell_outside(turn: Turn, device: Device, lease: Lease, line: Sequence[Job |
         return
     gpu = turn.limits.gpu
     hold, max_hold_s = Hold(priority=lease.priority, held_s=turn.now_s - lease.since_s, waited_s=lease.waited_s, step_s=gpu.age_step_s), gpu.max_hold_s
-    found = next(((claim, reason) for claim in _claims(turn, device, line) if (reason := right_of_way(claim, hold, max_hold_s))), None)
+    claims = _claims(turn, device, line, lease.priority)
+    found = next(((claim, reason) for claim in claims if (reason := right_of_way(claim, hold, max_hold_s))), None)
     wanted_by = found[0].id if found else ""
     too_long = found is not None and bool(max_hold_s) and hold.held_s >= max_hold_s
     if (wanted_by, too_long) == (lease.wanted_by, lease.overheld):

@@ -21,7 +21,7 @@ from supervisor.runtime.carried import cannot_carry
 from supervisor.runtime.event_views import event_view
 from supervisor.runtime.instants import instant, wall_of
 from supervisor.runtime.ports import JobFiles, JobStore
-from supervisor.runtime.requests import EventsArgs, JobArgs, ListArgs, NoArgs, Operation, PageArgs, Rejected, RetryArgs, SubmitArgs, suggestion
+from supervisor.runtime.requests import EventsArgs, JobArgs, ListArgs, NoArgs, Operation, PageArgs, Rejected, RetryArgs, SubmitArgs, check_priority, suggestion
 from supervisor.runtime.why import why_view
 from supervisor.shapes import EventsPage, HoldView, JobsPage, JobView, KindView, LiveView, WhyView
 from supervisor.units import say_duration
@@ -33,6 +33,7 @@ _LIST_MAX: Final = 10_000
 _PAGE_MAX: Final = 500
 _EVENTS_MAX: Final = 1000
 _KEY_MAX: Final = 255
+_MAX_ATTEMPTS: Final = 1000  # nobody tries oftener, and every number of it fits into the file
 _ID_LETTERS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _ID_LENGTH: Final = 10
 
@@ -118,10 +119,10 @@ class JobOperations:
         if model is None:
             kinds = sorted(kind for spec in self._limits().workers.values() for kind in spec.serves)
             raise Rejected("usage", f"no worker serves {args.kind!r}; {suggestion(args.kind, kinds)}")
-        if args.priority is not None and args.priority < 0:
-            raise Rejected("usage", f"priority {args.priority} found; expected 0 (the most urgent) or more")
-        if args.max_attempts is not None and args.max_attempts < 1:
-            raise Rejected("usage", f"max_attempts {args.max_attempts} found; expected 1 or more")
+        if args.priority is not None:
+            check_priority(args.priority)
+        if args.max_attempts is not None and not 1 <= args.max_attempts <= _MAX_ATTEMPTS:
+            raise Rejected("usage", f"max_attempts {args.max_attempts} found; expected 1 to {_MAX_ATTEMPTS}")
         if problem := cannot_carry(args.params):
             raise Rejected("usage", f"params cannot be taken: {problem}")
         try:

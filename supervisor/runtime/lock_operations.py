@@ -17,7 +17,7 @@ from supervisor.runtime.asking import ANSWER_MAX_S, Asking
 from supervisor.runtime.device_views import device_view
 from supervisor.runtime.launch import shown
 from supervisor.runtime.peers import Owners
-from supervisor.runtime.requests import Operation, Rejected
+from supervisor.runtime.requests import Operation, Rejected, check_priority
 from supervisor.shapes import LockView
 from supervisor.units import parse_size
 
@@ -123,8 +123,7 @@ class LockOperations:
         """Return who asks, proved where it has a process, and the pids of that and its ancestors. Raises Rejected."""
         if not 0 < len(args.owner) <= _NAME_MAX or not args.owner.isprintable():
             raise Rejected("invalid", f"owner must have 1 to {_NAME_MAX} printable characters")
-        if args.priority < 0:
-            raise Rejected("invalid", f"priority {args.priority} is below 0, the most urgent")
+        check_priority(args.priority)
         if len(args.ticket) > _NAME_MAX or not args.ticket.isprintable():
             raise Rejected("invalid", "ticket must be one that an earlier answer gave")
         ttl_s = within("ttl_s", self._limits().gpu.lease_ttl_s if args.ttl_s is None else args.ttl_s)

@@ -2,10 +2,14 @@
 
 import difflib
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 
 from msgspec import Struct, field
 
 from supervisor.core.limits import JSONValue
+
+PRIORITY_MAX: Final = 1_000_000
+"""As over HTTP."""
 
 
 class Rejected(Exception):
@@ -91,6 +95,12 @@ class NoArgs(Struct, frozen=True, forbid_unknown_fields=True):
 
 Operation = tuple[type[Struct], Callable[[JSONValue], Awaitable[JSONValue]]]
 """The shape of what an operation takes, and what answers it."""
+
+
+def check_priority(priority: int) -> None:
+    """Raise Rejected for a priority that nobody can have."""
+    if not 0 <= priority <= PRIORITY_MAX:
+        raise Rejected("invalid", f"priority {priority} found; expected 0 (the most urgent) to {PRIORITY_MAX}")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

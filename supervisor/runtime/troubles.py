@@ -27,7 +27,11 @@ def unwell(fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
     failing = (device for device in fleet.devices.values() if device.state is not DeviceState.OK)
     found += [f"{device.id} is {device.state}{f': {device.trouble}' if device.trouble else ''}" for device in failing]
     stale = (lease for lease in fleet.leases.values() if lease.state is LeaseState.STALE)
-    found += [f"{called(lease)} holds {lease.device}, and does not renew its lease, {now_s - lease.since_s:.0f} s over its time" for lease in stale]
+    found += [
+        f"{called(lease)} holds {lease.device}, and does not renew its lease, {now_s - (lease.expires_at_s or now_s):.0f} s over its time" for lease in stale
+    ]
+    late = [lease for lease in fleet.leases.values() if lease.state is LeaseState.COOLING and now_s >= lease.since_s + limits.gpu.vacate_timeout_s]
+    found += [f"the memory of {called(lease)} on {lease.device} is not back {now_s - lease.since_s:.0f} s after its end (warden gpu status)" for lease in late]
     for device in fleet.devices.values():
         found += [f"{device.id} is contaminated: {stranger_words(one)} without a lease; it is waited for, not ended" for one in device.intruders]
     if fleet.zone in (Zone.EMERGENCY, Zone.FLOOR) and fleet.available_bytes is not None:

@@ -1,14 +1,21 @@
 """What people get wrong at the command line: one sentence each, the right exit code, never a traceback."""
 
 import json
+import math
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from supervisor.adapters.proc import look
+from supervisor.control import Refused
+from supervisor.front.shapes_in import JobBody
+from supervisor.runtime.lock_operations import within
+from supervisor.runtime.requests import PRIORITY_MAX, Rejected
 from tests.support.live import ONE_WORKER, Live, MakeLive, lives
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -48,7 +55,18 @@ def sentences(done: subprocess.CompletedProcess[str]) -> list[str]:
         (("jobs", "submit", "demo.count", b"x=\xff"), 2, r"'\udcff' is no character, only a part of one, and cannot be sent"),
         (("jobs", "show", b"\xff"), 2, r"'\udcff' is no character"),
         (("jobs", "submit", "demo.count", "steps=1", "fault=exit", "steps=2"), 2, "steps is given twice, as 1 and as 2: give it once"),
-        (("jobs", "submit", "demo.count", "--priority", "-1"), 2, "priority -1 found; expected 0 (the most urgent) or more"),
+        (("jobs", "submit", "demo.count", "--priority", "-1"), 2, "priority -1 found; expected 0 (the most urgent) to 1000000"),
+        (("jobs", "submit", "demo.count", "--priority", "1000001"), 2, "priority 1000001 found; expected 0 (the most urgent) to 1000000"),
+        (("jobs", "submit", "demo.count", "--priority", f"{10**23 - 1}"), 2, "expected 0 (the most urgent) to 1000000"),
+        (("gpu", "lock", "--priority", f"{10**23 - 1}"), 2, f"{10**23 - 1} is not in the range 0<=x<=1000000"),
+        (("gpu", "run", "--priority", "1000001", "--", "true"), 2, "1000001 is not in the range 0<=x<=1000000"),
+        (("gpu", "lock", "--timeout", "9" * 400 + "d"), 2, "Invalid value for '--timeout': expected a duration"),
+        (("gpu", "lock", "--ttl", "-1s"), 2, "Invalid value for '--ttl'"),
+        (("gpu", "lock", "--owner", ""), 2, "Invalid value for '--owner': it is empty"),
+        (("gpu", "lock", "--device", ""), 2, "Invalid value for '--device': it is empty"),
+        (("gpu", "run", "--device", "", "--", "true"), 2, "Invalid value for '--device': it is empty"),
+        (("gpu", "vacate", "--device", ""), 2, "Invalid value for '--device': it is empty"),
+        (("jobs", "submit", "demo.count", "--device", ""), 2, "Invalid value for '--device': it is empty"),
         (("jobs", "submit", "demo.count", "--priority", "high"), 2, "'high' is not a valid integer"),
         (("jobs", "submit", "demo.count", "x=" + "[" * 150 + "]" * 150), 2, "params cannot be taken: it is nested deeper than 100 levels"),
         (("jobs", "submit", "demo.count", "--wiat"), 2, "No such option"),
@@ -185,3 +203,39 @@ def test_a_missing_program_is_told_by_check_and_does_not_hold_up_run(live: MakeL
 def test_the_supervisor_of_this_file_was_not_harmed(warden: Live) -> None:
     assert warden.worker("sam-0").generation == 1
     assert warden.wait_for_job(warden.submit(steps=1)).status == "completed"
+
+
+@pytest.mark.parametrize(("op", "args"), [("gpu.lock", {"owner": "far", "ttl_s": 60.0}), ("jobs.submit", {"kind": "demo.count"})])
+@pytest.mark.parametrize("priority", [-1, PRIORITY_MAX + 1, 10**23 - 1])
+def test_a_priority_that_http_refuses_is_refused_by_the_socket(warden: Live, op: str, args: dict[str, Any], priority: int) -> None:
+    with pytest.raises(Refused, match=rf"priority {priority} found; expected 0 \(the most urgent\) to 1000000") as refused:
+        warden.ask(op, **args, priority=priority)
+
+    assert refused.value.code == "invalid"
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"kind": "demo.count", "priority": priority}, JobBody)
+    msgspec.convert({"kind": "demo.count", "priority": PRIORITY_MAX}, JobBody)
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "name"),
+    [
+        ("gpu.lock", {"owner": "far"}, "timeout_s"),
+        ("gpu.lock", {"owner": "far"}, "ttl_s"),
+        ("gpu.renew", {"lease": "l-1", "fence": 1}, "ttl_s"),
+        ("gpu.vacate", {"by": "me"}, "timeout_s"),
+        ("gpu.vacate", {"by": "me"}, "keep_free_s"),
+    ],
+)
+@pytest.mark.parametrize("seconds", [-1.0, 1e300])
+def test_a_time_that_nobody_can_wait_is_refused_by_the_socket(warden: Live, op: str, args: dict[str, Any], name: str, seconds: float) -> None:
+    with pytest.raises(Refused, match=f"{name} must be from 0 to 86400 seconds, .* was found") as refused:
+        warden.ask(op, **args, **{name: seconds})
+
+    assert refused.value.code == "invalid"
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, -0.001])
+def test_what_is_no_time_is_refused(seconds: float) -> None:
+    with pytest.raises(Rejected, match="timeout_s must be from 0 to 86400 seconds"):
+        within("timeout_s", seconds)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from msgspec.structs import replace
 
 from supervisor.shapes import DeviceView, HolderView, ReleaseView, StrangerView, VacateView
 from tests.support.live import WARDEN, WITHIN_S
@@ -137,13 +138,30 @@ def test_the_screen_of_the_card_names_states_strangers_and_idle_leases(tmp_path:
         shown = warden.cli("gpu", "status")
 
     head, *lines = shown.stdout.splitlines()
-    assert shown.returncode == 0
+    assert shown.returncode == 3
     assert head == "GPU-1  T4  1GiB of 15GiB used  ok  contaminated"
     assert lines[0] == "PROOF         by pid"
     assert any(line.startswith("sam-0") and line.endswith("contaminated") for line in lines)
     assert any(line.startswith("late (pid 9") and line.endswith("stale, not renewed, 30 s over its time, nothing used for 12 min") for line in lines)
     assert "NOT OURS      pid 4242  python3  1GiB  without a lease: waited for, not ended" in lines
     assert "NOT OURS      pid 5  Xorg  an unknown size" in lines
+
+
+@pytest.mark.parametrize(
+    ("card", "code"),
+    [
+        (replace(CARD, holders=[SAM], strangers=CARD.strangers[1:]), 0),
+        (replace(CARD, holders=[SAM]), 3),
+        (replace(CARD, strangers=[]), 3),
+        (replace(CARD, holders=[], strangers=[], state="lost"), 3),
+    ],
+    ids=["a stranger that is none of its business", "an intruder", "a stale lease", "lost"],
+)
+def test_the_status_of_the_card_is_exit_3_where_health_is(tmp_path: Path, card: DeviceView, code: int) -> None:
+    with Scripted(tmp_path, {"status": always(a_status(devices=[card]))}).answering() as warden:
+        done = [warden.cli("gpu", "status", *more).returncode for more in ((), ("--json",))]
+
+    assert done == [code, code]
 
 
 def test_the_monitor_draws_again_and_again_and_ctrl_c_ends_it_well(tmp_path: Path) -> None:

@@ -1,17 +1,21 @@
 """The client against a line that is scripted: what it asks, how long it waits, what it says when it has the device no more."""
 
 import logging
+import math
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import zmq
 
 from supervisor.client import Away, Busy, Gpu, GpuError, Lease, Lost, Refused
-from supervisor.client.lines import Http
+from supervisor.client.lines import Control, Http
 from supervisor.client.patience import Patience
 from tests.support.live import WITHIN_S
 
@@ -302,3 +306,121 @@ def test_a_status_is_the_devices(gpu_of: MakeGpu) -> None:
 
     assert gpu_of(line).status() == [{"id": "GPU-1"}]
     assert line.done == [("devices", 10.0)]
+
+
+@pytest.mark.parametrize("code", ["failed", "stopping"])
+def test_a_store_that_is_stuck_for_a_moment_says_nothing_of_the_lease(tmp_path: Path, code: str) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.bind(f"ipc://{tmp_path}/control.sock")
+
+        def answer() -> None:
+            who, body = router.recv_multipart()
+            problem = {"code": code, "message": "the job store may be stuck"}
+            router.send_multipart([who, msgspec.json.encode({"id": msgspec.json.decode(body)["id"], "ok": False, "error": problem})])
+
+        server = threading.Thread(target=answer, daemon=True)
+        server.start()
+        with pytest.raises(Away, match="may be stuck"):
+            Control(tmp_path).renew({"lease": "l-7", "fence": 7}, WITHIN_S)
+        server.join(WITHIN_S)
+
+
+def test_what_nobody_thought_of_does_not_end_the_renewals(gpu_of: MakeGpu, caplog: pytest.LogCaptureFixture) -> None:
+    line = Scripted(expiring(0.03), renewals=[RuntimeError("boom"), {}, *[expiring(0.03)] * 10_000])
+    with caplog.at_level(logging.WARNING), gpu_of(line).lease() as lease:
+        renewed(line, 5)
+        lease.check()
+
+    assert line.done[-1][0] == "unlock"
+    assert "RuntimeError: boom" in caplog.text
+
+
+def test_what_nobody_thought_of_means_lost_when_its_time_is_over(gpu_of: MakeGpu) -> None:
+    line = Scripted(expiring(0.1), renewals=[RuntimeError("boom")] * 10_000, proves_pid=False)
+    with gpu_of(line).lease() as lease:
+        why = lost(lease)
+
+    assert why == "l-7 could not be renewed in time: RuntimeError: boom"
+
+
+def test_one_who_fails_when_told_that_it_is_lost_is_heard(gpu_of: MakeGpu, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: str) -> None:
+        raise RuntimeError("boom")
+
+    line = Scripted(expiring(0.03), renewals=[Refused("conflict", "it holds no more")])
+    with gpu_of(line).lease(on_lost=fail) as lease:
+        assert lost(lease) == "it holds no more"
+
+    assert "on_lost failed" in caplog.text
+
+
+NO_SECONDS = [math.nan, -1, -0.001, -math.inf, None, True, "30"]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        *[("timeout", found) for found in NO_SECONDS],
+        *[("ttl", found) for found in [*NO_SECONDS, math.inf, 86401, 10**5000]],
+        *[("priority", found) for found in [-1, 1_000_001, 10**5000, 1.0, math.nan, None, True, "15"]],
+        *[("ticket", found) for found in [None, 7, b"t-1"]],
+    ],
+    ids=lambda found: str(found) if not isinstance(found, int) or found < 10**9 else "huge",
+)
+def test_a_value_that_is_none_is_refused_at_the_call(name: str, found: Any) -> None:
+    line = Scripted()
+    with pytest.raises(ValueError, match=f"^{name} must be .* was found$"):
+        Gpu(line=line).lease(**{name: found})
+
+    assert line.asked == []
+
+
+@pytest.mark.parametrize("timeout", [*NO_SECONDS, 0, math.inf, 86401])
+def test_a_status_is_not_waited_for_without_a_time(timeout: Any) -> None:
+    line = Scripted()
+    with pytest.raises(ValueError, match=r"timeout must be a number of seconds above 0 up to 86400, .* was found"):
+        Gpu(line=line).status(timeout=timeout)
+
+    assert line.done == []
+
+
+def test_one_that_lives_by_its_renewals_alone_has_a_time() -> None:
+    with pytest.raises(ValueError, match="ttl must be a number of seconds above 0"):
+        Gpu(line=Scripted(proves_pid=False)).lease(ttl=0)
+    Gpu(line=Scripted()).lease(ttl=0, timeout=0, priority=1_000_000)
+
+
+def test_one_who_waits_for_ever_asks_again_and_again_with_its_ticket(gpu_of: MakeGpu) -> None:
+    line = Scripted(*[Busy("sam-0 holds it", ticket="t-9")] * 3, Away("nobody listens"))
+    with gpu_of(line).lease(timeout=math.inf, ticket="t-1") as lease:
+        assert lease.held
+
+    assert [asked["ticket"] for asked, _ in line.asked] == ["t-1", "t-9", "t-9", "t-9", "t-9"]
+    assert {timeout_s for _, timeout_s in line.asked} == {3600.0}
+
+
+def test_a_lease_that_was_never_entered_is_not_checked(gpu_of: MakeGpu) -> None:
+    with pytest.raises(GpuError, match="never entered"):
+        gpu_of(Scripted()).lease().check()
+
+
+def heard(line: Scripted, lease: Lease, *, wanted: bool) -> tuple[bool, str]:
+    """Return what a program hears, once that is so."""
+    end_s = time.monotonic() + WITHIN_S
+    while lease.yield_wanted is not wanted and time.monotonic() < end_s:
+        renewed(line, 1)
+    return lease.yield_wanted, lease.wanted_by
+
+
+def test_a_program_hears_with_each_renewal_who_should_have_it_soon(gpu_of: MakeGpu) -> None:
+    wanted = {**expiring(0.03), "yield_wanted": True, "wanted_by": "yolo.train"}
+    asked, gone = threading.Event(), threading.Event()
+    line = Scripted(expiring(0.03), renewals=(wanted if asked.is_set() and not gone.is_set() else expiring(0.03) for _ in range(100_000)))
+    with gpu_of(line).lease() as lease:
+        at_first = (lease.yield_wanted, lease.wanted_by)
+        asked.set()
+        then = heard(line, lease, wanted=True)
+        gone.set()
+        at_last = heard(line, lease, wanted=False)
+
+    assert (at_first, then, at_last) == ((False, ""), (True, "yolo.train"), (False, ""))

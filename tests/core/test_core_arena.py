@@ -46,7 +46,7 @@ def test_four_programs_of_four_priorities_fight_for_ten_minutes_and_the_bound_ho
 
     for name, (priority, hold_s) in FOUR.items():
         assert len(waits[name]) > 3
-        assert max(waits[name]) <= bound_s(priority, len(FOUR) - 1, age_step_s=AGE_STEP_S, hold_s=hold_s, hand_over_s=HAND_OVER_S)
+        assert max(waits[name]) <= bound_s(priority, len(FOUR) - 1, age_step_s=AGE_STEP_S, hold_s=hold_s, hand_over_s=HAND_OVER_S, gives_way=False)
     assert sorted(waits, key=lambda name: max(waits[name])) == list(FOUR)
 
 

@@ -27,6 +27,7 @@ from supervisor.core.model import (
     Process,
     Reason,
     Ticket,
+    Wanted,
     Worker,
     WorkerName,
     WorkerState,
@@ -326,3 +327,25 @@ def test_a_job_whose_worker_needs_no_device_any_more_runs_wherever_that_is() -> 
     now = fleet([card(A, 16)], [worker("sam-0", READY)], jobs=[on(A)])
 
     assert after(now, limits(sam=spec("sam", 0))).jobs[JobId("j-1")].worker == "sam-0"
+
+
+def test_a_job_that_names_a_device_keeps_nobody_from_it_while_no_worker_comes_there() -> None:
+    workers = [replace(worker("sam-0"), wanted=Wanted.DOWN), worker("yolo-0", READY)]
+    jobs = [replace(job("j-1", "sam.do", priority=0), only_on=A), job("j-2", "yolo.do")]
+    now = fleet([card(A, 16)], workers, [lease(1, A, "yolo-0")], jobs)
+
+    later = after(now, limits(sam=spec("sam", 12), yolo=spec("yolo", 8)))
+
+    assert later.jobs[JobId("j-2")].worker == "yolo-0"
+
+
+@pytest.mark.parametrize("only_on", [None, B])
+def test_a_resident_comes_back_to_a_card_that_the_queue_cannot_use(only_on: DeviceId | None) -> None:
+    workers = [worker("sam-0"), worker("yolo-0", BUSY, "j-0")]
+    jobs = [job("j-0", "yolo.do", worker="yolo-0"), replace(job("j-1", "yolo.do"), only_on=only_on)]
+    one_at_a_time = replace(spec("yolo", 8), concurrency=1)
+    now = fleet([card(A, 16), card(B, 16)], workers, [lease(1, B, "yolo-0")], jobs)
+
+    later = after(now, limits(sam=spec("sam", 12, resident=True), yolo=one_at_a_time))
+
+    assert [device.handover.worker if device.handover else None for device in later.devices.values()] == ["sam-0", None]

@@ -150,6 +150,7 @@ EDITS: Final[dict[str, Edit]] = {
     "words by itself": _of("words", autostart=True),
     "yolo resident": _of("yolo", resident=True),
     "tail says nothing": _of("tail", progress="none"),
+    "a bound for holds": lambda limits: replace(limits, gpu=replace(limits.gpu, max_hold_s=6.0)),
     "larger budget": lambda limits: replace(limits, gpu=replace(limits.gpu, host_budget_bytes=20 * GIB)),
 }
 

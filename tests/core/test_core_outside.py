@@ -4,8 +4,9 @@ import pytest
 from msgspec.structs import replace
 
 from supervisor.core import tickets
+from supervisor.core.claims import Age
 from supervisor.core.gpu import Blocked, held_by, may_begin, strangers
-from supervisor.core.limits import GIB, GpuLimits
+from supervisor.core.limits import GIB, GpuLimits, Limits
 from supervisor.core.line import aged, rank_outside
 from supervisor.core.model import (
     Device,
@@ -20,6 +21,7 @@ from supervisor.core.model import (
     Ticket,
     Waiter,
 )
+from supervisor.core.turn import Turn
 from tests.support.world import World
 
 HOST = Device(id=DeviceId("host"), name="host", backend="host", total_bytes=16 * GIB)
@@ -99,3 +101,33 @@ def test_a_ticket_that_was_left_for_too_long_keeps_no_age() -> None:
 
     assert "t-late" not in world.fleet.tickets
     assert "t-other" in world.fleet.tickets
+
+
+def test_what_is_kept_of_tickets_is_their_arrival_and_what_cannot_be_read_is_left_out() -> None:
+    marks = {"held": "yes", "ticket t-1": "1700000002.250", "ticket t-2": "tomorrow", "schedule nightly": "7"}
+
+    assert tickets.stored(marks) == {Ticket("t-1"): 1700000002.25}
+
+
+def test_the_next_supervisor_takes_over_the_newest_tickets_and_forgets_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tickets, "TICKETS_KEPT", 3)
+    world = World()
+    world.run(2.0)
+    world.lock("t-first", 4 * GIB)
+    for number in range(5):
+        world.run(3.0 + number)
+        world.lock(f"t-{number}", 4 * GIB)
+    world.run(10.0)
+
+    world.restart_supervisor(None)
+    world.run(12.0)
+
+    assert {name: age.arrived_at_s for name, age in world.fleet.tickets.items()} == {"t-2": 5.0, "t-3": 6.0, "t-4": 7.0}
+    assert {name for name in world.disk.marks if name.startswith("ticket ")} == {"ticket t-2", "ticket t-3", "ticket t-4"}
+
+
+def test_an_age_of_long_ago_is_none() -> None:
+    turn = Turn(Fleet(tickets={Ticket("t-1"): Age(arrived_at_s=5.0, left_at_s=20.0)}), Limits(), 20.0 + tickets.TICKET_KEPT_S)
+
+    assert tickets.arrival(turn, Ticket("t-1")) == turn.now_s
+    assert not turn.fleet.tickets

@@ -6,9 +6,12 @@ from typing import Final
 import msgspec
 import pytest
 
+from supervisor.control import endpoint_of
 from supervisor.shapes import LockView
 from tests.faults.test_outside import Program, ask, device, holder, run, sam_is_ready, waits  # noqa: F401  # run is a fixture
 from tests.support.live import FAKE, Live, MakeLive
+from tests.support.lives import bound_s
+from tests.support.real_fight import real_fight
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -28,6 +31,7 @@ priority = 15
 resident = false
 """
 STEPS: Final = 100
+FOUR: Final = {"microphone": 0, "console": 10, "default": 15, "background": 20}
 
 
 def has_saved(warden: Live, job: str) -> None:
@@ -112,3 +116,19 @@ def test_a_ticket_keeps_its_age_over_the_death_of_the_supervisor(live: MakeLive,
     assert old.let_go()[0] == 0
     new.begun()
     assert new.let_go()[0] == 0
+
+
+def test_four_clients_of_four_priorities_fight_and_none_waits_longer_than_the_bound(live: MakeLive) -> None:
+    warden = live(BOTH.replace('age_step = "1h"', 'age_step = "100ms"'))
+    sam_is_ready(warden)
+    mark = warden.mark()
+
+    found = real_fight(lambda: endpoint_of(warden.state_dir), FOUR, hold_s=0.2, for_s=4.0)
+    sam_is_ready(warden, after=mark)
+
+    assert found.overlaps == 0
+    assert len(found.fences) == len(set(found.fences)) == sum(map(len, found.waits.values()))
+    for name, priority in FOUR.items():
+        assert found.waits[name], f"{name} was never served"
+        limit_s = bound_s(priority, len(FOUR) - 1, age_step_s=0.1, hold_s=found.hold_s, hand_over_s=found.hand_over_s, gives_way=False)
+        assert max(found.waits[name]) <= limit_s, (name, found)

@@ -45,6 +45,23 @@ def test_it_says_that_there_is_no_card_and_what_to_do(cards: FakeCards, tmp_path
     assert "nvidia-smi -L" in no_card.stderr
 
 
+def test_where_nothing_can_hold_memory_it_says_so(cards: FakeCards, tmp_path: Path) -> None:
+    assert cards.library is not None
+    drivers = tmp_path / "drivers"
+    drivers.mkdir()
+    (drivers / "libnvidia-ml.so.1").symlink_to(cards.library / "libnvidia-ml.so.1")
+    (drivers / "libcuda.so.1").write_text("none")
+    without_cuda = FakeCards(tmp_path / "without", drivers)
+    without_cuda.add()
+
+    for options in ((), ("--hold", "1")):
+        done = shown(without_cuda, *options)
+
+        assert done.returncode == 69
+        assert "libcuda.so.1 cannot be loaded" in done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_on_a_card_it_shows_each_thing_and_leaves_nothing_behind(cards: FakeCards) -> None:
     cards.add()
 

@@ -289,6 +289,7 @@ class Arena:
             self.post(ev.ReadyHeard(worker=process.name, generation=process.generation))
         for event in tuple(process.unstored):
             self.post(event)
+        self.own(0.1, partial(self._beat, process))
 
     def _of(self, action: act.ForWorker) -> Process | None:
         process = self.processes.get(action.worker)

@@ -37,12 +37,14 @@ class Outcome:
     story: str
 
 
-def bound_s(priority: int, ahead: int, *, age_step_s: float, hold_s: float, hand_over_s: float) -> float:
-    """Return how long a program may have to wait. ahead: who stood in the line as it came, or was at work; hold_s: the longest hold; hand_over_s: the longest.
+def bound_s(priority: int, ahead: int, *, age_step_s: float, hold_s: float, hand_over_s: float, gives_way: bool = True) -> float:
+    """Return how long a program may have to wait, as supervisor/DESIGN.md derives it.
 
-    After `max(20, priority)` steps its level is 0 and it is overdue, so nobody is before it who came later; a hold that had just begun may then last hold_s.
+    ahead: who stood in the line as it came, or was at work; hold_s, hand_over_s: the longest. gives_way: some work holds the device for longer, and gives way
+    at its checkpoints to who is overdue; without such work the program waits for its own level alone.
     """
-    return max(WHOLE_SCALE, priority) * age_step_s + (ahead + 1) * (hold_s + hand_over_s) + hand_over_s
+    levels = max(WHOLE_SCALE, priority) if gives_way else priority
+    return levels * age_step_s + (ahead + 1) * (hold_s + hand_over_s) + hand_over_s
 
 
 def live(seed: int) -> Outcome:

@@ -24,6 +24,15 @@ def test_a_beat_says_where_the_job_is_now(report: Report) -> None:
     assert beat.metrics == {"loss": 0.5}, "the last ones stay"
 
 
+def test_a_beat_says_that_the_work_can_be_left_once_it_has_announced_or_saved_a_checkpoint(report: Report, source: Path) -> None:
+    before = report.beat().resumable
+    report.save_checkpoint(source)
+    saved, other = report.beat().resumable, Report(report.job)
+    other.will_checkpoint()
+
+    assert (before, saved, other.beat().resumable) == (False, True, True)
+
+
 @pytest.mark.parametrize("order", [JobCancelled("cancelled"), EmergencyBrake("1.8GiB available")])
 def test_an_order_is_raised_at_the_next_progress_and_at_each_after_it(report: Report, order: BaseException) -> None:
     report.progress(1, 2)

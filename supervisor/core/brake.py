@@ -25,7 +25,7 @@ _LARGE_BYTES: Final = 256 * MIB
 """What an idle worker must have for its end to be worth a load; and what one must have gained in a second for any other end to be in vain."""
 WORTH_BYTES: Final = 64 * MIB
 """Less than this is no use to end anybody for."""
-_HELP_SHARE: Final = 10
+HELP_SHARE: Final = 10
 """All of ours together must have this part of what is missing: else the trouble is not ours."""
 _AHEAD_S: Final = 5
 """A job is asked to end where, at the pace of the last second, the line would be passed within this: its next step may be seconds away."""
@@ -118,7 +118,7 @@ def _brake(turn: Turn, event: MemorySampled) -> None:
         return
     found = candidates(turn.fleet, turn.limits, event, turn.now_s, spares=turn.fleet.zone is not Zone.FLOOR)
     missing = line_bytes + line_bytes // BAND - event.available_bytes
-    if not found or sum(one.size_bytes for one in found) * _HELP_SHARE < missing:
+    if not found or sum(one.size_bytes for one in found) * HELP_SHARE < missing:
         if not under_way:
             _not_ours(turn)
         return

@@ -5,16 +5,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import zmq
 
 from supervisor import __version__, control, early, wire
-from supervisor.adapters import meters
+from supervisor.adapters import meters, proc
 from supervisor.adapters.cgroups import find_parent
 from supervisor.adapters.channel import WorkerChannel
 from supervisor.adapters.control_server import ControlServer
@@ -37,8 +36,10 @@ from supervisor.core.rests import HELD
 from supervisor.core.tickets import stored
 from supervisor.device_service import open_devices
 from supervisor.job_service import open_jobs
+from supervisor.memory_service import MemoryService
 from supervisor.runtime.api_child import with_api
 from supervisor.runtime.asking import Asking
+from supervisor.runtime.flight import FlightRecorder
 from supervisor.runtime.inbox import Inbox
 from supervisor.runtime.launch import Launcher
 from supervisor.runtime.lock_operations import LockOperations
@@ -50,8 +51,6 @@ from supervisor.runtime.saving import FENCES_AHEAD
 from supervisor.runtime.sources import Ticker
 from supervisor.service import Service
 from supervisor.settings import Settings
-
-_DROPS_SAID_EVERY_S: Final = 60.0
 
 
 def serve(loaded: Loaded, environ: Mapping[str, str]) -> int:
@@ -94,6 +93,7 @@ class _Service:
         self._jobs = await open_jobs(stack, limits=limits, state=state, context=context, say=self._service.say)
         self._wanted = WantedFile(state.path / "wanted.json")
         self._processes = LocalProcesses(run_dir=state.run_dir, post=self._inbox.post, leaves_in=find_parent())
+        self._memory = MemoryService(self._environ, self._processes.meter, limits)
         generations = self._processes.last_generations()
         # The HTTP front is not taken back: it holds the sockets that are bound next, and has nothing to lose.
         names = {f"{model}-{i}" for model, spec in self._loaded.limits.workers.items() for i in range(spec.replicas)}
@@ -103,7 +103,7 @@ class _Service:
         stack.callback(self._listening.close)
         self._channel = WorkerChannel(
             partial(Router, context, state.sockets_dir / "workers.sock", max_message_bytes=wire.MAX_MESSAGE_BYTES),
-            post=self._inbox.post,
+            post=lambda event: self._inbox.post(self._flight.with_record(event)),
             limits={"orphan_after_s": settings.orphan_after_s},
             learn=self._learn,
         )
@@ -126,6 +126,7 @@ class _Service:
         peaks = await self._jobs.store.peaks()
         fleet = first_fleet(limits, self._devices.first, fence=fence, generations=generations, wanted=self._wanted.words(), peaks=peaks)
         self._loop = Loop(fleet, limits, self._inbox, perform=self._perform, journal=self._ring)
+        self._flight = FlightRecorder(fleet=lambda: self._loop.fleet, rss_bytes=proc.rss_bytes)
         the_fleet, the_limits, post = (lambda: self._loop.fleet), (lambda: self._loop.limits), self._inbox.post
         self._ticker = Ticker(post=post, fleet=the_fleet, limits=the_limits, perform=self._perform, ping=self._channel.ping)
         self._settings = Settings(self._loaded, self._environ, loop=self._loop, say=self._service.say, take=self._take_settings)
@@ -151,7 +152,7 @@ class _Service:
         self._say("supervisor_started", pid=os.getpid(), version=__version__, config=str(self._loaded.path), state_dir=str(self._state.path), **where)
         if state_closed := self._state.closed:
             self._say("state_dir_closed", reason=state_closed)
-        for event, reason in self._devices.notes:
+        for event, reason in (*self._devices.notes, *self._memory.notes):
             self._say(event, reason=reason)
         for worker, count in self._survivors.items():
             self._say("worker_swept", worker=worker, reason=f"{count} processes that an earlier supervisor had left were ended")
@@ -186,8 +187,9 @@ class _Service:
             ),
             say=self._service.say,
             answer=self._asking.answer,
-            available_bytes=meters.available_bytes,
+            room=self._memory.room,
             disk_free_bytes=meters.DiskMeter(self._state.path).free_bytes,
+            flight=self._flight.of,
         )
 
     def _about(self) -> About:
@@ -197,7 +199,7 @@ class _Service:
             started_at_s=time.monotonic(),
             loop_lag_s=lambda: self._ticker.lag_s,
             pss_bytes=meters.own_pss_bytes,
-            dropped=lambda: self._channel.dropped.total() + self._control.dropped.total() + self._programs.dropped.total(),
+            dropped=lambda: sum(self._dropped().values()),
             interventions=lambda: list(self._performer.interventions),
             settings=self._settings,
             evidence=lambda worker, generation: self._performer.evidence(worker, generation),  # noqa: PLW0108  # the performer is made later
@@ -214,8 +216,7 @@ class _Service:
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._settings.reload)
         jobs, leases = tuple(await self._jobs.store.live()), tuple(await self._jobs.store.leases())
-        marks = await self._jobs.store.marks()
-        words = self._wanted.words()
+        marks, words = await self._jobs.store.marks(), self._wanted.words()
         self._loop.begin(
             SupervisorStarted(wall_s=time.time(), jobs=jobs, leases=leases, adopted=self._adopted, wanted=words, held=HELD in marks, tickets=stored(marks))
         )
@@ -226,8 +227,10 @@ class _Service:
             self._channel.expect(found.worker, found.generation, self._processes.token_of(found.worker, found.generation))
             self._performer.watch_adopted(found.worker, found.generation)
         for helper in (
-            self._ticker.run(lambda: self._loop.limits.memory.look_every_s),
-            self._say_drops(),
+            self._memory.sample(stack, self._loop, post=self._inbox.post, say=self._note),
+            self._ticker.run(lambda: self._memory.look_every_s(self._loop)),
+            self._flight.run(),
+            self._service.say_drops(self._dropped),
             self._settings.watch(),
             self._jobs.janitor.run(),
             self._jobs.schedules.run(),
@@ -236,7 +239,7 @@ class _Service:
         ):
             self._help(stack, helper)
         self._open_doors(stack)
-        self._help(stack, keep((self._control.file, self._channel.file, self._jobs.stream.file), lambda event, fields: self._say(event, **fields)))
+        self._help(stack, keep((self._control.file, self._channel.file, self._jobs.stream.file), self._note))
         try:
             await self._loop.run()
         except Exception as error:  # noqa: BLE001  # a bug of ours: the journal of what led to it is kept
@@ -264,6 +267,7 @@ class _Service:
     def _take_settings(self, limits: Limits) -> None:
         """Hand new limits to whoever keeps some outside the loop."""
         self._service.take(limits)
+        self._memory.take(limits)
         self._channel.set_limits({"orphan_after_s": limits.supervisor.orphan_after_s})
 
     def _perform(self, decision: Decision) -> None:
@@ -271,6 +275,13 @@ class _Service:
 
     def _say(self, event: str, **fields: JSONValue) -> None:
         self._service.say(LEVELS[event], event, fields)
+
+    def _note(self, event: str, fields: Mapping[str, JSONValue]) -> None:
+        self._say(event, **fields)
+
+    def _dropped(self) -> Mapping[str, int]:
+        """Return how many messages could not be believed, by why."""
+        return self._channel.dropped + self._control.dropped + self._programs.dropped
 
     def _asked_to_stop(self) -> None:
         """SIGTERM or Ctrl-C: stop in order; a second one stops at once."""
@@ -287,13 +298,3 @@ class _Service:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._crash = error
             self._loop.leave()
-
-    async def _say_drops(self) -> None:
-        """Say how many messages could not be believed, at most once a minute and only when there were any."""
-        said = 0
-        while True:
-            await asyncio.sleep(_DROPS_SAID_EVERY_S)
-            counts: Callable[[], Mapping[str, int]] = lambda: {**self._channel.dropped, **self._control.dropped, **self._programs.dropped}  # noqa: E731  # read twice
-            if (total := sum(counts().values())) > said:
-                self._say("messages_dropped", reason=", ".join(f"{count} {why}" for why, count in counts().items()))
-                said = total

@@ -17,6 +17,7 @@ from supervisor.core.model import Fleet, WorkerName
 
 _LOG_STUCK_S: Final = 10.0
 _STATUS_EVERY_S: Final = 10.0
+_DROPS_SAID_EVERY_S: Final = 60.0
 
 
 class Service:
@@ -53,6 +54,16 @@ class Service:
     def new_generation(self, worker: WorkerName) -> None:
         """Let a worker begin with a log of the right size, where the file system cannot cut one in place. Blocks up to a second: for a thread."""
         self._worker_logs.new_generation(worker)
+
+    async def say_drops(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Say how many messages could not be believed, by why, at most once a minute and only when there were more; until cancelled."""
+        said = 0
+        while True:
+            await asyncio.sleep(_DROPS_SAID_EVERY_S)
+            found = counts()
+            if (total := sum(found.values())) > said:
+                self._say("messages_dropped", {"reason": ", ".join(f"{count} {why}" for why, count in found.items())})
+                said = total
 
     async def prove(self, state_dir: Path) -> None:
         """Try on throw-away things what Warden relies on, and say what could not be proved."""

@@ -15,6 +15,16 @@ class ClockView(Struct, frozen=True, kw_only=True):
     limit_s: float
 
 
+class LeakView(Struct, frozen=True, kw_only=True):
+    """By what a worker's memory between its jobs grows, or what of it is given back each time (harmless). per_job_bytes: 0 where it does not grow."""
+
+    kind: str
+    per_job_bytes: int
+    jobs: int
+    sentence: str
+    harmless: bool
+
+
 class WorkerView(Struct, frozen=True, kw_only=True):
     """One worker."""
 
@@ -30,12 +40,14 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     silent_s: float | None
     still_s: float | None
     memory_bytes: int | None
+    memory_limit_bytes: int | None
     device_bytes: int | None
     restarts: dict[str, int]
     last_reason: str
     note: str
     next_action: str
     clocks: list[ClockView]
+    leak: LeakView | None = None
 
 
 class PeakView(Struct, frozen=True, kw_only=True):
@@ -215,9 +227,17 @@ class SupervisorView(Struct, frozen=True, kw_only=True):
 
 
 class MemoryView(Struct, frozen=True, kw_only=True):
-    """The machine's memory, and the room on the disk of the state folder. Below disk_floor_bytes of it no job is taken."""
+    """The machine's memory, and the room on the disk of the state folder. Below disk_floor_bytes of it no job is taken.
+
+    zone: ok, warn, emergency or floor, by the three lines, as they count on this machine (0: no such line). total_bytes: None before the first reading.
+    """
 
     available_bytes: int | None
+    total_bytes: int | None = None
+    zone: str = "ok"
+    warn_below_bytes: int = 0
+    emergency_below_bytes: int = 0
+    hard_floor_bytes: int = 0
     disk_free_bytes: int | None = None
     disk_floor_bytes: int = 2**30
 
@@ -344,8 +364,22 @@ class WaitView(Struct, frozen=True, kw_only=True):
     until: str | None = None  # ISO 8601: when it is due, where a time is all that it waits for
 
 
+class FlightView(Struct, frozen=True, kw_only=True):
+    """One second of the worker that ended under a job. rss_bytes: of its leader; pss_bytes: of its tree, and available_bytes: of the machine, as last read."""
+
+    at: str
+    rss_bytes: int
+    pss_bytes: int | None
+    available_bytes: int | None
+    device_bytes: int | None
+    job: str
+    phase: str
+    done: float
+    total: float
+
+
 class WhyView(Struct, frozen=True, kw_only=True):
-    """Why a job is where it is. sentences: the whole story for people, the same on every screen; the rest is for programs."""
+    """Why a job is where it is. sentences: the whole story for people, the same on every screen; the rest is for programs. flight: its worker's last minute."""
 
     job: str
     kind: str
@@ -355,6 +389,7 @@ class WhyView(Struct, frozen=True, kw_only=True):
     you_can: list[str]
     wait: WaitView | None = None
     error: ErrorView | None = None
+    flight: list[FlightView] = field(default_factory=list)
 
 
 class EventView(Struct, frozen=True, kw_only=True):

@@ -62,12 +62,39 @@ class JobBeat(Struct, frozen=True, kw_only=True):
     resumable: bool = False  # it can be left at a checkpoint, and gone on with in another process
 
 
+class Graphs(Struct, frozen=True, kw_only=True):
+    """Tensors alive between two jobs that hold their autograd graph. shapes: of the biggest; held_in: where one was found."""
+
+    count: int
+    used_bytes: int
+    shapes: tuple[str, ...] = ()
+    held_in: str = ""
+
+
+class Idle(Struct, frozen=True, kw_only=True):
+    """What a worker holds between two jobs, after it gave back what it could; for the verdict on leaks. Leave out what you cannot measure.
+
+    jobs: ended by this process so far; used_bytes: of this process, without mapped files; trimmed_bytes: given back by the allocator just before;
+    pinned_bytes: cached pinned memory; blocks: of Python's allocator; items: of containers, by place; grown: objects by type, more than last time.
+    """
+
+    jobs: int
+    used_bytes: int
+    trimmed_bytes: int = 0
+    pinned_bytes: int | None = None
+    blocks: int | None = None
+    graphs: Graphs | None = None
+    items: Mapping[str, int] = field(default_factory=dict)
+    grown: Mapping[str, int] = field(default_factory=dict)
+
+
 class Beat(FromWorker, frozen=True, kw_only=True, tag="beat"):
     """The process lives; what its jobs show tells whether they move."""
 
     seq: int
     jobs: tuple[JobBeat, ...] = ()
     device_bytes: int | None = None
+    idle: Idle | None = None  # once after each job, while no other is worked on
 
 
 class Accepted(FromWorker, frozen=True, kw_only=True, tag="accepted"):
@@ -140,6 +167,14 @@ class Cancel(ToWorker, frozen=True, kw_only=True, tag="cancel"):
     attempt: int
 
 
+class Brake(ToWorker, frozen=True, kw_only=True, tag="brake"):
+    """The machine runs out of memory, and this job is who takes it: end it before its next step. `failed` with reason memory_emergency answers it."""
+
+    job: str
+    attempt: int
+    why: str = ""
+
+
 class Pause(ToWorker, frozen=True, kw_only=True, tag="pause"):
     """Stop working on this job right after its next checkpoint; `failed` with reason paused answers it. Without a job: hold still at the next progress."""
 
@@ -181,7 +216,7 @@ class Ping(ToWorker, frozen=True, kw_only=True, tag="ping"):
 
 
 AnyFromWorker = Hello | Ready | Beat | Accepted | Result | Failed | Log | Bye
-AnyToWorker = Welcome | JobOrder | Cancel | Pause | Resume | Drain | Unload | Stored | Resync | Ping
+AnyToWorker = Welcome | JobOrder | Cancel | Brake | Pause | Resume | Drain | Unload | Stored | Resync | Ping
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
@@ -190,12 +225,15 @@ __all__ = [
     "AnyFromWorker",
     "AnyToWorker",
     "Beat",
+    "Brake",
     "Bye",
     "Cancel",
     "Drain",
     "Failed",
     "FromWorker",
+    "Graphs",
     "Hello",
+    "Idle",
     "JSONValue",
     "JobBeat",
     "JobOrder",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.config import LATER, Loaded, fill, find, inspect, load, missing, spelled
+from supervisor.config import fill, find, inspect, load, missing, spelled
 from supervisor.config.source import key_lines
 from supervisor.core.limits import GIB, ApiLimits, Limits, Retries, ScheduleSpec
 from supervisor.errors import ConfigError
@@ -51,7 +51,6 @@ def test_a_file_with_its_version_alone_gives_the_defaults(tmp_path: Path) -> Non
 
     assert spelled(loaded.limits) == spelled(Limits()) | {"supervisor.state_dir": f'"{tmp_path}/var"', "supervisor.log_dir": f'"{tmp_path}/logs"'}
     assert set(loaded.origins.values()) == {"default"}
-    assert loaded.warnings == ()
 
 
 def test_a_worker_has_the_watchdog_of_all_with_its_own_keys_replaced(path: Path) -> None:
@@ -208,30 +207,6 @@ def test_a_wrong_value_in_the_file_is_said_even_where_the_environment_hides_it(p
     path.write_text(FILE.replace('"20s"', "20"))
 
     assert len(problems(path, {"WARDEN_WATCHDOG__SILENT_AFTER": "9s"})) == 1
-
-
-def later_sample(key: str) -> str:
-    """Return a value that a later key takes."""
-    sizes = dict.fromkeys(("worker_soft", "worker_limit", "warn_below", "emergency_below", "hard_floor"), '"1GiB"')
-    return sizes.get(key, '"5m"')
-
-
-@pytest.mark.parametrize(("table", "key"), [(table, key) for table, keys in LATER.items() for key in keys])
-def test_a_key_of_a_later_release_is_a_warning_and_never_silent(tmp_path: Path, table: str, key: str) -> None:
-    path = tmp_path / "supervisor.toml"
-    path.write_text(f"schema_version = 1\n[{table}]\n{key} = {later_sample(key)}\n")
-
-    loaded = load(path, {})
-
-    assert [str(warning) for warning in loaded.warnings] == [f"supervisor.toml:3: {table}.{key}: known, but this release does not act on it yet"]
-
-
-def test_a_later_key_from_the_environment_is_a_warning_that_names_the_variable(path: Path) -> None:
-    loaded: Loaded = load(path, {"WARDEN_MEMORY__WORKER_SOFT": "5GiB"})
-
-    assert [str(warning) for warning in loaded.warnings] == [
-        "environment WARDEN_MEMORY__WORKER_SOFT: memory.worker_soft: known, but this release does not act on it yet"
-    ]
 
 
 @pytest.mark.parametrize(("text", "kept_s"), [("7200", 7200.0), ("2h", 7200.0)])
@@ -399,7 +374,6 @@ def test_a_schedule_is_read_from_the_file_and_from_outside(tmp_path: Path) -> No
 
     loaded = load(path, environ)
 
-    assert loaded.warnings == ()
     assert loaded.limits.schedules == {"nightly": ScheduleSpec(cron="0 3 * * *", kind="x", params={"n": 1, "m": 2}, priority=3, overlap="queue")}
     shown = spelled(loaded.limits)
     assert {key: value for key, value in shown.items() if key.startswith("schedules")} == {

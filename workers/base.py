@@ -13,7 +13,6 @@ A whole worker:
     main(Shout)
 """
 
-import ctypes
 import faulthandler
 import gc
 import json
@@ -23,7 +22,6 @@ import sys
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
@@ -31,11 +29,12 @@ from typing import Any, ClassVar, NoReturn
 import msgspec
 from msgspec import Struct
 
-from supervisor.wire import Accepted, Bye, Failed, JobOrder, Log, Result
+from supervisor.wire import Accepted, Beat, Bye, Failed, JobOrder, Log, Result
 from workers.beats import Identity
 from workers.budget import keep_budget
 from workers.endings import Ended, device_reason, ended_by, sentence
 from workers.given import held_to, schemas_of
+from workers.idle import IdleMeter, release
 from workers.link import Link
 from workers.report import BadInput, EmergencyBrake, Job, JobCancelled, Report
 
@@ -118,6 +117,7 @@ class _Process:
         self._loading = True
         self._code = 0
         self._worker = worker_class()
+        self._meter = IdleMeter(self._worker)
         self._worker.name = self._identity.worker
         self._worker.state_dir = Path(environment["WARDEN_STATE_DIR"])
         self._worker.config_dir = Path(os.environ.get("WARDEN_CONFIG_DIR", "."))
@@ -190,7 +190,7 @@ class _Process:
         if end is None:
             self._link.post(Accepted(**stamp))  # type: ignore[arg-type]  # the fields by name
             end = self._outcome(order)
-        _release()
+        trimmed_bytes = release()
         if isinstance(end, Ended):
             if end.reason == "paused" and (order.job, order.attempt) in self._link.cancelled:  # it came after the work had left
                 end = Ended("cancelled", "cancelled")
@@ -202,6 +202,14 @@ class _Process:
             self._link.post(Failed(**stamp, reason=end.reason, error=end.error, stack=end.stack))  # type: ignore[arg-type]  # the fields by name
         else:
             self._link.post(Result(**stamp, value=end))  # type: ignore[arg-type]  # the fields by name
+        self._tell_idle(trimmed_bytes)
+
+    def _tell_idle(self, trimmed_bytes: int) -> None:
+        """Measure what is held now, for the verdict on leaks; after the end was told, so that nobody waits for it, and only while no other job is worked on."""
+        self._meter.job_ended()
+        if not self._link.at_work:
+            idle = self._meter.measure(trimmed_bytes)
+            self._link.post(Beat(**self._identity.stamp(), seq=0, device_bytes=_device_bytes(), idle=idle))  # type: ignore[arg-type]  # the fields by name
 
     def _taken_back(self, order: JobOrder) -> Ended | None:
         """Return the end of a job that was taken back before its work began, or None. A cancel counts more than a pause."""
@@ -257,19 +265,3 @@ def _device_bytes() -> int | None:
     torch = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)
     return int(cuda.memory_reserved()) if cuda is not None and cuda.is_initialized() else None
-
-
-def _release() -> None:
-    """Give back what the job held: garbage, the allocator's retained pages, torch's cache."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    cuda = getattr(torch, "cuda", None)
-    if cuda is not None and cuda.is_initialized():
-        with suppress(RuntimeError):  # a broken context gives nothing back; how the job ended is told all the same
-            cuda.empty_cache()
-    trim = getattr(_libc, "malloc_trim", None)
-    if trim is not None:  # glibc only
-        trim(0)
-
-
-_libc = ctypes.CDLL(None)

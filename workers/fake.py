@@ -3,9 +3,10 @@
 Its jobs are of the kinds it is told to serve (options.serves, default demo.count) and all take the same parameters: `steps` of `step_s` each, and one
 `fault` at step `at`: stall (stands still, its heart beats on), hang (holds the GIL, so nothing beats), crash (SIGKILL to itself), exit (exit code 3), error,
 oom and broken (what torch raises when a device's memory is not enough, or its context is broken), deaf (ignores cancel and SIGTERM), memory (allocates
-`size_mb`), fork (leaves a child in a session of its own), critical (deaf inside a critical section), family (leaves the processes of `fake_tree`, their pids
-in the job's folder), hold (leaves a child in a session of its own that ignores SIGTERM and holds `size_mb`, its pid in the job's folder as `holder`), slow
-(the step takes `slow_s`, and listens to orders).
+`size_mb`), leak (that at each step from there on), readers (shares `size_mb` with four forked children that read it, their pids in the job's folder), fork
+(leaves a child in a session of its own), critical (deaf inside a critical section), family (leaves the processes of `fake_tree`, their pids in the job's
+folder), hold (leaves a child in a session of its own that ignores SIGTERM and holds `size_mb`, its pid in the job's folder as `holder`), slow (the step
+takes `slow_s`, and listens to orders).
 
 On a fake card (`fake_card`) it holds options.card_mb from its load on, until options.card_release_s after its end (-1: for ever), and a job's `card_mb`
 while that works: no more than its share, as if torch held it, unless options.card_capped is false. Its end can go wrong: it stays for as long as there is
@@ -31,7 +32,9 @@ from msgspec import Struct
 from workers.base import BadInput, Job, JobCancelled, Report, Worker, main
 from workers.fake_card import claim
 
-Fault = Literal["", "stall", "hang", "crash", "exit", "error", "oom", "broken", "deaf", "memory", "fork", "family", "critical", "hold", "slow"]
+Fault = Literal[
+    "", "stall", "hang", "crash", "exit", "error", "oom", "broken", "deaf", "memory", "leak", "readers", "fork", "family", "critical", "hold", "slow"
+]
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -111,7 +114,7 @@ def count(job: Job, report: Report) -> dict[str, Any]:
     if params.checkpoint:
         report.will_checkpoint()
     for step in range(start + 1, params.steps + 1):
-        if params.fault and step == params.at and params.attempt in (0, job.attempt):
+        if params.fault and (step == params.at or (params.fault == "leak" and step > params.at)) and params.attempt in (0, job.attempt):
             _go_wrong(params, report, held)
         time.sleep(params.step_s)
         report.progress(step, params.steps, phase="count", metrics={"step": float(step)})
@@ -148,8 +151,11 @@ def _go_wrong(params: Params, report: Report, held: list[bytearray]) -> None:  #
             raise RuntimeError("CUDA error: device-side assert triggered")
         case "deaf":
             _be_deaf()
-        case "memory":
-            held.append(bytearray(b"x" * (params.size_mb * 2**20)))
+        case "memory" | "leak":
+            held.append(_filled(params.size_mb))
+        case "readers":
+            held.append(_filled(params.size_mb))
+            _share(held[-1], report.job.dir / "readers")
         case "fork":
             _leave_child()
         case "family":
@@ -161,6 +167,29 @@ def _go_wrong(params: Params, report: Report, held: list[bytearray]) -> None:  #
         case "critical":
             with report.critical("a very long save"):
                 _be_deaf()
+
+
+def _filled(size_mb: int) -> bytearray:
+    """Return so much memory, every page of it written."""
+    held = bytearray(size_mb * 2**20)
+    held[::4096] = b"x" * len(held[::4096])
+    return held
+
+
+def _share(memory: bytearray, pid_file: Path) -> None:
+    """Fork four children that read it over and over, and return once each has read all of it."""
+    read, write = os.pipe()
+    pids = []
+    for _ in range(4):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            while True:
+                sum(memory[::4096])
+                os.write(write, b".")  # the pipe takes as many as there are seconds in a test
+                time.sleep(1)
+    for _ in pids:
+        os.read(read, 1)
+    pid_file.write_text(" ".join(map(str, pids)))
 
 
 def _stand_still(report: Report) -> None:

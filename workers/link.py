@@ -18,6 +18,7 @@ from supervisor.wire import (
     AnyFromWorker,
     AnyToWorker,
     Beat,
+    Brake,
     Cancel,
     Drain,
     Failed,
@@ -36,7 +37,7 @@ from supervisor.wire import (
     routing_id,
 )
 from workers.beats import BEAT_CHANGED_S, Beats, Identity
-from workers.report import JobCancelled, Report, WorkerLeaves
+from workers.report import EmergencyBrake, JobCancelled, Report, WorkerLeaves
 
 RESEND_S: Final = 1.0
 FLUSH_S: Final = 2.0  # how long a process that leaves waits for `stored`
@@ -81,6 +82,11 @@ class Link:
         """Say that the model is loaded."""
         self._ready = Ready(**self._identity.stamp(), note=note)  # type: ignore[arg-type]  # stamp() holds the three fields by name
         self.post(self._ready)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a job is worked on."""
+        return bool(self._reports)
 
     def open_report(self, report: Report) -> None:
         """Let this job's progress ride on the beats from now on."""
@@ -202,6 +208,9 @@ class Link:
                     self._take(message)
             case Cancel(job=job, attempt=attempt):
                 self._cancel(job, attempt)
+            case Brake(job=job, attempt=attempt, why=why):
+                if (report := self._reports.get((job, attempt))) is not None:
+                    report.interrupt(EmergencyBrake(why))
             case Pause(job="") | Resume(job=""):
                 for report in tuple(self._reports.values()):
                     (report.hold_still if isinstance(message, Pause) else report.go_on)()

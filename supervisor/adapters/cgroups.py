@@ -10,6 +10,7 @@ from supervisor.adapters import proc
 
 _EMPTY_FOLDER_LINKS = 2
 """Its name and its own dot; each folder in it adds one."""
+_SUBGROUP = "supervisor"
 _MOUNTS = Path("/proc/self/mounts")
 
 
@@ -22,7 +23,7 @@ def find_parent() -> Path | None:
     own = proc.cgroup_of(os.getpid())
     if not own.startswith("/") or "/../" in f"{own}/":  # outside of what this mount shows
         return None
-    parent = Path(mount) / own.lstrip("/")
+    parent = home_of(Path(mount) / own.lstrip("/"))
     probe = parent / f"warden-probe-{os.getpid()}"
     try:
         probe.mkdir(exist_ok=True)
@@ -31,6 +32,18 @@ def find_parent() -> Path | None:
     except OSError:
         return None
     return parent if usable else None
+
+
+def home_of(own: Path) -> Path:
+    """Return where leaves are made: in our own cgroup; or beside it, where systemd put us into a subgroup of what it delegated (DelegateSubgroup=supervisor).
+
+    Only there may the memory controller be given to them: a cgroup that gives controllers to others may hold no process itself.
+    """
+    if own.name != _SUBGROUP:
+        return own
+    with suppress(OSError):
+        (own.parent / "cgroup.subtree_control").write_text("+memory")
+    return own.parent
 
 
 def prefix_of(run_dir: Path) -> str:

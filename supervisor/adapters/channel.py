@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 
+from msgspec import convert
+
 from supervisor import wire
 from supervisor.adapters.sockets import Router
-from supervisor.core.actions import SendCancel, SendDrain, SendJob, SendPause, SendResume, SendResync, SendStored, SendWelcome
+from supervisor.core.actions import SendBrake, SendCancel, SendDrain, SendJob, SendPause, SendResume, SendResync, SendStored, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
     BeatHeard,
@@ -19,11 +21,12 @@ from supervisor.core.events import (
     NoteHeard,
     ReadyHeard,
 )
+from supervisor.core.growth import Idle
 from supervisor.core.limits import JSONValue
 from supervisor.core.model import JobId, WorkerName
 from supervisor.errors import WireError
 from supervisor.runtime.carried import cannot_carry
-from supervisor.runtime.ports import ToWorker
+from supervisor.runtime.process_ports import ToWorker
 
 
 class WorkerChannel:
@@ -104,7 +107,7 @@ class WorkerChannel:
             self._post(event)
 
 
-def _message(action: ToWorker, limits: dict[str, float], folder: Path | None, checkpoint: Path | None) -> wire.AnyToWorker:  # one row per action
+def _message(action: ToWorker, limits: dict[str, float], folder: Path | None, checkpoint: Path | None) -> wire.AnyToWorker:  # noqa: PLR0911  # one row per action
     match action:
         case SendWelcome():
             return wire.Welcome(limits=limits)
@@ -114,6 +117,8 @@ def _message(action: ToWorker, limits: dict[str, float], folder: Path | None, ch
             return wire.Drain(boundary=action.boundary)
         case SendCancel():
             return wire.Cancel(job=action.job, attempt=action.attempt)
+        case SendBrake():
+            return wire.Brake(job=action.job, attempt=action.attempt, why=action.why)
         case SendPause():
             return wire.Pause(job=action.job, attempt=action.attempt)
         case SendResume():
@@ -149,7 +154,8 @@ def _event(worker: WorkerName, message: wire.AnyFromWorker) -> AnyEvent | None:
                 )
                 for beat in message.jobs
             )
-            return BeatHeard(worker=worker, generation=generation, jobs=jobs, device_bytes=message.device_bytes)
+            idle = convert(message.idle, Idle, from_attributes=True) if message.idle is not None else None
+            return BeatHeard(worker=worker, generation=generation, jobs=jobs, device_bytes=message.device_bytes, idle=idle)
         case wire.Hello():
             return HelloHeard(worker=worker, generation=generation, jobs=tuple((JobId(job), attempt) for job, attempt in message.jobs))
         case wire.Ready():

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 
 from supervisor.core.model import Device, DeviceId, DeviceSample, Holding, WorkerName
-from supervisor.runtime.ports import DeviceError, Processes
+from supervisor.runtime.ports import DeviceError
+from supervisor.runtime.process_ports import Processes
 
 HOST: DeviceId = DeviceId("host")
 

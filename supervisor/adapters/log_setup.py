@@ -38,10 +38,11 @@ def spell(key: str, value: Any) -> tuple[str, str]:
 
 
 def line(event: Mapping[str, Any]) -> str:
-    """Return the line for people: ISO time with offset and milliseconds, level, event, then key=value."""
+    """Return the line for people: ISO time with offset and milliseconds, level, event, then key=value, and key=value/limit where there is one for it."""
     moment = datetime.fromtimestamp(event["timestamp"], tz=UTC).isoformat(timespec="milliseconds")
-    pairs = (spell(key, value) for key, value in event.items() if key not in _LEADING)
-    words = " ".join(f"{key}={value}" for key, value in pairs)
+    pairs = dict(spell(key, value) for key, value in event.items() if key not in _LEADING)
+    limits = {key: pairs[f"{key}_limit"] for key in pairs if f"{key}_limit" in pairs}
+    words = " ".join(f"{key}={value}{f'/{limits[key]}' if key in limits else ''}" for key, value in pairs.items() if key.removesuffix("_limit") not in limits)
     return f"{moment} {event['level']:<{_LEVEL_WIDTH}} {event['event']:<{_EVENT_WIDTH}} {words}".rstrip()
 
 

@@ -23,6 +23,8 @@ NEEDS_A_PERSON: Final = frozenset(
         "gpu_refused",
         "disk_low",
         "emergency_brake",
+        "memory_outside",
+        "memory_limit_helpless",
         "store_failed",
         "log_stuck",
         "device_lost",

@@ -3,28 +3,28 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from supervisor.adapters import proc, spawning, survivors
 from supervisor.adapters.cgroups import Leaf, prefix_of
 from supervisor.adapters.evidence import gather, tail
 from supervisor.adapters.passes import Passes
 from supervisor.adapters.tree_members import Members, Owner
-from supervisor.adapters.tree_memory import Readings, measure
+from supervisor.adapters.tree_meter import TreeMeter
 from supervisor.adapters.trees import Record, go_on, remember_all, send_to_group, sweep
 from supervisor.core.events import Adopted, TreeGone, TreeStuck, WorkerExited
 from supervisor.core.model import DeviceId, Evidence, WorkerName
 from supervisor.errors import StateError
-from supervisor.runtime.ports import Launch, SpawnError
+from supervisor.runtime.process_ports import Launch, SpawnError
 
 _SWEEP_PAUSE_S: Final = 0.02
 _LOOK_MAX_S: Final = 1.0
-_SHARED_S: Final = 0.1
-"""A reading of all memory that began so short a time ago serves the next who asks: a look at the workers and one at the device come together."""
 
 
 class LocalProcesses:
@@ -43,16 +43,13 @@ class LocalProcesses:
         self._pidfds: dict[tuple[WorkerName, int], int] = {}
         self._spawning: dict[tuple[WorkerName, int], signal.Signals | None] = {}  # with the signal that was ordered meanwhile
         self._doomed: set[tuple[WorkerName, int]] = set()  # ordered to be killed
-        self._reading: asyncio.Future[dict[WorkerName, int]] | None = None
-        self._read_at_s = 0.0
-        self._readings = Readings()
+        self.meter = TreeMeter(lambda: tuple(self._records.values()))
         self._members = Members()
         # Apart, so that many stalls at once, each three seconds of evidence, keep no proof and no meter waiting. A thread is made when it is first needed.
         self._proofs = ThreadPoolExecutor(8, "warden-proof")
         self._sweeps = Passes(self._proofs, sweep)
         self._looks = Passes(self._proofs, remember_all)
         self._witnesses = ThreadPoolExecutor(16, "warden-evidence")
-        self._meters = ThreadPoolExecutor(2, "warden-meter")
 
     def expect(self, worker: WorkerName, generation: int) -> None:
         """Remember from now on what is ordered of a generation that is about to be spawned: an order may come in the same turn as the spawn."""
@@ -76,10 +73,10 @@ class LocalProcesses:
             await asyncio.to_thread(self._prepare, record)
             report, record.pid, pidfd = spawning.fork(launch, record.cgroup)
         except OSError as error:
-            _remove_leaf(record)
+            record.remove_leaf()
             raise SpawnError(f"{error.strerror or error}: {error.filename or launch.argv[0]}") from error
         except ValueError as error:
-            _remove_leaf(record)
+            record.remove_leaf()
             raise SpawnError(f"{error}: {launch.argv[0]!r}") from error
         seen = proc.look(record.pid)  # not reaped yet, so it is there, if only as a zombie
         record.start_ticks = seen.start_ticks if seen else 0
@@ -92,17 +89,18 @@ class LocalProcesses:
             await spawning.readable(pidfd, spawning.SPAWN_MAX_S)
             spawning.reap(pidfd)
             os.close(pidfd)
-            _remove_leaf(record)
+            record.remove_leaf()
             del self._records[key]
             raise SpawnError(problem)
         if record.leaf is not None and not record.leaf.holds(record.pid) and not record.leaf.pids():  # it was not let in
-            _remove_leaf(record)
+            record.remove_leaf()
             record.cgroup = ""
         self._members.born(record)
+        self.meter.oom.born(record.pid)
         with suppress(OSError):  # a full disk: what was written before the spawn finds it as well
             await asyncio.to_thread(record.write, self._run_dir)
         self._watch(record, pidfd)
-        self._readings = Readings()
+        self.meter.forget()
         return record.pid
 
     def _prepare(self, record: Record) -> None:
@@ -121,7 +119,10 @@ class LocalProcesses:
 
     def _exited(self, record: Record, pidfd: int) -> None:
         asyncio.get_running_loop().remove_reader(pidfd)
+        killer = self.meter.killer_of(record, ours=(record.worker, record.generation) in self._doomed)
         ended = spawning.reap(pidfd)
+        if killer and ended.kind == "signal" and ended.number == signal.SIGKILL:
+            ended = replace(ended, killer=killer)
         os.close(pidfd)
         self._pidfds.pop((record.worker, record.generation), None)
         self._post(WorkerExited(worker=record.worker, generation=record.generation, exit=ended))
@@ -164,6 +165,7 @@ class LocalProcesses:
         if record is None:
             return
         self._doomed.add((worker, generation))
+        self._signal_group(worker, generation, signal.SIGSTOP)  # at once: the look at the tree takes milliseconds, in which a hog would take 100 MB more
         try:  # the whole of it at once: a group that dies first leaves children of whom nobody can tell whose they are
             with suppress(TimeoutError, OSError):
                 await asyncio.wait_for(asyncio.shield(self._sweeps.over(record)), _LOOK_MAX_S)
@@ -190,12 +192,12 @@ class LocalProcesses:
         last = await asyncio.get_running_loop().run_in_executor(self._proofs, self._forget, record)
         self._records.pop((record.worker, record.generation), None)
         self._doomed.discard((record.worker, record.generation))
-        self._readings = Readings()
+        self.meter.forget()
         return TreeGone(worker=record.worker, generation=record.generation, swept=swept, log_tail=last)
 
     def _forget(self, record: Record) -> tuple[str, ...]:
         """Remove what was kept of a tree that is gone, and return the end of its log. For a thread."""
-        _remove_leaf(record)
+        record.remove_leaf()
         with suppress(OSError):
             (self._run_dir / f"{record.worker}.json").replace(self._run_dir / f"{record.worker}.gone")  # nobody is looked for by it, but its number was used
         return tail(Path(record.log), record.log_bytes)
@@ -214,20 +216,19 @@ class LocalProcesses:
 
     async def memory(self) -> Mapping[WorkerName, int]:
         """Return the PSS of every worker's tree in bytes. Who asks within 0.1 s of another gets the same reading."""
-        loop = asyncio.get_running_loop()
-        if self._reading is None or loop.time() - self._read_at_s > _SHARED_S:
-            self._read_at_s = loop.time()
-            self._reading = loop.run_in_executor(self._meters, measure, tuple(self._records.values()), self._readings)
-        return await asyncio.shield(self._reading)
+        return await self.meter.all()
 
     async def memory_of(self, worker: WorkerName) -> int:
         """Return the PSS of one worker's tree in bytes, read anew; 0 when nothing of it is left."""
-        records = tuple(record for record in self._records.values() if record.worker == worker)
-        return (await asyncio.get_running_loop().run_in_executor(self._meters, measure, records, Readings())).get(worker, 0)
+        return await self.meter.one(worker)
+
+    async def outsiders(self) -> Sequence[str]:
+        """Return who has most memory of those that are not ours, in words, the most first."""
+        return await self.meter.outsiders()
 
     async def owners(self, pids: Collection[int]) -> Mapping[int, Owner]:
         """Return whose each of these pids is, or was when it was last seen."""
-        return await asyncio.get_running_loop().run_in_executor(self._meters, self._members.owners, tuple(self._records.values()), pids)
+        return await asyncio.get_running_loop().run_in_executor(self.meter.thread, self._members.owners, tuple(self._records.values()), pids)
 
     def pid_of(self, worker: WorkerName) -> int:
         """Return the leader's pid of the worker's newest generation, 0 when there is none."""
@@ -286,15 +287,9 @@ class LocalProcesses:
                     if isinstance(gone, TreeStuck):
                         pids = ", ".join(map(str, gone.pids))
                         raise StateError(f"processes of an earlier {record.worker} do not die: pid {pids}; start again when the kernel has let them go")
-                _remove_leaf(record)
+                record.remove_leaf()
                 self._records.pop((record.worker, record.generation), None)
         if self._leaves_in is not None:
             in_use = {record.cgroup for record in self._records.values()}
             self.strangers += await asyncio.to_thread(survivors.clear_leaves, self._leaves_in, self._run_dir, in_use)
         return ended
-
-
-def _remove_leaf(record: Record) -> None:
-    if record.leaf is not None:
-        record.leaf.kill()  # a shim that failed may still be dying in it
-        record.leaf.remove()

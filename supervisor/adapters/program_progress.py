@@ -16,7 +16,7 @@ from supervisor.adapters.program_notices import USEC, Notice, NoticeSocket, watc
 from supervisor.core.events import ProgramSeen
 from supervisor.core.limits import Watchdog, WorkerSpec
 from supervisor.core.model import WorkerName
-from supervisor.runtime.ports import SpawnError
+from supervisor.runtime.process_ports import SpawnError
 
 LOOK_EVERY_S: Final = 0.5
 _LOOK_MAX_S: Final = 1.0

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from supervisor.core.model import Exit
-from supervisor.runtime.ports import FIRST_DESCRIPTOR, Launch
+from supervisor.runtime.process_ports import FIRST_DESCRIPTOR, Launch
 
 _ASIDE: Final = 64
 """Descriptors are put there before they get their numbers: in place, one might overwrite another that still has to move."""

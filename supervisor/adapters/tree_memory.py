@@ -1,7 +1,7 @@
-"""What trees use: their PSS, which costs the kernel about 15 ms per GB, read again where their RSS, which costs nothing, has moved. For threads."""
+"""What trees use: their PSS, which costs about 15 ms per GB, read where it may decide; in between their RSS, which costs nothing, tells the rest."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -12,8 +12,6 @@ from supervisor.core.model import WorkerName
 
 _MOVED_BYTES: Final = 2**20
 """Less than any limit or margin is set by."""
-_STALE_S: Final = 60.0
-"""A PSS moves without the RSS where somebody who shares the pages comes or goes: one of ours is told to `Readings`, a stranger is found out by then."""
 
 
 class _Reading(Struct, frozen=True):
@@ -21,36 +19,62 @@ class _Reading(Struct, frozen=True):
     pss_bytes: int
     at_s: float
 
+    def plus(self, rss_bytes: int) -> int:
+        """Return the PSS that follows from an RSS read later: what comes on top is most likely nobody else's."""
+        return max(0, self.pss_bytes + rss_bytes - self.rss_bytes)
+
 
 class Readings:
-    """The last PSS of each process. Valid until a process of ours comes or goes: whoever sees that makes new ones."""
+    """The last PSS of each process. Valid until a process of ours comes or goes: whoever sees that makes new ones.
 
-    def __init__(self) -> None:
+    near_bytes: a tree with less RSS is far from every limit, and told by its RSS until its readings are stale; None: every tree is. 0: none is.
+    members: who there was of each generation's tree at the last look.
+    """
+
+    def __init__(self, *, near_bytes: int | None = 0, stale_s: float = 60.0) -> None:
         """Begin with none."""
+        self.near_bytes = near_bytes
+        self.stale_s = stale_s
+        self.members: dict[tuple[WorkerName, int], Sequence[int]] = {}
         self._last: dict[int, _Reading] = {}
 
-    def pss_bytes(self, pids: Iterable[int], now_s: float) -> int:
-        """Return the PSS of these processes together."""
-        return sum(self._one(pid, now_s) for pid in pids)
+    def pss_bytes(self, pids: Sequence[int], now_s: float) -> int:
+        """Return the PSS of these processes, a tree, together."""
+        resident = {pid: proc.rss_bytes(pid) for pid in pids}
+        near = self.near_bytes is not None and sum(resident.values()) >= self.near_bytes
+        # Members share pages. One that comes or goes moves the PSS of the others, and so does one that writes into a shared page; no RSS moves by it.
+        afresh = any(pid not in self._last for pid in pids) or (near and bool(self.near_bytes) and len(pids) > 1)
+        return sum(self._one(pid, rss_bytes, now_s, near=near, afresh=afresh) for pid, rss_bytes in resident.items())
 
-    def _one(self, pid: int, now_s: float) -> int:
-        rss_bytes, last = proc.rss_bytes(pid), self._last.get(pid)
-        if last is None or abs(rss_bytes - last.rss_bytes) >= _MOVED_BYTES or now_s - last.at_s >= _STALE_S:
+    def _one(self, pid: int, rss_bytes: int, now_s: float, *, near: bool, afresh: bool) -> int:
+        last = self._last.get(pid)
+        moved = last is None or abs(rss_bytes - last.rss_bytes) >= _MOVED_BYTES
+        if last is None or afresh or (near and moved) or now_s - last.at_s >= self.stale_s:
             last = self._last[pid] = _Reading(rss_bytes, proc.pss_bytes(pid), now_s)
-        return last.pss_bytes
+            return last.pss_bytes
+        return last.plus(rss_bytes) if moved else last.pss_bytes
+
+    def now_bytes(self, pids: Sequence[int]) -> int:
+        """Return what these processes have now, by the last reading and their RSS."""
+        found = ((self._last.get(pid), proc.rss_bytes(pid)) for pid in pids)
+        return sum(last.plus(rss_bytes) if last is not None and rss_bytes else rss_bytes for last, rss_bytes in found)
 
 
 def measure(records: Sequence[Record], readings: Readings) -> dict[WorkerName, int]:
     """Return the PSS of each worker's trees in bytes. Where there are cgroups nobody else is looked at; for all others there is one pass over the machine."""
     now_s = time.monotonic()
-    used: dict[WorkerName, int] = {record.worker: 0 for record in records}
+    members: dict[tuple[WorkerName, int], Sequence[int]] = {}
     scanned = []
     for record in records:
         inside = record.leaf.pids() if record.leaf is not None else []
         if inside:
-            used[record.worker] += readings.pss_bytes(inside, now_s)
+            members[record.worker, record.generation] = inside
         elif record.pid:
             scanned.append(record)
-    for record, members in zip(scanned, members_of(scanned), strict=True):
-        used[record.worker] += readings.pss_bytes((member.pid for member in members), now_s)
+    for record, found in zip(scanned, members_of(scanned), strict=True):
+        members[record.worker, record.generation] = [member.pid for member in found]
+    used: dict[WorkerName, int] = {record.worker: 0 for record in records}
+    for (worker, _), pids in members.items():
+        used[worker] += readings.pss_bytes(pids, now_s)
+    readings.members = members
     return used

@@ -43,6 +43,12 @@ class Record(Struct, kw_only=True):
         ours = path.name.startswith("warden-") and path.name.endswith(f"-{self.worker}-{self.generation}")
         return Leaf(path) if self.cgroup and ours else None
 
+    def remove_leaf(self) -> None:
+        """Remove its cgroup, where it had one, with whoever is in it still: a shim that failed may be dying there."""
+        if (leaf := self.leaf) is not None:
+            leaf.kill()
+            leaf.remove()
+
     @property
     def tree(self) -> proc.Tree:
         """Return what tells its processes from others where there is no cgroup."""

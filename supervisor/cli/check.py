@@ -20,12 +20,11 @@ def check(context: Context, file: str | None, *, as_json: bool) -> None:
     path = find(file or context.config_path, context.environ, Path.cwd())
     print(path, file=sys.stderr)
     loaded, wrong = inspect(path, context.environ)
-    problems, warnings = in_order((*wrong, *missing(loaded, context.environ, sys.executable))), loaded.warnings
-    about = f"ok: {len(loaded.limits.workers)} workers{f', {len(warnings)} warnings' if warnings else ''}"
+    problems = in_order((*wrong, *missing(loaded, context.environ, sys.executable)))
     if as_json:
-        print_json({"file": str(path), "ok": not problems, "problems": problems, "warnings": warnings})
+        print_json({"file": str(path), "ok": not problems, "problems": problems})
     else:
-        print("\n".join((*(f"warning: {warning}" for warning in warnings), *map(str, problems), *([] if problems else [about]))))
+        print("\n".join(map(str, problems)) or f"ok: {len(loaded.limits.workers)} workers")
     if problems:
         print(f"{len(problems)} to mend", file=sys.stderr)
         sys.exit(Exit.CONFIG)

@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.text import Text
 
 from supervisor.cli.context import Context
+from supervisor.cli.device_screen import device_screen
 from supervisor.cli.screen import ago, clock, colour
-from supervisor.cli.status import device_screen
 from supervisor.control import Unreachable
 from supervisor.shapes import StatusView
 from supervisor.units import parse_duration

@@ -11,7 +11,7 @@ from supervisor.errors import StateError, StoreError, Taken
 def run_supervisor(context: Context) -> int:
     """Return the exit code: 0, 75 where another supervisor has the state folder, 78 where something must be mended first."""
     loaded = context.loaded
-    for problem in (*loaded.warnings, *missing(loaded, context.environ, sys.executable)):
+    for problem in missing(loaded, context.environ, sys.executable):
         print(f"warning: {problem}", file=sys.stderr)  # a missing command is tried again and again: it may be installed while we run
     try:
         return serve(loaded, context.environ)

@@ -7,10 +7,9 @@ holds beside what is wrong; `spelled` writes limits as the file writes them.
 
 from supervisor.config.effective import Loaded, in_order, inspect, load
 from supervisor.config.folders import Folders, folders
-from supervisor.config.keys import LATER
 from supervisor.config.placeholders import PLACEHOLDERS, fill
 from supervisor.config.places import find
 from supervisor.config.programs import missing
 from supervisor.config.spelled import spelled
 
-__all__ = ["LATER", "PLACEHOLDERS", "Folders", "Loaded", "fill", "find", "folders", "in_order", "inspect", "load", "missing", "spelled"]
+__all__ = ["PLACEHOLDERS", "Folders", "Loaded", "fill", "find", "folders", "in_order", "inspect", "load", "missing", "spelled"]

@@ -33,7 +33,6 @@ class Loaded(Struct, frozen=True):
     limits: Limits
     path: Path
     digest: str
-    warnings: tuple[Problem, ...]
     origins: Mapping[str, str]
 
 
@@ -56,7 +55,7 @@ def inspect(path: Path, environ: Mapping[str, str], overrides: Mapping[str, str]
     draft.check_values(environ)
     limits = draft.build()
     draft.check_rules(limits)
-    loaded = Loaded(limits, path.absolute(), source.digest, tuple(dict.fromkeys(draft.warnings)), draft.origins(limits))
+    loaded = Loaded(limits, path.absolute(), source.digest, draft.origins(limits))
     return loaded, in_order(draft.problems)
 
 
@@ -71,7 +70,6 @@ class _Draft:
     def __init__(self, source: Source, layers: Layers) -> None:
         self.source = source
         self.problems = layers.problems
-        self.warnings: list[Problem] = []
         self._settings = layers.settings
         self._set: dict[KeyPath, Setting] = {}
         self._values: dict[KeyPath, Any] = {}
@@ -90,9 +88,6 @@ class _Draft:
         except FormError as error:
             self._wrong.add(setting.path)
             self.problems.append(self._misfit(setting, error))
-            return
-        if setting.leaf.owner is None:
-            self.warnings.append(Problem(setting.where, f"{setting.key}: known, but this release does not act on it yet", setting.line))
             return
         self._values[setting.path] = value
         self._set[setting.path] = setting

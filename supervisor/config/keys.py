@@ -1,7 +1,6 @@
 """Every table and key of supervisor.toml: the form of each, and the field of `core/limits.py` that it fills.
 
-The keys that act are derived from the fields (`stall_after_s` is `stall_after`, a duration; `margin_bytes` is `margin`, a size). `LATER` lists the keys of
-the contract that this release knows but does not act on yet: they are checked, accepted and reported, so that one file serves this release and the next.
+The keys are derived from the fields: `stall_after_s` is `stall_after`, a duration; `margin_bytes` is `margin`, a size.
 """
 
 from collections.abc import Mapping
@@ -26,11 +25,11 @@ from supervisor.core.limits import (
 
 
 class Leaf(Struct, frozen=True):
-    """One key. `owner` is the Struct whose `field` it fills; None for a key that this release does not act on."""
+    """One key. `owner` is the Struct whose `field` it fills."""
 
     form: Form
-    owner: type[Struct] | None = None
-    field: str = ""
+    owner: type[Struct]
+    field: str
 
 
 class Table(Struct, frozen=True):
@@ -66,18 +65,6 @@ _SPECIAL: Final[Mapping[tuple[type[Struct], str], Form]] = {
     (WorkerSpec, "priority"): forms.PRIORITY,
     (WorkerSpec, "phases"): worker_forms.PHASES,
 }
-
-LATER: Final[Mapping[str, Mapping[str, Form]]] = {
-    "memory": {
-        "check_every": forms.DURATION,
-        "worker_soft": forms.SIZE,
-        "worker_limit": forms.SIZE,
-        "warn_below": forms.SIZE,
-        "emergency_below": forms.SIZE,
-        "hard_floor": forms.SIZE,
-    },
-}
-"""Keys of the contract that this release accepts with a warning."""
 
 _TEXT_OPTIONS: Final = frozenset({"SAM2_MODEL_SIZE", "SAM2_DEVICE"})
 OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -149,14 +136,7 @@ def _root() -> dict[str, Table]:
         "workers": WorkerSpec,
         "schedules": ScheduleSpec,
     }
-    root = {}
-    for name in dict.fromkeys((*owners, *LATER)):
-        owner = owners.get(name)
-        later = {key: Leaf(form) for key, form in LATER.get(name, {}).items()}
-        acting = _keys(owner) if owner else {}
-        # A key that has got its field acts, whatever LATER still says.
-        root[name] = Table(later | acting, owner, name, named=name in {"workers", "schedules"})
-    return root
+    return {name: Table(_keys(owner), owner, name, named=name in {"workers", "schedules"}) for name, owner in owners.items()}
 
 
 ROOT: Final = _root()

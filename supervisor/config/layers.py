@@ -189,7 +189,7 @@ def _resolve(source: Source, path: KeyPath, *, exact: bool) -> tuple[KeyPath, Le
 
 def _resolve_inside(source: Source, found: KeyPath, leaf: Leaf, rest: KeyPath, *, exact: bool) -> tuple[KeyPath, Leaf]:
     """Return the entry of `options`, `env` or `phases` that a name means; it need not be in the file."""
-    if leaf.form not in (forms.OPTIONS, worker_forms.ENVIRONMENT, worker_forms.PHASES) or leaf.owner is None or len(rest) != 1:
+    if leaf.form not in (forms.OPTIONS, worker_forms.ENVIRONMENT, worker_forms.PHASES) or len(rest) != 1:
         raise LookupError(f"{'.'.join(found)} has no keys of its own, found {'.'.join(rest)} below it")
     if leaf.form is worker_forms.ENVIRONMENT:
         return (*found, rest[0]), Leaf(worker_forms.FILLED_TEXT, leaf.owner, leaf.field)

@@ -89,6 +89,14 @@ class SendResume(ForWorker, frozen=True, kw_only=True):
     attempt: int
 
 
+class SendBrake(ForWorker, frozen=True, kw_only=True):
+    """Tell the worker that memory runs out: the job is to end before its next step."""
+
+    job: JobId
+    attempt: int
+    why: str
+
+
 class SendStored(ForWorker, frozen=True, kw_only=True):
     """Tell the worker that its report (accepted, result or failed) is on disk.
 
@@ -121,6 +129,10 @@ class MeasureDevice(Action, frozen=True, kw_only=True):
 
 class MeasureMemory(Action, frozen=True, kw_only=True):
     """Read every worker's tree. Comes back as MemoryMeasured."""
+
+
+class NameOutsiders(Action, frozen=True, kw_only=True):
+    """See which processes that are not ours have most memory. Comes back as OutsidersNamed."""
 
 
 class SaveJob(Action, frozen=True, kw_only=True):
@@ -221,10 +233,12 @@ AnyAction = (
     | SendCancel
     | SendPause
     | SendResume
+    | SendBrake
     | SendStored
     | MeasureRelease
     | MeasureDevice
     | MeasureMemory
+    | NameOutsiders
     | SaveJob
     | Admit
     | SaveMark

@@ -5,7 +5,25 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from supervisor.core import adoption, arrivals, generations, gpu_faults, handover, ladder, orders, outside, refusals, reload, rests, sight, wishes, work, xids
+from supervisor.core import (
+    adoption,
+    arrivals,
+    brake,
+    generations,
+    gpu_faults,
+    handover,
+    ladder,
+    notices,
+    orders,
+    outside,
+    refusals,
+    reload,
+    rests,
+    sight,
+    wishes,
+    work,
+    xids,
+)
 from supervisor.core.actions import Decision, Reply, SendWelcome
 from supervisor.core.events import (
     AnyEvent,
@@ -17,6 +35,7 @@ from supervisor.core.events import (
     DevicesFound,
     EvidenceGathered,
     FleetEvent,
+    GuardActed,
     HelloHeard,
     HoldChanged,
     JobAccepted,
@@ -27,9 +46,10 @@ from supervisor.core.events import (
     LevelMeasured,
     LockRequested,
     LockWithdrawn,
-    MemoryMeasured,
+    MemorySampled,
     NoteHeard,
     OfWorker,
+    OutsidersNamed,
     OwnerGone,
     PauseRequested,
     ProgramSeen,
@@ -57,10 +77,9 @@ from supervisor.core.health import judge
 from supervisor.core.lag import forgive
 from supervisor.core.limits import Limits
 from supervisor.core.model import Device, Fleet, Peak, Process, Reason, Stop, Wanted, Work, Worker, WorkerName, WorkerState
-from supervisor.core.recycle import EARLIEST, due_at_s, insist, is_overdue, recycle
+from supervisor.core.recycle import EARLIEST, insist, is_overdue, recycle
 from supervisor.core.settle import may_follow, settle
 from supervisor.core.turn import Turn
-from supervisor.units import format_size
 
 
 def first_fleet(
@@ -170,9 +189,8 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             sight.found(turn, event)
         case DeviceFaulted():
             xids.faulted(turn, event)
-        case MemoryMeasured():
-            _memory(turn, event)
-            return False
+        case MemorySampled() | OutsidersNamed() | GuardActed():
+            return brake.take(turn, event)
         case JobSubmitted():
             arrivals.submitted(turn, event)
             return False  # it is nobody's before it is on disk
@@ -241,7 +259,7 @@ def _tick(turn: Turn, event: Tick) -> bool:
     follows = bool(turn.actions) or event.lag_s > 0 or may_follow(turn, resting)
     if now_s - turn.fleet.health_said_at_s >= turn.limits.supervisor.health_every_s:
         turn.fleet = replace(turn.fleet, health_said_at_s=now_s)
-        _say_health(turn)
+        notices.health(turn)
     return follows
 
 
@@ -254,42 +272,3 @@ def _leaving(turn: Turn, worker: Worker, stop: Stop) -> None:
         insist(turn, worker, stop)
     else:
         ladder.climb_down(turn, worker, stop)
-
-
-def _say_health(turn: Turn) -> None:
-    """One line for each worker that runs: silence in the log means trouble."""
-    for worker in turn.fleet.workers.values():
-        process = worker.process
-        if process is None or process.pid is None:
-            continue
-        fields = {"state": worker.state, "pid": process.pid, "age_s": turn.now_s - process.spawned_at_s}
-        moved = [job.progress_at_s for job in (turn.fleet.jobs.get(name) for name in worker.jobs) if job is not None and job.progress_at_s is not None]
-        readings = {
-            "mem_bytes": worker.memory_bytes,
-            "beat_s": turn.now_s - process.beat_at_s if process.beat_at_s is not None else None,
-            "progress_s": turn.now_s - min(moved) if moved else None,
-            "recycle_in_s": max(0.0, due - turn.now_s) if (due := due_at_s(worker, turn.spec(worker).watchdog)) is not None else None,
-        }
-        known = {name: value for name, value in readings.items() if value is not None}
-        turn.announce("worker_healthy", worker=worker.name, job=worker.jobs[0] if worker.jobs else None, fields={**fields, **known})
-
-
-def _memory(turn: Turn, event: MemoryMeasured) -> None:
-    """Keep the readings; one of a worker whose process is gone already says nothing."""
-    read = {name: event.workers[name] for name, worker in turn.fleet.workers.items() if worker.process is not None and name in event.workers}
-    workers = {name: replace(worker, memory_bytes=read[name]) if name in read else worker for name, worker in turn.fleet.workers.items()}
-    turn.fleet = replace(turn.fleet, available_bytes=event.available_bytes, disk_free_bytes=event.disk_free_bytes, workers=workers)
-    _disk(turn, event.disk_free_bytes)
-
-
-def _disk(turn: Turn, free_bytes: int | None) -> None:
-    """Say once that the disk is nearly full, and once that it no longer is."""
-    floor = turn.limits.supervisor.disk_floor_bytes
-    if free_bytes is None or turn.fleet.disk_low is (free_bytes < floor):
-        return
-    turn.fleet = replace(turn.fleet, disk_low=free_bytes < floor)
-    if turn.fleet.disk_low:
-        words = f"{format_size(free_bytes)} free on the disk of state_dir, disk_floor is {format_size(floor)}: no new jobs are taken until there is room"
-        turn.announce("disk_low", reason=words, fields={"free_bytes": free_bytes})
-    else:
-        turn.announce("disk_enough", reason=f"{format_size(free_bytes)} free: new jobs are taken again", fields={"free_bytes": free_bytes})

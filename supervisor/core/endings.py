@@ -6,9 +6,9 @@ from msgspec.structs import replace
 
 from supervisor.core.actions import Announce
 from supervisor.core.health import job_sentence
-from supervisor.core.jobs import REASON_OF_CAUSE, Step, advance, after_worker_end, failed, returned
+from supervisor.core.jobs import REASON_OF_CAUSE, Step, advance, after_worker_end, failed, noun, returned
 from supervisor.core.line import came_back
-from supervisor.core.model import PLANNED, Cause, Evidence, Exit, Failure, Job, JobStatus, Reason, Receipt, Worker, WorkerName, WorkerState
+from supervisor.core.model import PLANNED, Cause, Evidence, Exit, Failure, FlightSample, Job, JobStatus, Reason, Receipt, Worker, WorkerName, WorkerState
 from supervisor.core.turn import Turn
 from supervisor.units import say_duration
 
@@ -21,6 +21,8 @@ _TIMED: Final = frozenset({Cause.STALL, Cause.SILENT, Cause.START_TIMEOUT, Cause
 def cause_of(worker: Worker) -> Cause:
     """Return why the process ended. A crash on the way out of a planned leave is a crash."""
     stop, exit_ = worker.stop, worker.exit or Exit("unknown")
+    if exit_.killer:
+        return Cause.MEMORY
     crashed = (exit_.kind == "signal" and exit_.number not in _ASKED_BY) or (exit_.kind == "code" and exit_.number != 0)
     if stop is not None and not (crashed and stop.cause in PLANNED and stop.term_at_s is None):
         return stop.cause
@@ -29,8 +31,8 @@ def cause_of(worker: Worker) -> Cause:
     return Cause.SPAWN_FAILED if exit_.kind == "spawn_failed" else Cause.CRASH
 
 
-def settle_jobs(turn: Turn, worker: Worker, log_tail: tuple[str, ...] = ()) -> None:
-    """Settle every job of a worker whose tree is gone."""
+def settle_jobs(turn: Turn, worker: Worker, log_tail: tuple[str, ...] = (), flight: tuple[FlightSample, ...] = ()) -> None:
+    """Settle every job of a worker whose tree is gone. flight: its last minute, for the jobs that did not end in good order."""
     cause = cause_of(worker)
     for name in worker.jobs:
         job = turn.fleet.jobs[name]
@@ -39,7 +41,7 @@ def settle_jobs(turn: Turn, worker: Worker, log_tail: tuple[str, ...] = ()) -> N
         elif _blameless(worker, job, cause):
             _returned(turn, worker, job)
         else:
-            job = after_worker_end(job, cause, _failure(worker, job, cause, log_tail), turn.limits.jobs, turn.now_s, turn.wall_s)
+            job = after_worker_end(replace(job, flight=flight), cause, _failure(worker, job, cause, log_tail), turn.limits.jobs, turn.now_s, turn.wall_s)
             turn.save_job(job, said_back(turn, job, "job_retried", worker.name))
 
 
@@ -77,8 +79,14 @@ def _failure(worker: Worker, job: Job, cause: Cause, log_tail: tuple[str, ...] =
     """Return the death certificate of a job whose worker ended under it."""
     stop = worker.stop
     seen = (stop.evidence if stop else None) or Evidence()
+    braked = (stop is not None and stop.brake) or (worker.exit is not None and worker.exit.killer == "guard")
     if stop is not None and stop.limit_s is not None and cause in _TIMED:
         message, evidence = job_sentence(cause, job, say_duration(stop.limit_s)), stop.reason
+    elif braked:
+        evidence = stop.reason if stop is not None and stop.brake else f"below memory.hard_floor the guard ended {worker.name} by itself"
+        message = f"EMERGENCY BRAKE: {evidence}"
+    elif stop is not None and stop.cause is cause is Cause.MEMORY:
+        message, evidence = f"{noun(job.kind)} ended - its worker used too much memory: {stop.reason}", stop.reason
     elif worker.state is WorkerState.UNKILLABLE:
         message, evidence = f"{worker.name} had to end under it and cannot be killed", stop.reason if stop else ""
     else:
@@ -86,7 +94,9 @@ def _failure(worker: Worker, job: Job, cause: Cause, log_tail: tuple[str, ...] =
         evidence = stop.reason if stop and stop.cause is cause else str(worker.exit or "")
     if seen.process:
         evidence = f"{evidence}; {seen.process}"
-    reason = REASON_OF_CAUSE.get(cause, Reason.WORKER_CRASH)
+    killer = worker.exit.killer if worker.exit is not None else ""
+    reason = Reason.OOM_KERNEL if killer == "kernel" else REASON_OF_CAUSE.get(cause, Reason.WORKER_CRASH)
+    reason = Reason.MEMORY_EMERGENCY if braked else reason
     printed = seen.log_tail if seen.process else log_tail  # after a look the log ends in the stacks that were asked for
     return Failure(reason=reason, message=message, evidence=evidence, phase=job.phase, stack=seen.stack, log_tail=printed)
 

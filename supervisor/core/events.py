@@ -5,8 +5,25 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from supervisor.core.claims import Purpose
+from supervisor.core.growth import Idle
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import Device, DeviceId, DeviceSample, DeviceState, Evidence, Exit, Job, JobId, Lease, LeaseId, Outside, Ticket, Wanted, WorkerName
+from supervisor.core.model import (
+    Device,
+    DeviceId,
+    DeviceSample,
+    DeviceState,
+    Evidence,
+    Exit,
+    FlightSample,
+    Job,
+    JobId,
+    Lease,
+    LeaseId,
+    Outside,
+    Ticket,
+    Wanted,
+    WorkerName,
+)
 
 
 class Event(Struct, frozen=True, kw_only=True, tag=True):
@@ -68,10 +85,11 @@ class WorkerExited(OfWorker, frozen=True, kw_only=True):
 
 
 class TreeGone(OfWorker, frozen=True, kw_only=True):
-    """No process of that generation is left. swept: how many the leader had left behind; log_tail: what it wrote last."""
+    """No process of that generation is left. swept: how many the leader had left behind; log_tail: what it wrote last; flight: its last minute."""
 
     swept: int = 0
     log_tail: tuple[str, ...] = ()
+    flight: tuple[FlightSample, ...] = ()
 
 
 class TreeStuck(OfWorker, frozen=True, kw_only=True):
@@ -138,6 +156,7 @@ class BeatHeard(OfWorker, frozen=True, kw_only=True):
 
     jobs: tuple[JobProgress, ...] = ()
     device_bytes: int | None = None
+    idle: Idle | None = None  # what it holds between two jobs
 
 
 class JobAccepted(OfWorker, frozen=True, kw_only=True):
@@ -156,13 +175,14 @@ class JobFinished(OfWorker, frozen=True, kw_only=True):
 
 
 class JobEnded(OfWorker, frozen=True, kw_only=True):
-    """A job's work ended without a result. reason is the worker's word."""
+    """A job's work ended without a result. reason is the worker's word; flight: its last minute, where it ended for want of memory."""
 
     job: JobId
     attempt: int
     reason: str
     error: str = ""
     stack: str = ""
+    flight: tuple[FlightSample, ...] = ()
 
 
 class LevelMeasured(OfWorker, frozen=True, kw_only=True):
@@ -208,12 +228,40 @@ class DeviceFaulted(Event, frozen=True, kw_only=True):
     xid: int
 
 
-class MemoryMeasured(Event, frozen=True, kw_only=True):
-    """The memory of every worker's tree, what the machine has available, and the room on the state folder's disk (None: it cannot be read)."""
+class MemorySampled(Event, frozen=True, kw_only=True):
+    """What the machine has available, of how much (0: not known), as it passed one of the lines of [memory], or is near the emergency line.
 
-    workers: Mapping[WorkerName, int]
+    workers: the memory of their trees; grown: what that gained in the last second; fell_bytes: what the machine lost in it.
+    """
+
     available_bytes: int
+    total_bytes: int = 0
+    workers: Mapping[WorkerName, int] = field(default_factory=dict)
+    grown: Mapping[WorkerName, int] = field(default_factory=dict)
+    fell_bytes: int = 0
+
+
+class MemoryMeasured(MemorySampled, frozen=True, kw_only=True):
+    """A look at every worker's tree, read exactly, and at the room on the state folder's disk (None: it cannot be read)."""
+
     disk_free_bytes: int | None = None
+
+
+class OutsidersNamed(Event, frozen=True, kw_only=True):
+    """Who has most memory on the machine that is not ours, in words."""
+
+    names: tuple[str, ...]
+
+
+class GuardActed(Event, frozen=True, kw_only=True):
+    """The guard ended a worker's process below the hard floor, and waited until it was gone."""
+
+    worker: WorkerName
+    generation: int
+    available_bytes: int
+    floor_bytes: int
+    freed_bytes: int
+    took_s: float
 
 
 class Request(Event, frozen=True, kw_only=True):
@@ -372,7 +420,10 @@ FleetEvent = (
     | DeviceMeasured
     | DevicesFound
     | DeviceFaulted
+    | MemorySampled
     | MemoryMeasured
+    | OutsidersNamed
+    | GuardActed
     | JobSubmitted
     | CancelRequested
     | PauseRequested

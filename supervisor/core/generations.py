@@ -111,7 +111,7 @@ def gone(turn: Turn, worker: Worker, event: TreeGone) -> None:
     if event.swept:
         ended = "1 process was ended" if event.swept == 1 else f"{event.swept} processes were ended"
         turn.announce("worker_swept", worker=worker.name, reason=f"{ended} that its leader had left behind")
-    settle_jobs(turn, worker, event.log_tail)
+    settle_jobs(turn, worker, event.log_tail, event.flight)
     was_unkillable = worker.state is WorkerState.UNKILLABLE
     comeback = after_failure(worker, turn.spec(worker).watchdog, turn.now_s)
     reason = worker.stop.reason if worker.stop and worker.stop.cause is cause else str(worker.exit or "gone")

@@ -70,9 +70,15 @@ class Watchdog(Struct, frozen=True, kw_only=True):
 
 
 class MemoryLimits(Struct, frozen=True, kw_only=True):
-    """[memory]: how often the memory of each worker's tree is read."""
+    """[memory]: how often memory is read, what one worker's tree may use, and the lines below which the machine has too little. 0: no such line."""
 
+    check_every_s: float = 60.0
     look_every_s: float = 10.0
+    worker_soft_bytes: int = 6 * GIB
+    worker_limit_bytes: int = 8 * GIB
+    warn_below_bytes: int = 4 * GIB
+    emergency_below_bytes: int = 2 * GIB
+    hard_floor_bytes: int = GIB
 
 
 class GpuLimits(Struct, frozen=True, kw_only=True):

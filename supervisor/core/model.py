@@ -6,11 +6,14 @@ from msgspec import Struct, field
 
 from supervisor.core.claims import Age, Outside, Purpose, Waiter
 from supervisor.core.devices import Device, DeviceSample, Handover, Holding, Peak
+from supervisor.core.growth import Idle, Leak
 from supervisor.core.limits import JSONValue
+from supervisor.core.memory_states import Brake, MemoryLooks
 from supervisor.core.names import DeviceId, JobId, LeaseId, Ticket, Work, WorkerName
-from supervisor.core.records import Evidence, Exit, Failure, Receipt
+from supervisor.core.records import Evidence, Exit, Failure, FlightSample, Receipt
 from supervisor.core.states import (
     AT_WORK,
+    BRAKING,
     PLANNED,
     TERMINAL,
     WITH_PROCESS,
@@ -21,13 +24,16 @@ from supervisor.core.states import (
     Reason,
     Wanted,
     WorkerState,
+    Zone,
 )
 
 __all__ = [
     "AT_WORK",
+    "BRAKING",
     "PLANNED",
     "TERMINAL",
     "WITH_PROCESS",
+    "Brake",
     "Cause",
     "Device",
     "DeviceId",
@@ -37,6 +43,7 @@ __all__ = [
     "Exit",
     "Failure",
     "Fleet",
+    "FlightSample",
     "Handover",
     "Holding",
     "Job",
@@ -45,6 +52,7 @@ __all__ = [
     "Lease",
     "LeaseId",
     "LeaseState",
+    "MemoryLooks",
     "Outside",
     "Peak",
     "Process",
@@ -58,6 +66,7 @@ __all__ = [
     "Worker",
     "WorkerName",
     "WorkerState",
+    "Zone",
 ]
 
 
@@ -70,6 +79,7 @@ class Stop(Struct, frozen=True, kw_only=True):
     job: JobId | None = None  # the job whose clock expired; the others of that worker are not to blame
     limit_s: float | None = None  # of the clock that expired
     section: bool = False  # a critical section of that job was waited for before the verdict
+    brake: bool = False  # by the emergency brake
     term_at_s: float | None = None  # when SIGTERM was sent; None while drained or while evidence is gathered
     killed_at_s: float | None = None
     evidence: Evidence | None = None
@@ -92,6 +102,10 @@ class Process(Struct, frozen=True, kw_only=True):
     fault_at_s: float | None = None
     recycle_asked: bool = False  # by the operator: it is due now, whatever its age
     load_overdue: bool = False  # it has loaded for longer than gpu.load_timeout, and that was said
+    memory: MemoryLooks = MemoryLooks()
+    idle: tuple[Idle, ...] = ()  # what it held between its jobs, the newest last
+    leak: Leak | None = None  # what these say now
+    leaks_told: tuple[str, ...] = ()  # the kinds that were told already
 
 
 class Worker(Struct, frozen=True, kw_only=True):
@@ -178,6 +192,7 @@ class Job(Struct, frozen=True, kw_only=True):
     extend_until_s: float = 0.0
     level_bytes: int | None = None  # what its worker held just before the work began
     peak_bytes: int | None = None  # what its worker held when the cancel came
+    flight: tuple[FlightSample, ...] = ()  # the last minute of the worker that ended under it
 
     @property
     def live(self) -> bool:
@@ -250,6 +265,11 @@ class Fleet(Struct, frozen=True, kw_only=True):
     wall_offset_s: float = 0.0  # wall clock minus monotonic, refreshed by every tick
     held: bool = False  # nothing new is started
     available_bytes: int | None = None
+    memory_bytes: int = 0  # all that the machine has, or that its cgroup lets it have; 0: not known
+    zone: Zone = Zone.OK
+    low_said_at_s: float = float("-inf")
+    brakes: Mapping[WorkerName, Brake] = field(default_factory=dict)  # the ends under way that the emergency brake ordered
+    outsiders_named_at_s: float = float("-inf")
     disk_free_bytes: int | None = None
     disk_low: bool = False  # and it was said
     health_said_at_s: float = float("-inf")

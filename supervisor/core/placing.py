@@ -11,7 +11,23 @@ from supervisor.core.gpu import Blocked, devices_for, leases_on, no_device, star
 from supervisor.core.jobs import Step, advance, in_order, rests
 from supervisor.core.limits import WorkerSpec
 from supervisor.core.line import Claim, behind, choose, claim_of, in_line, merged
-from supervisor.core.model import AT_WORK, Cause, DeviceId, Job, JobId, JobStatus, LeaseState, Reason, Ticket, Waiter, Wanted, Worker, WorkerName, WorkerState
+from supervisor.core.model import (
+    AT_WORK,
+    BRAKING,
+    Cause,
+    DeviceId,
+    Job,
+    JobId,
+    JobStatus,
+    LeaseState,
+    Reason,
+    Ticket,
+    Waiter,
+    Wanted,
+    Worker,
+    WorkerName,
+    WorkerState,
+)
 from supervisor.core.turn import Turn
 
 
@@ -38,6 +54,7 @@ class _Queue:
         self._first: dict[DeviceId, Claim] = {}  # who waits first for a device: nobody behind it takes that, or prolongs another's hold of it
         self._lines: defaultdict[DeviceId, list[Job | Waiter]] = defaultdict(list)
         self._known: dict[object, _NoPlace] = {}  # what one heard, the next of its kind (or of its need) hears too, until a worker or a device is taken
+        self._nothing_starts = _HELD_QUEUE if turn.fleet.held else _NO_MEMORY if turn.fleet.zone in BRAKING else None
         self._told: dict[JobId, Job] = {}
         self._told_outside: dict[Ticket, Waiter] = {}
 
@@ -78,7 +95,7 @@ class _Queue:
     def _job(self, job: Job) -> None:
         turn = self._turn
         rest = rests(job, turn.now_s, turn.wall_s) if job.held or job.retry_at_s > turn.now_s or job.run_at_wall is not None else None
-        waits = _resting(job, rest) if rest else _HELD_QUEUE if turn.fleet.held else self._known.get((job.kind, job.only_on))
+        waits = _resting(job, rest) if rest else self._nothing_starts or self._known.get((job.kind, job.only_on))
         if waits is None:
             waits = self._seek(job)
             if waits is None:
@@ -110,6 +127,7 @@ class _NoPlace(Blocked, frozen=True):
     device: DeviceId | None = None
 
 
+_NO_MEMORY: Final = _NoPlace("the machine has too little memory available, memory.emergency_below says how much: nothing is started", Reason.WAITING_FOR_MEMORY)
 _HELD_QUEUE: Final = _NoPlace("the queue is held (warden jobs release)", Reason.HELD)
 
 

@@ -1,5 +1,7 @@
 """What is kept of an end: how a process exited, what was seen of it before, why a job has no result, what a cancel gave back."""
 
+from typing import Literal
+
 from msgspec import Struct
 
 from supervisor.core.states import Reason
@@ -11,9 +13,12 @@ class Exit(Struct, frozen=True):
     kind: str
     number: int = 0
     detail: str = ""
+    killer: Literal["", "kernel", "guard"] = ""  # who of the two ended it for lack of memory
 
     def __str__(self) -> str:
         """Return it in words."""
+        if self.killer:
+            return f"killed by the {self.killer} for lack of memory"
         match self.kind:
             case "code":
                 return f"exit code {self.number}"
@@ -31,6 +36,20 @@ class Evidence(Struct, frozen=True, kw_only=True):
     stack: str = ""
     process: str = ""  # state and wait channel from /proc
     log_tail: tuple[str, ...] = ()
+
+
+class FlightSample(Struct, frozen=True, kw_only=True, array_like=True):
+    """One second of a worker that was ended later. rss_bytes: of its leader; pss_bytes: of its tree, and available_bytes: of the machine, as last read."""
+
+    at_wall: float
+    rss_bytes: int
+    pss_bytes: int | None = None
+    available_bytes: int | None = None
+    device_bytes: int | None = None
+    job: str = ""
+    phase: str = ""
+    done: float = 0.0
+    total: float = 0.0
 
 
 class Failure(Struct, frozen=True, kw_only=True):

@@ -29,11 +29,15 @@ def recycle(turn: Turn, old: Iterable[Worker]) -> None:
     """Ask the most overdue of these workers, one of each model, to leave at the next boundary, while no other of its model is on its way out or in."""
     due = [(at_s, worker) for worker in old if worker.state in _SETTLED and (at_s := due_at_s(worker, turn.spec(worker).watchdog)) is not None]
     for at_s, worker in sorted(due, key=lambda pair: (pair[0], pair[1].name)):
-        same = (other for other in turn.fleet.workers.values() if other.model == worker.model)
-        if at_s <= turn.now_s and not any(other.wanted is Wanted.UP and other.state in _ON_ITS_WAY for other in same):
+        if at_s <= turn.now_s and not on_its_way(turn, worker.model):
             asked = worker.process is not None and worker.process.recycle_asked
             words = "asked for by the operator" if asked else f"recycle_after is {format_duration(turn.spec(worker).watchdog.recycle_after_s)}"
             ladder.order_leave(turn, worker, Cause.RECYCLE, words, boundary=True)
+
+
+def on_its_way(turn: Turn, model: str) -> bool:
+    """Return whether one of the model's workers is on its way out or in."""
+    return any(other.model == model and other.wanted is Wanted.UP and other.state in _ON_ITS_WAY for other in turn.fleet.workers.values())
 
 
 def is_overdue(turn: Turn, worker: Worker, stop: Stop) -> bool:

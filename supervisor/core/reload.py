@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import handover, ladder, peaks, wishes
+from supervisor.core import handover, ladder, memory, peaks, wishes
 from supervisor.core.actions import SaveWanted
 from supervisor.core.events import ConfigChanged
 from supervisor.core.health import stall_limit_s
@@ -51,6 +51,7 @@ def apply(turn: Turn, event: ConfigChanged) -> None:
         elif worker.model in event.previous.workers:
             _change(turn, worker, event.previous.workers[worker.model])
     _forget_peaks(turn, event.previous)
+    memory.limits_changed(turn, event.previous.memory)
     for device in tuple(turn.fleet.devices.values()):
         if device.backend == "host":
             turn.put_device(replace(device, total_bytes=turn.limits.gpu.host_budget_bytes))

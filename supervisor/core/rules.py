@@ -6,8 +6,8 @@ from typing import Final
 from msgspec import Struct
 
 from supervisor.core.addresses import address_of, is_loopback
-from supervisor.core.limits import PING_EVERY_S, Limits, WorkerSpec
-from supervisor.units import format_duration
+from supervisor.core.limits import PING_EVERY_S, Limits, MemoryLimits, WorkerSpec
+from supervisor.units import format_duration, format_size
 
 
 class Conflict(Struct, frozen=True):
@@ -32,6 +32,7 @@ def conflicts(limits: Limits) -> Iterator[Conflict]:
         yield Conflict("supervisor", "orphan_after_s", f"must be at least {least}: an idle worker hears of its supervisor every {every}")
     if limits.gpu.margin_bytes >= limits.gpu.host_budget_bytes:
         yield Conflict("gpu", "margin_bytes", "must be below gpu.host_budget")
+    yield from _memory_conflicts(limits.memory)
     yield from _api_conflicts(limits)
     yield from _serving_conflicts(limits)
     for name, spec in limits.workers.items():
@@ -41,6 +42,16 @@ def conflicts(limits: Limits) -> Iterator[Conflict]:
         if limits.gpu.backend == "none" and spec.gpu_bytes:
             yield Conflict(table, "gpu_bytes", 'asks for a device, but gpu.backend is "none"')
         yield from _spec_conflicts(table, spec, limits)
+
+
+def _memory_conflicts(memory: MemoryLimits) -> Iterator[Conflict]:
+    """Yield the broken rules of the lines and limits of memory."""
+    for lower, upper in _MEMORY_ORDER:
+        low_bytes, high_bytes = getattr(memory, f"{lower}_bytes"), getattr(memory, f"{upper}_bytes")
+        if high_bytes and low_bytes >= high_bytes:
+            yield Conflict("memory", f"{lower}_bytes", f'must be below memory.{upper}, {format_size(high_bytes)}; "0" switches it off')
+    if memory.check_every_s < memory.look_every_s:
+        yield Conflict("memory", "check_every_s", f"must not be under memory.look_every, {format_duration(memory.look_every_s)}")
 
 
 def _serving_conflicts(limits: Limits) -> Iterator[Conflict]:
@@ -123,7 +134,11 @@ _AT_LEAST_ONE: Final = ("log_keep", "quarantine_after", "max_running", "max_queu
 _OOM_SCORE_MAX: Final = 1000
 _MANY: Final = 1000
 """Processes of one model, or jobs (each a thread) of one process: more is a slip of the finger, and would take the machine down."""
-_MAY_BE_ZERO: Final = {"margin_bytes", "stop_grace_s", "backoff_first_s", "critical_max_s", "disk_floor_bytes", "max_hold_s"}
+_MEMORY_ORDER: Final = (("worker_soft", "worker_limit"), ("emergency_below", "warn_below"), ("hard_floor", "emergency_below"))
+"""The first of each pair must be below the second, where both are set."""
+_MAY_BE_ZERO: Final = {"margin_bytes", "stop_grace_s", "backoff_first_s", "critical_max_s", "disk_floor_bytes", "max_hold_s"} | {
+    f"{key}_bytes" for pair in _MEMORY_ORDER for key in pair
+}
 
 
 def _range_conflicts(limits: Limits) -> Iterator[Conflict]:

@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover, ladder, loading, outside, sharing
+from supervisor.core import brake, generations, handover, ladder, loading, outside, sharing
 from supervisor.core.actions import SendJob
 from supervisor.core.gpu import Begin, startable, wants_back
 from supervisor.core.jobs import rests
@@ -13,6 +13,7 @@ from supervisor.core.leaving import leave
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
 from supervisor.core.model import (
+    BRAKING,
     WITH_PROCESS,
     Cause,
     Device,
@@ -121,6 +122,8 @@ def _start_or_retire(turn: Turn, worker: Worker) -> None:
         return
     needed = spec.resident or not spec.serves or bool(worker.jobs)
     if startable(worker, turn.now_s):
+        if turn.fleet.zone in BRAKING and worker.model != brake.API:
+            return  # it would eat what the brake is about to free
         if needed and (_granted(turn, worker) if spec.gpu_bytes else bool(worker.jobs) or not behind_others(turn, worker)):
             generations.start(turn, worker)
         elif not needed and may(worker, Signal.REST):

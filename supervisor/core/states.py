@@ -95,6 +95,19 @@ class Cause(StrEnum):
 PLANNED: Final = frozenset({Cause.RECYCLE, Cause.OPERATOR, Cause.HANDOVER, Cause.CANCEL, Cause.IDLE, Cause.SHUTDOWN})
 
 
+class Zone(StrEnum):
+    """How much memory the machine has available, by the lines of [memory]. The order is that of the trouble."""
+
+    OK = "ok"
+    WARN = "warn"
+    EMERGENCY = "emergency"
+    FLOOR = "floor"
+
+
+BRAKING: Final = frozenset({Zone.EMERGENCY, Zone.FLOOR})
+"""The zones in which nothing is started, and somebody may have to end."""
+
+
 class LeaseState(StrEnum):
     """Where a right to a device is."""
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import gpu_faults, handover, ladder, peaks
+from supervisor.core import gpu_faults, handover, ladder, leaks, peaks
 from supervisor.core.actions import AnyAction, MeasureRelease, Publish, Reply, SendCancel, SendResync, SendStored
 from supervisor.core.endings import said, said_back
 from supervisor.core.events import (
@@ -52,6 +52,8 @@ def beat(turn: Turn, worker: Worker, event: BeatHeard) -> None:
     process = replace(worker.process, beat_at_s=turn.now_s, device_bytes=event.device_bytes)
     if process.adopted and process.hello_at_s is None:  # it is connected again; only now can it be asked
         turn.act(SendResync(worker=worker.name, generation=worker.generation))
+    if event.idle is not None:
+        process = leaks.heard(turn, worker, process, event.idle)
     for progress in event.jobs:
         job = _current(turn, worker, progress.job, progress.attempt)
         if job is not None and job.begun_at_s is not None:
@@ -127,7 +129,7 @@ def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:
         failure = Failure(reason=reason, message=event.error or event.reason, phase=job.phase, stack=event.stack)
         if reason in gpu_faults.ENDS_BY:
             failure = gpu_faults.take(turn, worker, job, failure)
-        job = after_own_end(job, failure, turn.limits.jobs, turn.now_s, turn.wall_s)
+        job = after_own_end(replace(job, flight=event.flight), failure, turn.limits.jobs, turn.now_s, turn.wall_s)
         turn.save_job(job, stored, said_back(turn, job, "job_retried", worker.name))
 
 

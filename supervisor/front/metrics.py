@@ -142,6 +142,7 @@ def _workers(status: StatusView) -> Iterator[Metric]:
     still = GaugeMetricFamily("warden_job_progress_age_seconds", "Since the progress of its job last moved.", labels=["worker"])
     rss = GaugeMetricFamily("warden_worker_resident_memory_bytes", "Memory of its process tree, shared pages by their share (PSS).", labels=["worker"])
     typed = GaugeMetricFamily("warden_worker_memory_bytes", "The same, by type.", labels=["worker", "type"])
+    leaks = GaugeMetricFamily("warden_worker_leak_bytes_per_job", "By how much its idle memory grows with each job, by the verdict.", labels=["worker", "kind"])
     restarts = CounterMetricFamily("warden_worker_restarts", "Restarts by cause.", labels=["worker", "reason"])
     for worker in status.workers:
         up.add_metric([worker.name, worker.model, worker.state], float(worker.state in {"ready", "busy"}))
@@ -150,9 +151,11 @@ def _workers(status: StatusView) -> Iterator[Metric]:
                 family.add_metric([worker.name], value)
         if worker.memory_bytes is not None:
             typed.add_metric([worker.name, "pss"], worker.memory_bytes)
+        if worker.leak is not None:
+            leaks.add_metric([worker.name, worker.leak.kind], worker.leak.per_job_bytes)
         for cause, number in worker.restarts.items():
             restarts.add_metric([worker.name, cause], number)
-    yield from (up, age, still, rss, typed, restarts)
+    yield from (up, age, still, rss, typed, leaks, restarts)
 
 
 def _devices(devices: list[DeviceView]) -> Iterator[Metric]:

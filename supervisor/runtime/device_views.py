@@ -1,13 +1,14 @@
 """The shapes of devices that people and programs read: who holds them, who waits, how a hand-over went. Pure, as `views` is."""
 
 from supervisor.core import sharing
-from supervisor.core.gpu import called, device_for, held_by, held_outside, leases_on, stranger_words, strangers
+from supervisor.core.gpu import device_for, held_outside, leases_on, strangers
 from supervisor.core.jobs import aged_priority
 from supervisor.core.limits import Limits
 from supervisor.core.line import aged, named, rank_outside, standing
 from supervisor.core.loading import who_loads
-from supervisor.core.model import Device, DeviceId, DeviceState, Fleet, Handover, Holding, Job, Lease, LeaseState, Reason, Waiter, WorkerName
+from supervisor.core.model import Device, DeviceId, Fleet, Handover, Holding, Job, Lease, Reason, Waiter, WorkerName
 from supervisor.core.peaks import of_model
+from supervisor.runtime.troubles import device_unwell
 from supervisor.shapes import DeviceView, HandoverView, HolderView, LoadingView, PeakView, StrangerView, WaiterView
 from supervisor.units import format_size
 
@@ -38,25 +39,6 @@ def device_view(device: Device, *, fleet: Fleet, limits: Limits, now_s: float) -
         unwell=device_unwell(device, fleet=fleet, limits=limits, now_s=now_s),
         kept_free_s=device.hold_off_until_s - now_s if device.hold_off_until_s > now_s else None,
     )
-
-
-def device_unwell(device: Device, *, fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
-    """Return what is not as it should be with one device and whoever has it, one sentence each; empty when all is well."""
-    found = [f"{device.id} is {device.state}{f': {device.trouble}' if device.trouble else ''}"] if device.state is not DeviceState.OK else []
-    on_it = [lease for lease in fleet.leases.values() if lease.device == device.id]
-    for lease in on_it:
-        if lease.state is LeaseState.STALE:
-            over_s = now_s - (lease.expires_at_s or now_s)
-            found.append(f"{called(lease)} holds {device.id}{_to_load(lease)}, and does not renew its lease, {over_s:.0f} s over its time")
-    late = [lease for lease in on_it if lease.state is LeaseState.COOLING and now_s >= lease.since_s + limits.gpu.vacate_timeout_s]
-    there = "; ".join(held_by(fleet, device, now_s)) if late else ""
-    found += [f"the memory of {called(lease)} on {device.id} is not back {now_s - lease.since_s:.0f} s after its end: {there}" for lease in late]
-    found += [f"{device.id} is contaminated: {stranger_words(one)} without a lease; it is waited for, not ended" for one in device.intruders]
-    return found
-
-
-def _to_load(lease: Lease) -> str:
-    return " to load a model" if lease.purpose == "load" else ""
 
 
 def _loading(device: Device, fleet: Fleet, limits: Limits, now_s: float) -> LoadingView | None:

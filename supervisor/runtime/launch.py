@@ -11,7 +11,7 @@ from msgspec import Struct
 from supervisor.core.limits import WorkerSpec
 from supervisor.core.model import Device, Worker
 from supervisor.runtime.api_child import API
-from supervisor.runtime.ports import FIRST_DESCRIPTOR, Launch
+from supervisor.runtime.process_ports import FIRST_DESCRIPTOR, Launch
 
 _NOT_HANDED_ON: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 """Of the supervisor's environment: what its own service manager meant for it alone."""

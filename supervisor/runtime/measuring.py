@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Final
 
 from supervisor.core import actions as act
-from supervisor.core.events import AnyEvent, DeviceMeasured, LevelMeasured, MemoryMeasured, ReleaseMeasured
+from supervisor.core.events import AnyEvent, DeviceMeasured, LevelMeasured, MemoryMeasured, OutsidersNamed, ReleaseMeasured
 from supervisor.core.model import DeviceId, DeviceSample
-from supervisor.runtime.ports import Device, DeviceError, Processes
+from supervisor.runtime.ports import Device, DeviceError, Room
+from supervisor.runtime.process_ports import Processes
 
 RELEASE_MAX_S: Final = 10.0
 _RELEASE_POLLS_S: Final = (0.0, 0.05, 0.1, 0.25, 0.5)
@@ -31,14 +32,14 @@ class Measures:
         processes: Processes,
         device: Device,
         *,
-        available_bytes: Callable[[], int],
+        room: Callable[[], Room],
         disk_free_bytes: Callable[[], int | None],
         post: Callable[[AnyEvent], None],
     ) -> None:
         """Read through these."""
         self._processes = processes
         self._device = device
-        self._available_bytes = available_bytes
+        self._room = room
         self._disk_free_bytes = disk_free_bytes
         self._post = post
         self._last: dict[DeviceId, DeviceSample | None] = {}  # as the core knows them; None for one that could not be read
@@ -97,7 +98,12 @@ class Measures:
     async def memory(self) -> None:
         """Read every worker's tree, the machine and the state folder's disk."""
         used = await self._processes.memory()
-        self._post(MemoryMeasured(workers=used, available_bytes=self._available_bytes(), disk_free_bytes=self._disk_free_bytes()))
+        room, disk_free = self._room(), self._disk_free_bytes()
+        self._post(MemoryMeasured(workers=used, available_bytes=room.available_bytes, total_bytes=room.total_bytes, disk_free_bytes=disk_free))
+
+    async def outsiders(self) -> None:
+        """See who has most memory of those that are not ours."""
+        self._post(OutsidersNamed(names=tuple(await self._processes.outsiders())))
 
 
 def _better(sample: DeviceSample | None, before: DeviceSample | None) -> bool:

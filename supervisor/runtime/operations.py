@@ -19,7 +19,8 @@ from supervisor.runtime.asking import Asking
 from supervisor.runtime.device_views import device_view
 from supervisor.runtime.ports import JobStore
 from supervisor.runtime.requests import NoArgs, Operation, Rejected, StopArgs, WorkersArgs, suggestion
-from supervisor.shapes import DumpView, Intervention, MemoryView, ScheduleView, StatusView, SupervisorView
+from supervisor.runtime.troubles import unwell
+from supervisor.shapes import DumpView, Intervention, ScheduleView, StatusView, SupervisorView
 
 
 class Settings(Protocol):
@@ -119,12 +120,10 @@ class Operations:
             ),
             workers=[views.worker_view(worker, fleet=fleet, limits=limits, now_s=now_s) for worker in fleet.workers.values()],
             devices=[device_view(device, fleet=fleet, limits=limits, now_s=now_s) for device in fleet.devices.values()],
-            memory=MemoryView(
-                available_bytes=fleet.available_bytes, disk_free_bytes=fleet.disk_free_bytes, disk_floor_bytes=limits.supervisor.disk_floor_bytes
-            ),
+            memory=views.memory_view(fleet, limits),
             jobs=views.counts(fleet, await self._store.counts()),
             interventions=about.interventions(),
-            unwell=[*self._unwell_around(), *views.unwell(fleet, limits, now_s)],
+            unwell=[*self._unwell_around(), *unwell(fleet, limits, now_s)],
             held=fleet.held,
         )
 

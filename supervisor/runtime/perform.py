@@ -26,14 +26,15 @@ from supervisor.core.events import (
     WorkerSpawned,
 )
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import DeviceId, Evidence, Fleet, Job, Worker, WorkerName
+from supervisor.core.model import DeviceId, Evidence, Fleet, FlightSample, Job, Worker, WorkerName
 from supervisor.core.peaks import given_bytes
 from supervisor.runtime import views
 from supervisor.runtime.device_views import holdings
 from supervisor.runtime.launch import Launcher
 from supervisor.runtime.measuring import Measures
 from supervisor.runtime.peers import Owners
-from supervisor.runtime.ports import Channel, Device, EventStream, JobFiles, JobStore, Processes, Programs, SpawnError, StreamEvent, WantedStore
+from supervisor.runtime.ports import Device, EventStream, JobFiles, JobStore, Room, StreamEvent, WantedStore
+from supervisor.runtime.process_ports import Channel, Processes, Programs, SpawnError
 from supervisor.runtime.saving import Saves
 from supervisor.runtime.words import keep_word
 from supervisor.shapes import Intervention
@@ -51,7 +52,7 @@ class Say(Protocol):
 
 
 class Ports(Struct, frozen=True, kw_only=True):
-    """The outside, as `app` chose it. answer gives a Reply to whoever asked; the last two read the machine's memory and the room on the state folder's disk."""
+    """The outside, as `app` chose it. answer gives a Reply to whoever asked; then: the machine's memory, the room for state_dir, the record of a worker."""
 
     processes: Processes
     programs: Programs
@@ -65,8 +66,9 @@ class Ports(Struct, frozen=True, kw_only=True):
     launcher: Launcher
     say: Say
     answer: Callable[[act.Reply], None]
-    available_bytes: Callable[[], int]
+    room: Callable[[], Room]
     disk_free_bytes: Callable[[], int | None]
+    flight: Callable[[WorkerName, int], tuple[FlightSample, ...]]
 
 
 class Performer:
@@ -92,7 +94,7 @@ class Performer:
         self._leave = leave
         self._tasks: set[asyncio.Task[None]] = set()
         self._saves = Saves(ports.store, ports.stream, start=self._start, post=post, follow=self._one, told=_told)
-        self._measures = Measures(ports.processes, ports.device, available_bytes=ports.available_bytes, disk_free_bytes=ports.disk_free_bytes, post=post)
+        self._measures = Measures(ports.processes, ports.device, room=ports.room, disk_free_bytes=ports.disk_free_bytes, post=post)
 
     @property
     def store_trouble(self) -> str:
@@ -149,7 +151,7 @@ class Performer:
             case act.SendStored():
                 if about is not None or not self._saves.writes(action.job):  # what was reported twice is not stored before its write is: it is reported again
                     ports.channel.send(action)
-            case act.SendDrain() | act.SendWelcome() | act.SendResync() | act.SendPause() | act.SendResume():
+            case act.SendDrain() | act.SendWelcome() | act.SendResync() | act.SendBrake() | act.SendPause() | act.SendResume():
                 ports.channel.send(action)
             case act.SendJob():
                 self._start(self._send_job(action))
@@ -172,6 +174,8 @@ class Performer:
                 self._start(self._measures.device(action))
             case act.MeasureMemory():
                 self._start(self._measures.memory())
+            case act.NameOutsiders():
+                self._start(self._measures.outsiders())
             case act.WakeAt():
                 asyncio.get_running_loop().call_later(max(0.0, action.at_s - time.monotonic()) + 0.001, self._tick)
             case act.Leave():
@@ -230,7 +234,7 @@ class Performer:
 
     async def _prove_gone(self, action: act.ProveGone) -> None:
         proof = await self._ports.processes.prove_gone(action.worker, action.generation, action.within_s)
-        self._post(proof)
+        self._post(proof if isinstance(proof, TreeStuck) else replace(proof, flight=self._ports.flight(action.worker, action.generation)))
         if not isinstance(proof, TreeStuck):  # one that is stuck is looked for again: the core orders it
             self._ports.programs.end(action.worker, action.generation)
 

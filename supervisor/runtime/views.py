@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from supervisor.core.gpu import called
+from supervisor.core.growth import Leak
 from supervisor.core.health import clocks
 from supervisor.core.jobs import place_of, rank
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.line import in_line, rank_outside, standing
 from supervisor.core.loading import who_loads
+from supervisor.core.memory import lines
 from supervisor.core.model import (
     AT_WORK,
     DeviceState,
     Evidence,
     Failure,
     Fleet,
+    FlightSample,
     Job,
     JobId,
     JobStatus,
@@ -24,17 +26,19 @@ from supervisor.core.model import (
     Worker,
     WorkerState,
 )
-from supervisor.runtime.device_views import device_unwell
 from supervisor.runtime.instants import instant
 from supervisor.shapes import (
     CancelView,
     ClockView,
     DumpView,
     ErrorView,
+    FlightView,
     JobView,
+    LeakView,
+    MemoryView,
     WorkerView,
 )
-from supervisor.units import format_size, short_duration
+from supervisor.units import short_duration
 
 
 def positions(fleet: Fleet, limits: Limits, now_s: float) -> dict[JobId, int]:
@@ -106,6 +110,21 @@ def error_view(error: Failure) -> ErrorView:
     return ErrorView(reason=error.reason, message=error.message, evidence=error.evidence, phase=error.phase, stack=error.stack, log_tail=list(error.log_tail))
 
 
+def flight_view(sample: FlightSample) -> FlightView:
+    """Return one second of a worker that was ended."""
+    return FlightView(
+        at=instant(sample.at_wall) or "",
+        rss_bytes=sample.rss_bytes,
+        pss_bytes=sample.pss_bytes,
+        available_bytes=sample.available_bytes,
+        device_bytes=sample.device_bytes,
+        job=sample.job,
+        phase=sample.phase,
+        done=sample.done,
+        total=sample.total,
+    )
+
+
 def job_moment(job: Job, now_s: float) -> dict[str, JSONValue]:
     """Return what changes about a job while it lives: what an event about it tells."""
     return {
@@ -151,13 +170,20 @@ def worker_view(worker: Worker, *, fleet: Fleet, limits: Limits, now_s: float) -
         silent_s=now_s - process.beat_at_s if process and process.beat_at_s is not None else None,
         still_s=now_s - min(moved) if moved else None,
         memory_bytes=worker.memory_bytes,
+        memory_limit_bytes=limits.memory.worker_limit_bytes or None,
         device_bytes=process.device_bytes if process else None,
         restarts=dict(worker.restarts),
         last_reason=worker.last_reason,
         note=worker.note,
         next_action=_next_action(worker, fleet, limits, now_s),
         clocks=[ClockView(clock=clock.cause, armed_for_s=now_s - clock.armed_at_s, limit_s=clock.limit_s) for clock in armed],
+        leak=leak_view(process.leak) if process and process.leak else None,
     )
+
+
+def leak_view(leak: Leak) -> LeakView:
+    """Return the verdict on a worker's idle memory."""
+    return LeakView(kind=leak.kind, per_job_bytes=leak.per_job_bytes, jobs=leak.jobs, sentence=leak.sentence, harmless=leak.harmless)
 
 
 def _next_action(worker: Worker, fleet: Fleet, limits: Limits, now_s: float) -> str:  # noqa: PLR0911  # one row per state
@@ -217,27 +243,19 @@ def dump_view(worker: Worker, evidence: Evidence, log: Path) -> DumpView:
     )
 
 
-_IN: Final = {WorkerState.BACKOFF: "in backoff"}
-
-
-def unwell(fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
-    """Return what is not as it should be, one sentence each; empty when all is well."""
-    found = []
-    for worker in fleet.workers.values():
-        if worker.wanted is Wanted.DOWN:
-            continue
-        if worker.state in (WorkerState.BACKOFF, WorkerState.QUARANTINED, WorkerState.UNKILLABLE):
-            found.append(f"{worker.name} is {_IN.get(worker.state, worker.state)}: {worker.last_reason or 'no reason known'}")
-        over = (clock for clock in clocks(worker, fleet.jobs, limits.workers[worker.model]) if clock.over_s(now_s) > 0)
-        found += [f"{worker.name}: its {clock.cause} clock is over its limit of {clock.limit_s:g} s" for clock in over]
-    for device in fleet.devices.values():
-        found += device_unwell(device, fleet=fleet, limits=limits, now_s=now_s)
-    if fleet.disk_low:
-        free, floor = format_size(fleet.disk_free_bytes or 0), format_size(limits.supervisor.disk_floor_bytes)
-        found.append(f"no job is taken: {free} free on the disk of state_dir, disk_floor is {floor}")
-    if fleet.stopping_since_s is not None:
-        found.append("the supervisor is stopping")
-    return found
+def memory_view(fleet: Fleet, limits: Limits) -> MemoryView:
+    """Return the machine's memory and the state folder's disk, with the lines that count."""
+    at = lines(limits.memory, fleet.memory_bytes)
+    return MemoryView(
+        available_bytes=fleet.available_bytes,
+        total_bytes=fleet.memory_bytes or None,
+        zone=fleet.zone,
+        warn_below_bytes=at.warn_bytes,
+        emergency_below_bytes=at.emergency_bytes,
+        hard_floor_bytes=at.floor_bytes,
+        disk_free_bytes=fleet.disk_free_bytes,
+        disk_floor_bytes=limits.supervisor.disk_floor_bytes,
+    )
 
 
 def counts(fleet: Fleet, stored: Mapping[str, int]) -> dict[str, int]:

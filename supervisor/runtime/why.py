@@ -9,7 +9,8 @@ from supervisor.core.jobs import RELEASING
 from supervisor.core.limits import Limits
 from supervisor.core.model import Cause, Fleet, Job, JobStatus, LeaseState, Reason, Worker
 from supervisor.runtime.phrases import handover_words, how_far, moment
-from supervisor.runtime.views import error_view
+from supervisor.runtime.sparkline import sparkline
+from supervisor.runtime.views import error_view, flight_view
 from supervisor.runtime.waits import Scene, wait_remedies, wait_sentences, wait_view, waits_for
 from supervisor.shapes import WhyView
 from supervisor.units import format_count, format_size, say_attempt, short_duration
@@ -31,6 +32,7 @@ def why_view(job: Job, *, fleet: Fleet, limits: Limits, now_s: float, wall_s: fl
         you_can=_remedies(job, reason, scene),
         wait=wait_view(job, reason, scene) if queued else None,
         error=error_view(job.error) if job.error else None,
+        flight=[flight_view(sample) for sample in job.flight],
     )
 
 
@@ -39,7 +41,7 @@ def _attempt(job: Job) -> str:
 
 
 def _queued(job: Job, scene: Scene) -> list[str]:
-    return wait_sentences(job, waits_for(job, scene), scene)
+    return [*wait_sentences(job, waits_for(job, scene), scene), *_flight(job)]
 
 
 def _preparing(job: Job, scene: Scene) -> list[str]:
@@ -127,8 +129,26 @@ def _failed(job: Job, scene: Scene) -> list[str]:
     lines += [f"failures: {tries}"] if tries else []
     lines += [f"time: it ended{_times(job).removeprefix(',')}"] if _times(job) else []
     lines += [f"memory: its worker held {format_size(job.peak_bytes or job.level_bytes or 0)} of the device"] if job.peak_bytes or job.level_bytes else []
+    lines += _flight(job)
     for name, text in (("stack", error.stack.splitlines()), ("log", error.log_tail[-_LOG_LINES:])):
         lines += [f"{name}:", *(f"  {line}" for line in text)] if text else []
+    return lines
+
+
+def _flight(job: Job) -> list[str]:
+    """Return the last minute of the worker that ended under the job: its memory, what the machine had left, what it held of a device."""
+    if not job.flight:
+        return []
+    span_s = job.flight[-1].at_wall - job.flight[0].at_wall
+    lines = [f"record: the last {short_duration(span_s)} of its worker, second by second (warden jobs why {job.id} --csv)"]
+    for name, values in (
+        ("memory", [sample.rss_bytes for sample in job.flight]),
+        ("available", [sample.available_bytes for sample in job.flight]),
+        ("device", [sample.device_bytes for sample in job.flight]),
+    ):
+        known = [value for value in values if value is not None]
+        if known:
+            lines.append(f"  {name:<9} {sparkline(known)}  {format_size(known[0])} -> {format_size(known[-1])}, at most {format_size(max(known))}")
     return lines
 
 

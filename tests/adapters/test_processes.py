@@ -16,7 +16,7 @@ from supervisor.adapters.processes import LocalProcesses
 from supervisor.adapters.trees import Record
 from supervisor.core.events import TreeGone
 from supervisor.core.model import Exit, WorkerName
-from supervisor.runtime.ports import SpawnError
+from supervisor.runtime.process_ports import SpawnError
 from tests.support.kept import NAME, WITHIN_S, Kept
 from tests.support.live import alive
 

@@ -21,7 +21,7 @@ from supervisor.adapters.program_progress import Program, ProgramWatch
 from supervisor.core.events import ProgramSeen
 from supervisor.core.limits import Watchdog, WorkerSpec
 from supervisor.core.model import WorkerName
-from supervisor.runtime.ports import SpawnError
+from supervisor.runtime.process_ports import SpawnError
 
 NAME = WorkerName("tool-0")
 WITHIN_S = 20.0

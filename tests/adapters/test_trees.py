@@ -17,7 +17,7 @@ from supervisor.adapters.cgroups import Leaf, prefix_of
 from supervisor.adapters.trees import Record
 from supervisor.core.events import TreeGone
 from supervisor.core.model import Exit
-from supervisor.runtime.ports import SpawnError
+from supervisor.runtime.process_ports import SpawnError
 from tests.support.kept import NAME, PARENT, WITHIN_S, Kept
 from tests.support.live import alive
 from workers.fake_tree import KINDS, RENAMED
@@ -96,7 +96,7 @@ async def test_who_lost_tag_and_parent_before_the_end_is_found_by_its_cgroup_or_
 
 
 async def test_the_memory_of_a_tree_is_read_once_for_those_who_ask_together(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.adapters.processes._SHARED_S", WITHIN_S)  # together, however far apart a slow machine puts them
+    monkeypatch.setattr("supervisor.adapters.tree_meter._SHARED_S", WITHIN_S)  # together, however far apart a slow machine puts them
     await family(kept)
 
     first, second = await asyncio.gather(kept.processes.memory(), kept.processes.memory())

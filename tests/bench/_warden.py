@@ -53,6 +53,10 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+MEMORY: Final = '[memory]\nwarn_below = "0"\nemergency_below = "0"\nhard_floor = "0"\n'
+"""What other programs use must end no worker that is measured."""
+
+
 class Warden:
     """A running supervisor. folder: where its file, state and logs lie."""
 
@@ -60,7 +64,7 @@ class Warden:
         """Write the file and start; `wait` says when it answers. api: where HTTP is served, such as 127.0.0.1:0; env: what it gets besides."""
         self.folder = folder
         file = folder / "supervisor.toml"
-        file.write_text(f'schema_version = 1\n[api]\nbind = "{api}"\n{toml}')
+        file.write_text(f'schema_version = 1\n[api]\nbind = "{api}"\n{MEMORY}{toml}')
         with (folder / "run.out").open("wb") as out:
             command = [sys.executable, "-m", "supervisor", "--config", str(file), "run"]
             self.process = subprocess.Popen(command, cwd=folder, env={**environment(), **(env or {})}, stdout=out, stderr=subprocess.STDOUT)

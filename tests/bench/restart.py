@@ -50,6 +50,10 @@ TOML: Final = """schema_version = 1
 bind = "off"
 [watchdog]
 healthy_after = "100ms"
+[memory]
+warn_below = "0"
+emergency_below = "0"
+hard_floor = "0"
 [workers.one]
 command = ["{program}", "{file}", "sleep"]
 progress = "none"

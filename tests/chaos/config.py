@@ -57,6 +57,9 @@ healthy_after = "5s"
 
 [memory]
 look_every = "2s"
+warn_below = "0"
+emergency_below = "0"
+hard_floor = "0"
 
 [gpu]
 backend = "host"

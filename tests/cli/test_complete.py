@@ -38,6 +38,7 @@ def a_worker(name: str) -> WorkerView:
         age_s=1.0,
         silent_s=0.1,
         still_s=None,
+        memory_limit_bytes=None,
         memory_bytes=1,
         device_bytes=None,
         restarts={},

@@ -24,7 +24,7 @@ from supervisor.core.model import (
     WorkerName,
 )
 from supervisor.runtime.device_views import device_view
-from supervisor.runtime.views import unwell
+from supervisor.runtime.troubles import unwell
 
 NOW = 1000.0
 A, B = DeviceId("GPU-a"), DeviceId("GPU-b")

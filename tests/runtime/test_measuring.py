@@ -12,7 +12,7 @@ from supervisor.core.events import AnyEvent, DeviceMeasured
 from supervisor.core.limits import GIB, MIB
 from supervisor.core.model import DeviceId, DeviceSample, DeviceState, Holding, WorkerName
 from supervisor.runtime.measuring import Measures
-from supervisor.runtime.ports import DeviceError
+from supervisor.runtime.ports import DeviceError, Room
 
 pytestmark = pytest.mark.asyncio
 
@@ -56,7 +56,7 @@ class Nobody:
 
 
 def measures(device: Scripted, told: list[AnyEvent]) -> Measures:
-    return Measures(Nobody(), device, available_bytes=lambda: 0, disk_free_bytes=lambda: None, post=told.append)  # type: ignore[arg-type]  # it has none
+    return Measures(Nobody(), device, room=lambda: Room(0, 0), disk_free_bytes=lambda: None, post=told.append)  # type: ignore[arg-type]  # it has none
 
 
 def watch(after_s: float = AN_HOUR_S, *, number: float = 1.0) -> MeasureDevice:

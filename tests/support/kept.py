@@ -13,7 +13,7 @@ from supervisor.adapters.cgroups import find_parent, prefix_of
 from supervisor.adapters.processes import LocalProcesses
 from supervisor.core.events import WorkerExited  # noqa: TC001  # one way to import, for people as for types
 from supervisor.core.model import Exit, WorkerName
-from supervisor.runtime.ports import Launch
+from supervisor.runtime.process_ports import Launch
 
 NAME = WorkerName("tool-0")
 WITHIN_S = 20

@@ -24,6 +24,8 @@ WITHIN_S: Final = 50.0
 _LOOK_S: Final = 0.02
 _ENDED: Final = ("completed", "failed", "cancelled")
 
+MEMORY: Final = {"look_every": "2s"} | dict.fromkeys(("worker_soft", "worker_limit", "warn_below", "emergency_below", "hard_floor"), "0")
+"""[memory]: nothing acts. What other programs on this machine use must end no worker of a test; a test of memory sets lines of its own."""
 FAKE: Final = 'command = ["{python}", "-P", "-m", "workers.fake"]'
 ONE_WORKER: Final = f"""
 [workers.sam]
@@ -35,8 +37,11 @@ serves = ["demo.count"]
 class Live:
     """One state folder and the supervisor on it. events holds what watchdog.jsonl said so far."""
 
-    def __init__(self, folder: Path, toml: str, *, state_dir: Path | None = None, api: str = "off") -> None:
-        """Write the configuration; nothing runs yet. api: where HTTP is served, such as 127.0.0.1:0; the default port would be taken by another test."""
+    def __init__(self, folder: Path, toml: str, *, state_dir: Path | None = None, api: str = "off", memory: Mapping[str, str] | None = None) -> None:
+        """Write the configuration; nothing runs yet.
+
+        api: where HTTP is served, such as 127.0.0.1:0; the default port would be taken by another test. memory: what stands in [memory] otherwise than MEMORY.
+        """
         self.folder = folder
         self.state_dir = state_dir or folder / "var"
         self.log_dir = folder / "logs"
@@ -45,7 +50,8 @@ class Live:
         self._offset = 0
         self._torn = b""
         folder.mkdir(parents=True, exist_ok=True)
-        head = f'schema_version = 1\n[supervisor]\nstate_dir = {json.dumps(str(self.state_dir))}\n[memory]\nlook_every = "2s"\n[api]\nbind = "{api}"\n'
+        settings = "".join(f'{key} = "{value}"\n' for key, value in {**MEMORY, **(memory or {})}.items())
+        head = f'schema_version = 1\n[supervisor]\nstate_dir = {json.dumps(str(self.state_dir))}\n[memory]\n{settings}[api]\nbind = "{api}"\n'
         (folder / "supervisor.toml").write_text(head + toml)
 
     # --- its life ---
@@ -261,8 +267,8 @@ def lives(folder: Path) -> Iterator[Callable[..., Live]]:
     """Return what makes a Live with a configuration; each is closed and checked at the end."""
     made: list[Live] = []
 
-    def make(toml: str = ONE_WORKER, *, start: bool = True, state_dir: Path | None = None, name: str = "w", api: str = "off") -> Live:
-        made.append(Live(folder / name, toml, state_dir=state_dir, api=api))
+    def make(toml: str = ONE_WORKER, *, start: bool = True, name: str = "w", **more: Any) -> Live:
+        made.append(Live(folder / name, toml, **more))
         return made[-1].start() if start else made[-1]
 
     try:

@@ -9,6 +9,8 @@ Above the line `----`, in any order of the first two kinds, then the events in o
     @5 renew t-a                                        also: unlock, withdraw, dies t-a, uses t-a 8GiB; reset, force-release
     @5 submit j-2 yolo.train held=1 run_at=60           one that waits for a person, or for its time
     @7 edit worker sam stall_after=5s                   also: edit limit, edit remove sam; several with "and" between them
+    @5 switch sam-0 memory_bytes=9GiB       also: available 3GiB: what the machine has left
+    @5 sample 1.9GiB sam-0=2GiB yolo-0=6GiB+3GiB fell=3GiB     near the line: what each has and gained in the last second
     @9 new-supervisor keeps sam-0                       it was killed and is back: with every worker ("keeps all"), these, or none
     @9 supervisor-dies                                  it is killed, and only @12 new-supervisor brings another
 Below it: `@time announcement worker job (reason)`, the orders to processes, refusals, and how it all stood at the end.
@@ -40,6 +42,7 @@ _TOLD: Final[dict[type[act.AnyAction], str]] = {
     act.Terminate: "terminate",
     act.Kill: "kill",
     act.SendCancel: "cancel",
+    act.SendBrake: "brake",
     act.SendPause: "pause",
     act.SendResume: "resume",
     act.SendResync: "resync",
@@ -103,7 +106,12 @@ class Script:
             case ["hold" | "release" as order]:
                 world.post(0, ev.HoldChanged(request=order, held=order == "hold"))
             case ["disk", size]:
-                world.post(0, ev.MemoryMeasured(workers={}, available_bytes=30 * GIB, disk_free_bytes=parse_size(size)))
+                world.post(0, ev.MemoryMeasured(workers={}, available_bytes=30 * GIB, total_bytes=32 * GIB, disk_free_bytes=parse_size(size)))
+            case ["available", size, *total]:
+                world.available_bytes, world.total_bytes = parse_size(size), parse_size(total[0]) if total else world.total_bytes
+                world.post(0, ev.MemorySampled(available_bytes=world.available_bytes, total_bytes=world.total_bytes))
+            case ["sample", size, *pairs]:
+                world.sample(parse_size(size), {key: text for key, _, text in (pair.partition("=") for pair in pairs)})
             case ["up" | "down" | "restart" as order, *names]:
                 wanted, workers = Wanted.DOWN if order == "down" else Wanted.UP, tuple(map(WorkerName, names))
                 world.post(0, ev.WantedChanged(request=f"{order} {' '.join(names)}", workers=workers, wanted=wanted, restart=order == "restart"))
@@ -180,6 +188,7 @@ class Script:
                 extra += [f"{key[:-2]} {fields[key]:.2f} s" for key in ("exit_s", "gone_s", "back_s", "proof_s") if key in fields]
                 extra += [f"fence {fields['fence']}"] if "fence" in fields else []
                 extra += [fields["evidence"]] if action.event in {"gpu_oom", "gpu_error"} else []
+                extra += [f"{format_size(fields['available_bytes'])} available"] if "available_bytes" in fields else []
                 extra += [f"attempt {fields['attempt']}"] if action.event == "job_started" else []
                 extra += [f"{fields['done']:g} of {fields['total']:g}"] if action.event == "job_progress" else []
                 reason = "; ".join(part for part in (action.reason, *extra) if part)
@@ -321,7 +330,7 @@ def _switch(faults: Faults, pair: str) -> None:
     key, _, text = pair.partition("=")
     if not hasattr(faults, key):
         raise ValueError(f"{key!r} is no switch of a simulated process: see tests/support/simulated.py")
-    setattr(faults, key, parse_duration(text) if key.endswith("_s") else _value(text))
+    setattr(faults, key, parse_duration(text) if key.endswith("_s") else parse_size(text) if key.endswith("_bytes") else _value(text))
 
 
 def parts(path: Path) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from supervisor.core.events import (
     ReadyHeard,
     WorkerExited,
 )
-from supervisor.core.limits import WorkerSpec
+from supervisor.core.limits import GIB, WorkerSpec
 from supervisor.core.model import Exit, JobId, WorkerName
 
 Report = JobAccepted | JobFinished | JobEnded
@@ -56,6 +56,7 @@ class Faults:
     unkillable: bool = False
     wordless: bool = False  # leaves on SIGTERM without giving its job back first
     exit_s: float = 0.3
+    memory_bytes: int = 2 * GIB
     no_evidence: bool = False
     leftovers: int = 0
     tree_stuck: bool = False
@@ -266,6 +267,12 @@ class SimulatedProcess:
         self.seen.add((job, attempt))
         if task is not None and task.attempt == attempt and not self.faults.ignores_cancel:
             self.world.later(0.3, lambda: None if task.ended or not self.alive or self.killed else self._end(job, task, "cancelled", ""))
+
+    def brake(self, job: JobId, attempt: int, why: str) -> None:
+        """Be told that memory runs out: end the job before its next step, unless it hears nothing."""
+        task = self.tasks.get(job)
+        if task is not None and task.attempt == attempt and not task.ended and not self.faults.ignores_cancel:
+            self.world.later(SOON_S, lambda: self._end(job, task, "memory_emergency", f"EMERGENCY BRAKE: {why}") if self.alive and not task.ended else None)
 
     def pause(self, job: JobId, attempt: int, *, on: bool) -> None:
         """Be asked to leave a job at its next checkpoint, or no longer."""

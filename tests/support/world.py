@@ -16,6 +16,7 @@ from supervisor.core.reload import effective, places
 from supervisor.core.rests import HELD
 from supervisor.core.sharing import shared
 from supervisor.core.tickets import stored
+from supervisor.units import parse_size
 from tests.support.simulated import SOON_S, Faults, SimulatedProcess
 from tests.support.simulated_device import HOST, SimulatedDevice
 from tests.support.simulated_disk import SimulatedDisk
@@ -46,6 +47,8 @@ class World:
     replies: dict[str, act.Reply] = field(default_factory=dict)
     faults: dict[WorkerName, Faults] = field(default_factory=dict)
     outsiders: dict[Ticket, Outside] = field(default_factory=dict)  # the programs outside Warden whose process lives
+    available_bytes: int = 30 * GIB
+    total_bytes: int = 32 * GIB
     left: bool = False
     watch: Callable[[Fleet, ev.AnyEvent, Fleet], None] | None = None  # sees each decision: the fleet before, the event, the fleet after
     wrongs: list[str] = field(default_factory=list)  # what must never happen to real processes, and did
@@ -182,6 +185,15 @@ class World:
         )
         self.post(0, ev.JobSubmitted(request=f"submit {job}", job=new))
 
+    def sample(self, available_bytes: int, numbers: dict[str, str]) -> None:
+        """Read memory near the line. numbers: of each worker what it has and, after a plus, gained in the last second; of "fell" the machine."""
+        self.available_bytes = available_bytes
+        fell = parse_size(numbers.pop("fell", "0"))
+        sizes = {WorkerName(name): [parse_size(part) for part in text.split("+")] for name, text in numbers.items()}
+        has = {name: size[0] for name, size in sizes.items()}
+        grown = {name: size[1] for name, size in sizes.items() if len(size) > 1}
+        self.post(0, ev.MemorySampled(available_bytes=available_bytes, total_bytes=self.total_bytes, workers=has, grown=grown, fell_bytes=fell))
+
     def lock(
         self, ticket: str, need_bytes: int, *, priority: int = 15, timeout_s: float = 60.0, ttl_s: float = 0.0, pid: int = 0, kin: int = 0, **more: Any
     ) -> None:
@@ -251,8 +263,10 @@ class World:
                 self._watched = action if action.watch is not None else self._watched
                 self._own(action.after_s + 0.005, lambda: self._read_device(action))
             case act.MeasureMemory():
-                memory = {name: process.spec.gpu_bytes for (name, _), process in self.processes.items()}
-                self.post(0.005, ev.MemoryMeasured(workers=memory, available_bytes=30 * GIB))
+                memory = {name: process.faults.memory_bytes for (name, _), process in self.processes.items()}
+                self.post(0.005, ev.MemoryMeasured(workers=memory, available_bytes=self.available_bytes, total_bytes=self.total_bytes))
+            case act.NameOutsiders():
+                self.post(0.005, ev.OutsidersNamed(names=("browser (pid 7) 20GiB",)))
             case act.Admit():
                 self.post(0, ev.JobStored(job=action.job))
             case act.SaveMark():
@@ -339,6 +353,8 @@ class World:
             case act.SendCancel():
                 self._level(action, action.job, "cancel", 3 * GIB)
                 process.cancel(action.job, action.attempt)
+            case act.SendBrake():
+                process.brake(action.job, action.attempt, action.why)
             case act.SendPause() | act.SendResume():
                 process.pause(action.job, action.attempt, on=isinstance(action, act.SendPause))
             case _:

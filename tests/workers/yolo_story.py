@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from workers import base, masks, samples
+from workers import masks, samples
 from workers.base import BadInput, Job, JobCancelled, Report
+from workers.idle import release
 from workers.report import WorkPauses
 from workers.yolo.params import Masks, Options, PredictParams, TrainParams
 from workers.yolo.worker import Yolo
@@ -82,7 +83,7 @@ class Story:
         except BadInput as refused:
             return {"refused": str(refused)}, report
         finally:
-            base._release()
+            release()
 
     def train(self, name: str, *, epochs: int, attempt: int = 1, masks: Masks | None = None, **stop: Any) -> tuple[dict[str, Any], Recorder]:
         params = TrainParams(**({"data": str(self.data)} if masks is None else {"masks": masks}), epochs=epochs, **SMALL)
@@ -98,7 +99,7 @@ def memory_mib() -> float:
 
 def tell(root: Path) -> dict[str, Any]:
     story = Story(root)
-    base._release()
+    release()
     told: dict[str, Any] = {"note": story.worker.note, "memory": {"loaded": memory_mib()}}
 
     result, report = story.train("whole", epochs=3)

@@ -7,8 +7,8 @@ from typing import Final
 
 from supervisor.cli.demo.stage import Bars, DemoFailed, Stage
 from supervisor.cli.demo.summary import Story
+from supervisor.cli.device_screen import handover_line
 from supervisor.cli.screen import size
-from supervisor.cli.status import handover_line
 from supervisor.control import JSONValue
 from supervisor.shapes import JobView
 

@@ -8,8 +8,8 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from supervisor.cli.device_screen import handover_line
 from supervisor.cli.screen import size
-from supervisor.cli.status import handover_line
 from supervisor.control import JSONValue
 from supervisor.shapes import HandoverView, JobView
 from supervisor.units import say_duration

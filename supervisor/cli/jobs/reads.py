@@ -1,17 +1,19 @@
 """What is known of jobs: lists of them, one with all its figures, and why one is where it is, in the supervisor's own sentences."""
 
+import csv
 import json
 import sys
 from typing import Final
 
 import click
+from msgspec import structs
 
 from supervisor.cli.complete import job_ids, kinds
 from supervisor.cli.complete import statuses as status_words
-from supervisor.cli.context import JSON, Context, print_json
+from supervisor.cli.context import JSON, Context, Exit, print_json
 from supervisor.cli.screen import ago, bar, clock, colour, size, table, tone_of, when
 from supervisor.control import JSONValue
-from supervisor.shapes import JobsPage, JobView, WhyView
+from supervisor.shapes import FlightView, JobsPage, JobView, WhyView
 from supervisor.units import format_count, say_attempt
 
 _PAGE: Final = 500
@@ -106,12 +108,20 @@ def _sources(job: JobView) -> list[str]:
 @click.command()
 @click.argument("job", shell_complete=job_ids())
 @JSON
+@click.option("--csv", "as_csv", is_flag=True, help="The last minute of the worker that ended under it, second by second.")
 @click.pass_obj
-def why(context: Context, job: str, *, as_json: bool) -> None:
+def why(context: Context, job: str, *, as_json: bool, as_csv: bool) -> None:
     """Say what a job waits for, where it is, or, where it has no result, why: its death certificate."""
     view = context.ask("jobs.why", {"job": job}, WhyView)
+    if as_csv and not view.flight:
+        print(f"there is no record for {view.job}: no worker has ended under it", file=sys.stderr)
+        sys.exit(Exit.FAILED)
     if as_json:
         print_json(view)
+    elif as_csv:
+        rows = csv.writer(sys.stdout, lineterminator="\n")
+        rows.writerow(FlightView.__struct_fields__)
+        rows.writerows(structs.astuple(sample) for sample in view.flight)
     else:
         print("\n".join(_story(view)))
 

@@ -17,8 +17,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from workers import base, masks
+from workers import masks
 from workers.base import BadInput, Job, JobCancelled, Report
+from workers.idle import release
 from workers.report import WorkerLeaves, WorkPauses
 from workers.sam.requests import PropagateParams, SamOptions, SegmentParams
 from workers.sam.worker import Sam
@@ -63,7 +64,7 @@ class Story:
         film(self.video)
         cv2.imwrite(str(self.image), picture(3))
         self.worker = self.loaded(allow_untrained=True)
-        base._release()
+        release()
 
     def loaded(self, **options: Any) -> Sam:
         worker = Sam()
@@ -107,7 +108,7 @@ class Story:
         except BadInput as refused:
             told["refused"] = str(refused)
         took_s = time.perf_counter() - began_s
-        base._release()
+        release()
         files = sorted(path.name for path in job.dir.iterdir()) if job.kind == "sam.propagate" else []
         return {**told, "progress": report.seen, "took_s": took_s, "left_mib": memory_mib() - before, "files": files}
 

@@ -1,0 +1,133 @@
+"""The line to the guard: two pieces of shared memory, what it may do on one and what it did on the other. It is started anew where it ends."""
+
+import asyncio
+import fcntl
+import mmap
+import os
+import signal
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import supervisor
+from supervisor.adapters import spawning
+from supervisor.core.events import GuardActed
+from supervisor.core.limits import JSONValue
+from supervisor.core.model import WorkerName
+
+_SCRIPT: Final = Path(supervisor.__file__).parent / "helpers" / "guard.py"
+HEAD: Final = struct.Struct("<QdQQI")
+"""As in the guard, which imports nothing of ours: a test compares."""
+_PAGE_BYTES: Final = 2**20
+_AGAIN_S: Final = 1.0
+_ASIDE: Final = 64
+"""Descriptors are put there, for the guard gets them under low numbers."""
+
+
+class GuardClient:
+    """One guard at a time."""
+
+    def __init__(self, say: Callable[[str, Mapping[str, JSONValue]], None]) -> None:
+        """Say by `say` when it had to be started again, and what it could not do."""
+        self._say = say
+        self._closing = False
+        self._pidfd = 0
+        self._published: tuple[bytes, int, int] = (b"", -1, 0)
+        self._number = 0
+        self._told = 1  # lines of its text; that begins with a break
+        self._start()
+
+    def publish(self, text: str, *, floor_bytes: int, pretended_bytes: int, now_s: float) -> None:
+        """Let it act by this from now on: below the floor (0: never), on the victims in the text, the first first."""
+        body = text.encode()[: _PAGE_BYTES - HEAD.size]
+        changed = (body, floor_bytes, pretended_bytes) != self._published
+        if changed:
+            self._published = (body, floor_bytes, pretended_bytes)
+            HEAD.pack_into(self._page, 0, self._number + 1, now_s, floor_bytes, pretended_bytes, len(body))
+            self._page[HEAD.size : HEAD.size + len(body)] = body
+            self._number += 2
+        HEAD.pack_into(self._page, 0, self._number, now_s, floor_bytes, pretended_bytes, len(body))
+
+    def ended(self, worker: WorkerName, generation: int) -> bool:
+        """Return whether it ended this process: it writes that down before it does."""
+        return f"\n{worker}#{generation}\t" in self._text()
+
+    def news(self) -> list[GuardActed]:
+        """Return what it did since the last question."""
+        lines = self._text().split("\n")[:-1]
+        fresh, self._told = lines[self._told :], len(lines)
+        found = []
+        for line in fresh:
+            if "\t" not in line:
+                if line != "locked":
+                    self._say("guard_weak", {"reason": f"the guard's pages are {line}: where memory is short it may have to be read from the disk first"})
+                continue
+            name, available, floor, held, took = line.split("\t")
+            worker, _, generation = name.rpartition("#")
+            found.append(
+                GuardActed(
+                    worker=WorkerName(worker),
+                    generation=int(generation),
+                    available_bytes=int(available),
+                    floor_bytes=int(floor),
+                    freed_bytes=int(held),
+                    took_s=float(took),
+                )
+            )
+        return found
+
+    def close(self) -> None:
+        """End it, and wait for that: it is ours and asks nobody."""
+        self._closing = True
+        if self._pidfd:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+            os.close(self._pidfd)
+            self._pidfd = 0
+
+    def _text(self) -> str:
+        return "\n" + self._kills[:].partition(b"\0")[0].decode()
+
+    def _start(self) -> None:
+        self._page, page = _shared("warden-guard-page")
+        self._kills, kills = _shared("warden-guard-kills")
+        self._published, self._number, self._told = (b"", -1, 0), 0, 1
+        try:
+            pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-S", str(_SCRIPT), str(os.getpid()), "3", "4"],
+                {},
+                file_actions=[(os.POSIX_SPAWN_DUP2, page, 3), (os.POSIX_SPAWN_DUP2, kills, 4)],
+                setsid=True,
+                setsigmask=[],
+                setsigdef=[number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)],
+            )
+            self._pidfd = os.pidfd_open(pid)
+        finally:
+            os.close(page)
+            os.close(kills)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._exited)
+
+    def _exited(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        how = spawning.reap(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = 0
+        if not self._closing:
+            self._say("guard_ended", {"reason": f"{how}: another is started"})
+            asyncio.get_running_loop().call_later(_AGAIN_S, lambda: None if self._closing else self._start())
+
+
+def _shared(name: str) -> tuple[mmap.mmap, int]:
+    """Return shared memory, and a descriptor of it."""
+    made = os.memfd_create(name)
+    try:
+        os.ftruncate(made, _PAGE_BYTES)
+        return mmap.mmap(made, _PAGE_BYTES), fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, _ASIDE)
+    finally:
+        os.close(made)

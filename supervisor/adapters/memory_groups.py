@@ -1,0 +1,74 @@
+"""The cgroups that count a process's memory: its own, and those around it, of whichever version has the memory controller."""
+
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+_MOUNT_ROOT, _MOUNT_POINT = 3, 4
+"""Fields of a line of mountinfo; after its lone dash come the file system, the device and the options."""
+
+
+class Names(Struct, frozen=True):
+    """How a version of cgroups names what it counts. reclaimable: what is given back when it is needed; kills: where it counts whom the kernel ended."""
+
+    limit: str
+    used: str
+    reclaimable: tuple[str, ...]
+    kills: str
+
+
+_V1: Final = Names("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"), "memory.oom_control")
+_V2: Final = Names("memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable"), "memory.events")
+
+
+class Group(Struct, frozen=True):
+    """One cgroup's folder, and what its files are called."""
+
+    folder: Path
+    names: Names
+
+
+def groups_of(pid: int | str, proc: Path = Path("/proc")) -> list[Group]:
+    """Return the cgroups that count a process's memory, the innermost first, as far as they can be seen. None where it is gone.
+
+    Of a process that exits, a zombie among them, version 1 says no more than that it is in the root.
+    """
+    try:
+        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
+        mounts = (proc / "self/mountinfo").read_text().splitlines()
+    except OSError:
+        return []
+    found: list[Group] = []
+    for line in lines:
+        number, controllers, path = line.removesuffix(" (deleted)").split(":", 2)
+        names = _V2 if number == "0" else _V1 if "memory" in controllers.split(",") else None
+        if names is not None and (place := _mounted(mounts, names)) is not None:
+            found += [Group(folder, names) for folder in _chain(*place, path) if (folder / names.used).exists()]
+    return found
+
+
+def _mounted(mounts: list[str], names: Names) -> tuple[str, Path] | None:
+    """Return what of the hierarchy of this version is mounted, and where."""
+    for line in mounts:
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(maxsplit=2)
+        if (names is _V2 and kind == "cgroup2") or (names is _V1 and kind == "cgroup" and "memory" in options.split(",")):
+            fields = before.split()
+            return fields[_MOUNT_ROOT], Path(fields[_MOUNT_POINT])
+    return None
+
+
+def _chain(root: str, point: Path, path: str) -> list[Path]:
+    """Return the folders of a cgroup and of all around it. In a container the mount shows the cgroup itself: its path then begins where the mount does."""
+    inner = path.removeprefix(root) if root != "/" else path
+    parts = [part for part in inner.split("/") if part and part != ".."]
+    return [point.joinpath(*parts[:length]) for length in range(len(parts), -1, -1)]
+
+
+def stat_of(path: Path) -> dict[str, int] | None:
+    """Return the numbers of a file of names and values, or None where it cannot be read."""
+    try:
+        return {name: int(value) for name, value in (line.split() for line in path.read_text().splitlines())}
+    except (OSError, ValueError):
+        return None

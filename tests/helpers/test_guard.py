@@ -1,0 +1,170 @@
+"""The guard as a program of its own: it ends whom the page names, the first first, proves who that is, and writes down what it did."""
+
+import mmap
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supervisor.adapters import guard_client, proc
+from supervisor.core import brake, memory
+from supervisor.helpers import guard
+
+MIB = 2**20
+HOLDS = "import sys; held = bytearray({mb} << 20); held[::4096] = b'x' * len(held[::4096]); print('held', flush=True); sys.stdin.read()"
+
+
+def shared() -> mmap.mmap:
+    """Return a page of shared memory."""
+    return mmap.mmap(-1, 2**16)
+
+
+@pytest.fixture
+def holders() -> Iterator[list["subprocess.Popen[str]"]]:
+    """Two processes in sessions of their own, with 90 and 180 MiB."""
+    made = [
+        subprocess.Popen([sys.executable, "-S", "-c", HOLDS.format(mb=mb)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        for mb in (90, 180)
+    ]
+    for one in made:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "held\n"
+    yield made
+    for one in made:
+        one.kill()
+        one.communicate()
+
+
+def publish(page: mmap.mmap, holders: list["subprocess.Popen[str]"], *, said_at_s: float, ticks: int = 0, sizes: tuple[int, ...] = ()) -> None:
+    """Publish these holders as victims, in this order. ticks: added to what each really has; sizes: what each is said to have, its RSS if not given."""
+    sizes = sizes or tuple(proc.rss_bytes(one.pid) for one in holders)
+    rows = [f"worker\tw-{place}#1\t{sizes[place]}\t{one.pid}:{start_ticks(one.pid) + ticks}" for place, one in enumerate(holders)]
+    body = "\n".join(rows).encode()
+    guard.HEAD.pack_into(page, 0, 2, said_at_s, 100 * MIB, 300 * MIB, len(body))
+    page[guard.HEAD.size : guard.HEAD.size + len(body)] = body
+
+
+def start_ticks(pid: int) -> int:
+    """Return what tells a process from a later one with its pid."""
+    seen = proc.look(pid)
+    assert seen is not None
+    return seen.start_ticks
+
+
+def act(page: mmap.mmap, kills: mmap.mmap) -> str:
+    """Let the guard look once and act once, and return what it wrote."""
+    one = guard.Guard(page, kills)
+    one.read()
+    assert one.available() < one.floor
+    one.act(one.available())
+    return kills[:].partition(b"\0")[0].decode()
+
+
+def test_the_page_is_read_as_it_is_written() -> None:
+    assert guard.HEAD.format == guard_client.HEAD.format
+
+
+def test_what_helps_is_the_same_for_the_guard_and_the_brake() -> None:
+    assert (guard.WORTH_BYTES, guard.HELP_SHARE, guard.BAND) == (brake.WORTH_BYTES, brake.HELP_SHARE, memory.BAND)
+
+
+def test_the_first_of_a_fresh_page_ends_and_it_is_written_down(holders: list["subprocess.Popen[str]"]) -> None:
+    page, kills = shared(), shared()
+    publish(page, holders, said_at_s=time.monotonic())
+
+    wrote = act(page, kills)
+
+    assert holders[0].wait(30) == -9
+    assert holders[1].poll() is None
+    name, available, floor, held, took = wrote.removesuffix("\n").split("\t")
+    assert (name, int(floor)) == ("w-0#1", 100 * MIB)
+    assert int(available) < 100 * MIB
+    assert int(held) > 90 * MIB
+    assert 0 < float(took) <= guard.EXIT_MAX_S + 30
+
+
+def test_of_a_page_that_is_old_the_largest_ends(holders: list["subprocess.Popen[str]"]) -> None:
+    page, kills = shared(), shared()
+    publish(page, holders, said_at_s=time.monotonic() - guard.STALE_S - 1)
+
+    wrote = act(page, kills)
+
+    assert holders[1].wait(30) == -9
+    assert holders[0].poll() is None
+    assert wrote.startswith("w-1#1\t")
+
+
+def test_one_that_has_too_little_to_help_is_passed_over(holders: list["subprocess.Popen[str]"]) -> None:
+    page, kills = shared(), shared()
+    publish(page, holders, said_at_s=time.monotonic(), sizes=(guard.WORTH_BYTES // 2, 180 * MIB))
+
+    wrote = act(page, kills)
+
+    assert holders[1].wait(30) == -9
+    assert holders[0].poll() is None
+    assert wrote.startswith("w-1#1\t")
+
+
+def test_where_all_of_ours_together_would_not_help_nobody_ends(holders: list["subprocess.Popen[str]"]) -> None:
+    page, kills = shared(), shared()
+    publish(page, holders, said_at_s=time.monotonic(), sizes=(0, 70 * MIB))  # what they have is shared with somebody who lives on
+    one = guard.Guard(page, kills)
+    one.read()
+
+    one.floor = 1000 * MIB
+    one.act(400 * MIB)
+    nobody = kills[:].strip(b"\0")
+    one.act(500 * MIB)
+
+    assert nobody == b""
+    assert holders[1].wait(30) == -9
+    assert holders[0].poll() is None
+
+
+def test_a_pid_that_is_somebody_elses_by_now_is_left_alone(holders: list["subprocess.Popen[str]"]) -> None:
+    page, kills = shared(), shared()
+    publish(page, holders, said_at_s=time.monotonic(), ticks=1)
+
+    one = guard.Guard(page, kills)
+    one.read()
+    one.act(0)
+
+    assert one.victims == []
+    assert [holder.poll() for holder in holders] == [None, None]
+
+
+def test_a_page_that_is_being_written_changes_nothing(holders: list["subprocess.Popen[str]"]) -> None:
+    page, kills = shared(), shared()
+    publish(page, holders, said_at_s=time.monotonic())
+    one = guard.Guard(page, kills)
+    one.read()
+
+    guard.HEAD.pack_into(page, 0, 3, 0.0, 0, 0, 0)
+    one.read()
+
+    assert one.floor == 100 * MIB
+    assert len(one.victims) == 2
+
+
+def test_it_counts_the_cgroups_that_it_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "used").write_text(f"{900 * MIB}\n")
+    (tmp_path / "stat").write_text(f"anon 5\ninactive_file {100 * MIB}\nactive_file {50 * MIB}\n")
+    one = guard.Guard(shared(), shared())
+
+    one.take(f"group\t{1000 * MIB}\t{tmp_path}/used\t{tmp_path}/stat\tinactive_file,active_file")
+
+    assert one.available() == 250 * MIB
+
+
+def test_it_ends_when_it_is_not_its_parents_any_more() -> None:
+    page, kills = os.memfd_create("page"), os.memfd_create("kills")
+
+    ended = subprocess.run([sys.executable, "-I", "-S", guard.__file__, "1", str(page), str(kills)], pass_fds=(page, kills), timeout=60, check=False)
+
+    os.close(page)
+    os.close(kills)
+    assert ended.returncode == 0

@@ -1,4 +1,4 @@
-"""What trees use: their PSS, which costs about 15 ms per GB, read where it may decide; in between their RSS, which costs nothing, tells the rest."""
+"""What trees use: their PSS without pages of files, 15 ms per GB, read where it may decide; in between their RSS, which costs nothing, tells the rest."""
 
 import time
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class Readings:
         last = self._last.get(pid)
         moved = last is None or abs(rss_bytes - last.rss_bytes) >= _MOVED_BYTES
         if last is None or afresh or (near and moved) or now_s - last.at_s >= self.stale_s:
-            last = self._last[pid] = _Reading(rss_bytes, proc.pss_bytes(pid), now_s)
+            last = self._last[pid] = _Reading(rss_bytes, proc.kept_bytes(pid), now_s)
             return last.pss_bytes
         return last.plus(rss_bytes) if moved else last.pss_bytes
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -49,7 +50,32 @@ def test_a_tree_that_grew_is_read_again_at_once_and_one_that_did_not_is_not() ->
     assert readings.pss_bytes([process.pid], now_s + 62) == 0, "it is gone"
 
 
-@pytest.mark.parametrize("read", [proc.pss_bytes, proc.rss_bytes])
+MAPS = """
+import mmap, sys
+with open(sys.argv[1], "rb") as file:
+    seen = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+sum(seen[::4096])
+print("read", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_pages_of_a_file_that_it_maps_do_not_count_for_the_kernel_can_take_them_back(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"x" * 100 * MIB)
+    with subprocess.Popen([sys.executable, "-S", "-c", MAPS, str(weights)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+
+        whole, kept = proc.pss_bytes(process.pid), Readings().pss_bytes([process.pid], time.monotonic())
+        process.stdin.close()
+
+    assert whole > 100 * MIB
+    assert 0 < kept < 50 * MIB
+
+
+@pytest.mark.parametrize("read", [proc.pss_bytes, proc.kept_bytes, proc.rss_bytes])
 def test_a_process_that_is_gone_uses_nothing(read: object) -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait()

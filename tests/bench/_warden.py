@@ -1,6 +1,7 @@
 """A supervisor for the benchmarks to measure: a real `warden run` in a folder of its own, asked through its control socket."""
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from supervisor.shapes import JobView, StatusView, WorkerView
 ROOT: Final = Path(__file__).resolve().parents[2]
 READY_MAX_S: Final = 180.0
 LOOK_S: Final = 0.02
+ENDED: Final = ("completed", "failed", "cancelled")
 
 
 def environment() -> dict[str, str]:
@@ -60,13 +62,26 @@ MEMORY: Final = '[memory]\nwarn_below = "0"\nemergency_below = "0"\nhard_floor =
 class Warden:
     """A running supervisor. folder: where its file, state and logs lie."""
 
-    def __init__(self, folder: Path, toml: str, *, api: str = "off", env: Mapping[str, str] | None = None) -> None:
-        """Write the file and start; `wait` says when it answers. api: where HTTP is served, such as 127.0.0.1:0; env: what it gets besides."""
+    def __init__(
+        self,
+        folder: Path,
+        toml: str,
+        *,
+        api: str = "off",
+        env: Mapping[str, str] | None = None,
+        memory: str = MEMORY,
+        inside: Callable[[Sequence[str]], list[str]] = list,
+    ) -> None:
+        """Write the file and start; `wait` says when it answers.
+
+        api: where HTTP is served, such as 127.0.0.1:0; env: what it gets besides; memory: the file's [memory]; inside: makes of the command one that starts it
+        elsewhere.
+        """
         self.folder = folder
         file = folder / "supervisor.toml"
-        file.write_text(f'schema_version = 1\n[api]\nbind = "{api}"\n{MEMORY}{toml}')
+        file.write_text(f'schema_version = 1\n[api]\nbind = "{api}"\n{memory}{toml}')
         with (folder / "run.out").open("wb") as out:
-            command = [sys.executable, "-m", "supervisor", "--config", str(file), "run"]
+            command = inside([sys.executable, "-m", "supervisor", "--config", str(file), "run"])
             self.process = subprocess.Popen(command, cwd=folder, env={**environment(), **(env or {})}, stdout=out, stderr=subprocess.STDOUT)
         self._client: Client | None = None
 
@@ -106,12 +121,26 @@ class Warden:
         """Return the job once it is completed; it is looked at every look_s. Raises RuntimeError when it ends in another way."""
         view = msgspec.convert(self.ask("jobs.show", job=job), JobView)
         end_s = time.monotonic() + READY_MAX_S
-        while view.status not in ("completed", "failed", "cancelled") and time.monotonic() < end_s:
+        while view.status not in ENDED and time.monotonic() < end_s:
             time.sleep(look_s)  # noqa: TID251  # the pause between two looks is part of what is measured
             view = msgspec.convert(self.ask("jobs.show", job=job), JobView)
         if view.status != "completed":
             raise RuntimeError(f"job {job} is {view.status}, completed was expected: {view.error}")
         return view
+
+    def ended(self, job: str) -> JobView:
+        """Return the job once it has ended, in whatever way. Raises RuntimeError when it does not."""
+        end_s = time.monotonic() + READY_MAX_S
+        while (view := msgspec.convert(self.ask("jobs.show", job=job), JobView)).status not in ENDED:
+            if time.monotonic() > end_s:
+                raise RuntimeError(f"job {job} is {view.status} after {READY_MAX_S:g} s, an end was expected")
+            time.sleep(LOOK_S)  # noqa: TID251  # as in `finished`
+        return view
+
+    def said(self, event: str, **fields: Any) -> list[dict[str, Any]]:
+        """Return the events of this name with these fields that the log has."""
+        lines = (self.folder / "logs" / "watchdog.jsonl").read_text().rpartition("\n")[0].splitlines()
+        return [one for one in map(json.loads, lines) if one["event"] == event and fields.items() <= one.items()]
 
     def stop(self) -> None:
         """Stop in order, and kill what does not; the pid is our own child's."""
@@ -141,10 +170,10 @@ class Warden:
 
 
 @contextmanager
-def supervised(toml: str, *, api: str = "off", env: Mapping[str, str] | None = None) -> Iterator[Warden]:
-    """Yield a supervisor with this configuration in a fresh folder; it and the folder are gone afterwards."""
+def supervised(toml: str, **more: Any) -> Iterator[Warden]:
+    """Yield a supervisor with this configuration in a fresh folder; it and the folder are gone afterwards. more: as Warden takes it."""
     with scratch() as folder:
-        warden = Warden(folder, toml, api=api, env=env)
+        warden = Warden(folder, toml, **more)
         try:
             yield warden
         finally:

@@ -230,6 +230,7 @@ class MemoryView(Struct, frozen=True, kw_only=True):
     """The machine's memory, and the room on the disk of the state folder. Below disk_floor_bytes of it no job is taken.
 
     zone: ok, warn, emergency or floor, by the three lines, as they count on this machine (0: no such line). total_bytes: None before the first reading.
+    promised_bytes: what jobs at work are taken to need beyond what their workers have already.
     """
 
     available_bytes: int | None
@@ -238,6 +239,7 @@ class MemoryView(Struct, frozen=True, kw_only=True):
     warn_below_bytes: int = 0
     emergency_below_bytes: int = 0
     hard_floor_bytes: int = 0
+    promised_bytes: int = 0
     disk_free_bytes: int | None = None
     disk_floor_bytes: int = 2**30
 
@@ -331,6 +333,9 @@ class JobView(Struct, frozen=True, kw_only=True):
     last_end: str = ""  # why the attempt before this one has no result; empty in the first
     failures: int = 0  # attempts that failed; max_attempts bounds them
     only_on: str | None = None  # the device that it wants, and no other
+    memory_bytes: int | None = None  # of the machine's: what its worker's processes are taken to have at the most while it runs; None: nobody knows
+    memory_from: str = ""  # who says so: declared (at submit), computed (by its worker, from its input), observed (such work before)
+    memory_peak_bytes: int | None = None  # what they were seen to have
 
 
 class JobsPage(Struct, frozen=True, kw_only=True):
@@ -348,6 +353,24 @@ class LiveView(Struct, frozen=True, kw_only=True):
     count: int
 
 
+class MemoryWaitView(Struct, frozen=True, kw_only=True):
+    """What of the machine's memory a job waits for. more_bytes: of its need, what its worker has not got already; back_bytes: given back by who leaves for it.
+
+    It may begin once available and back are as much as more, warn_below, promised (to jobs at work that have not grown to their size yet) and kept (for those
+    before it that have waited for too long) together; missing_bytes is the difference.
+    """
+
+    need_bytes: int
+    memory_from: str
+    more_bytes: int
+    available_bytes: int
+    back_bytes: int
+    warn_below_bytes: int
+    promised_bytes: int
+    kept_bytes: int
+    missing_bytes: int
+
+
 class WaitView(Struct, frozen=True, kw_only=True):
     """What a job waits for, in numbers; what is unknown is None."""
 
@@ -362,6 +385,7 @@ class WaitView(Struct, frozen=True, kw_only=True):
     free_bytes: int | None = None
     holders: list[HolderView] = []
     until: str | None = None  # ISO 8601: when it is due, where a time is all that it waits for
+    memory: MemoryWaitView | None = None  # where it waits for the machine's memory
 
 
 class FlightView(Struct, frozen=True, kw_only=True):

@@ -98,10 +98,11 @@ class Beat(FromWorker, frozen=True, kw_only=True, tag="beat"):
 
 
 class Accepted(FromWorker, frozen=True, kw_only=True, tag="accepted"):
-    """The work on a job begins."""
+    """The work on a job begins. memory_bytes: where it was reckoned, what this process will have of the machine's memory at the most."""
 
     job: str
     attempt: int
+    memory_bytes: int = 0
 
 
 class Result(FromWorker, frozen=True, kw_only=True, tag="result"):
@@ -115,7 +116,8 @@ class Result(FromWorker, frozen=True, kw_only=True, tag="result"):
 class Failed(FromWorker, frozen=True, kw_only=True, tag="failed"):
     """A job's work ended without a result.
 
-    reason: bad_input, user_error, gpu_oom, gpu_error, memory_emergency, worker_crash (by the machine, as by a full disk), cancelled, paused, shutdown.
+    reason: bad_input, user_error, gpu_oom, gpu_error, memory_emergency, worker_crash (by the machine, as by a full disk), cancelled, paused, shutdown,
+    needs_memory (not begun: it needs more than there is room for; memory_bytes as in `accepted`; it comes again when there is as much).
     """
 
     job: str
@@ -123,6 +125,7 @@ class Failed(FromWorker, frozen=True, kw_only=True, tag="failed"):
     reason: str
     error: str = ""
     stack: str = ""
+    memory_bytes: int = 0
 
 
 class Log(FromWorker, frozen=True, kw_only=True, tag="log"):
@@ -150,7 +153,10 @@ class Welcome(ToWorker, frozen=True, kw_only=True, tag="welcome"):
 
 
 class JobOrder(ToWorker, frozen=True, kw_only=True, tag="job"):
-    """Work on this. dir: the job's own folder; resume_from: the checkpoint that an earlier attempt left there."""
+    """Work on this. dir: the job's own folder; resume_from: the checkpoint that an earlier attempt left there.
+
+    memory_room_bytes: by how much this process may grow for it, for those who can tell what a job needs before they begin; None: nothing is asked.
+    """
 
     job: str
     attempt: int
@@ -158,6 +164,7 @@ class JobOrder(ToWorker, frozen=True, kw_only=True, tag="job"):
     params: JSONValue = None
     dir: str = ""
     resume_from: str | None = None
+    memory_room_bytes: int | None = None
 
 
 class Cancel(ToWorker, frozen=True, kw_only=True, tag="cancel"):

@@ -34,13 +34,13 @@ from workers.beats import Identity
 from workers.budget import keep_budget
 from workers.endings import Ended, device_reason, ended_by, sentence
 from workers.given import held_to, schemas_of
-from workers.idle import IdleMeter, release
+from workers.idle import IdleMeter, own_bytes, release
 from workers.link import Link
 from workers.report import BadInput, EmergencyBrake, Job, JobCancelled, Report
 
 __all__ = ["BadInput", "EmergencyBrake", "Job", "JobCancelled", "NoOptions", "Report", "Worker", "main"]
 
-_GOES_ON = frozenset({"shutdown", "paused"})
+_GOES_ON = frozenset({"shutdown", "paused", "needs_memory"})
 """The ends after which the job goes on in another attempt, from what is in its folder."""
 _ENDS_PROCESS = frozenset({"gpu_oom", "gpu_error"})
 """A device context that failed once cannot be repaired in this process, and of one whose memory ran out nobody knows what it still holds."""
@@ -67,6 +67,14 @@ class Worker:
 
     def load(self) -> None:
         """Import what is heavy and load the weights. Counted against start_timeout; what it raises is the reason the worker did not start."""
+
+    def memory_bytes(self, job: Job) -> int:  # noqa: ARG002  # as for run
+        """Return how much of the machine's memory this job will take on top of what the process has, by its input; 0: nobody knows.
+
+        Asked before the work begins: where the machine has less to give, the job waits until it has as much. To be answered within a second or so, by a look
+        at the head of a file and no more. What it raises ends the job, as in `run`.
+        """
+        return 0
 
     def run(self, job: Job, report: Report) -> Mapping[str, Any]:  # noqa: ARG002  # the signature that subclasses fill in
         """Do one job and return its result: what JSON can hold."""
@@ -188,8 +196,12 @@ class _Process:
         stamp = {**self._identity.stamp(), "job": order.job, "attempt": order.attempt}
         end: Mapping[str, Any] | Ended | None = self._taken_back(order)
         if end is None:
-            self._link.post(Accepted(**stamp))  # type: ignore[arg-type]  # the fields by name
-            end = self._outcome(order)
+            needs = self._weigh(order)
+            if isinstance(needs, Ended):
+                end = needs
+            else:
+                self._link.post(Accepted(**stamp, memory_bytes=needs))  # type: ignore[arg-type]  # the fields by name
+                end = self._outcome(order)
         trimmed_bytes = release()
         if isinstance(end, Ended):
             if end.reason == "paused" and (order.job, order.attempt) in self._link.cancelled:  # it came after the work had left
@@ -199,7 +211,7 @@ class _Process:
             if end.reason in _ENDS_PROCESS:
                 self._code = 1
                 self._link.draining = True
-            self._link.post(Failed(**stamp, reason=end.reason, error=end.error, stack=end.stack))  # type: ignore[arg-type]  # the fields by name
+            self._link.post(Failed(**stamp, reason=end.reason, error=end.error, stack=end.stack, memory_bytes=end.memory_bytes))  # type: ignore[arg-type]
         else:
             self._link.post(Result(**stamp, value=end))  # type: ignore[arg-type]  # the fields by name
         self._tell_idle(trimmed_bytes)
@@ -217,6 +229,21 @@ class _Process:
         if key in self._link.cancelled:
             return Ended("cancelled", "cancelled")
         return Ended("paused", "paused before it began") if key in self._link.paused else None
+
+    def _weigh(self, order: JobOrder) -> int | Ended:
+        """Return what this process will have at the most for a job, 0 where nobody asks or knows; or the end of one for which there is too little memory."""
+        if order.memory_room_bytes is None or type(self._worker).memory_bytes is Worker.memory_bytes:
+            return 0
+        try:
+            more_bytes = self._worker.memory_bytes(self._job(order))
+        except BaseException as error:  # noqa: BLE001  # as in _outcome
+            return ended_by(error)
+        if more_bytes <= 0:
+            return 0
+        needs_bytes = own_bytes() + more_bytes
+        if more_bytes <= order.memory_room_bytes:
+            return needs_bytes
+        return Ended("needs_memory", f"it takes {more_bytes} bytes of memory more, and there are {order.memory_room_bytes}", memory_bytes=needs_bytes)
 
     def _outcome(self, order: JobOrder) -> Mapping[str, Any] | Ended:
         report: Report | None = None

@@ -29,6 +29,7 @@ class Ended(Struct, frozen=True):
     reason: str
     error: str
     stack: str = ""
+    memory_bytes: int = 0  # of one that did not begin: it needs so much
 
 
 def ended_by(error: BaseException) -> Ended:

@@ -13,7 +13,7 @@ while that works: no more than its share, as if torch held it, unless options.ca
 the file options.stay_while, and exits with options.exit_code.
 
 A fault comes at every attempt unless `attempt` names one: `fault=crash` is a poisoned job. With `checkpoint` each step is saved, and the next attempt goes on
-after it; saving takes `save_s`, in a critical section. Without, a pause or a crash costs all steps.
+after it; saving takes `save_s`, in a critical section. Without, a pause or a crash costs all steps. Before it begins it tells that it will take `tells_mb`.
 """
 
 import ctypes
@@ -62,6 +62,7 @@ class Params(Struct, frozen=True, kw_only=True):
     at: int = 1
     attempt: int = 0  # only this attempt has the fault; 0 for every one
     size_mb: int = 64
+    tells_mb: int = 0
     slow_s: float = 0.0
     checkpoint: bool = False
     save_s: float = 0.0
@@ -90,6 +91,11 @@ class Fake(Worker):
             raise BadInput(options.fail_load)
         if options.leave_child:
             _leave_child()
+
+    def memory_bytes(self, job: Job) -> int:
+        """Return what the job says that it will take: `tells_mb`."""
+        params: Params = job.params
+        return params.tells_mb * 2**20
 
     def run(self, job: Job, report: Report) -> dict[str, Any]:
         """Count to `steps`, and hold on the way what the job holds of the card."""

@@ -133,6 +133,7 @@ def _message(action: ToWorker, limits: dict[str, float], folder: Path | None, ch
                 params=action.params,
                 dir=str(folder or ""),
                 resume_from=str(checkpoint) if checkpoint else None,
+                memory_room_bytes=action.memory_room_bytes,
             )
 
 
@@ -161,7 +162,8 @@ def _event(worker: WorkerName, message: wire.AnyFromWorker) -> AnyEvent | None:
         case wire.Ready():
             return ReadyHeard(worker=worker, generation=generation, note=message.note)
         case wire.Accepted():
-            return JobAccepted(worker=worker, generation=generation, job=JobId(message.job), attempt=message.attempt)
+            memory_bytes = max(0, message.memory_bytes)
+            return JobAccepted(worker=worker, generation=generation, job=JobId(message.job), attempt=message.attempt, memory_bytes=memory_bytes)
         case wire.Result():
             return _finished(worker, message)
         case wire.Failed():
@@ -173,6 +175,7 @@ def _event(worker: WorkerName, message: wire.AnyFromWorker) -> AnyEvent | None:
                 reason=message.reason,
                 error=message.error,
                 stack=message.stack,
+                memory_bytes=max(0, message.memory_bytes),
             )
         case wire.Log():
             return NoteHeard(worker=worker, generation=generation, level=message.level, text=message.text, reason=message.reason)

@@ -41,6 +41,9 @@ MIGRATIONS: Final = (
     """
     CREATE TABLE peaks (place INTEGER PRIMARY KEY, work TEXT NOT NULL UNIQUE, seen_bytes INTEGER NOT NULL, wanted_bytes INTEGER NOT NULL) STRICT;
     """,
+    """
+    ALTER TABLE peaks ADD COLUMN memory_bytes INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 """One script for each version of the file, run in order; `user_version` says which were. A released one is never changed."""
 
@@ -133,8 +136,8 @@ SAVE_FENCE: Final = "INSERT INTO fences (name, fence) VALUES ('device', ?) ON CO
 LEASES: Final = "SELECT doc FROM leases ORDER BY fence"
 
 FORGET_PEAKS: Final = "DELETE FROM peaks"
-SAVE_PEAK: Final = "INSERT INTO peaks (work, seen_bytes, wanted_bytes) VALUES (?, ?, ?)"
-PEAKS: Final = "SELECT work, seen_bytes, wanted_bytes FROM peaks ORDER BY place"
+SAVE_PEAK: Final = "INSERT INTO peaks (work, seen_bytes, wanted_bytes, memory_bytes) VALUES (?, ?, ?, ?)"
+PEAKS: Final = "SELECT work, seen_bytes, wanted_bytes, memory_bytes FROM peaks ORDER BY place"
 """What was learned last comes last."""
 
 LAST_FENCE: Final = "SELECT max(fence) FROM fences"

@@ -199,7 +199,7 @@ class SqliteJobs:
 
     async def save_peaks(self, peaks: Mapping[Work, Peak]) -> None:
         """Return once these, instead of the ones before, are on disk. Raises StoreError."""
-        rows = [(work, peak.seen_bytes, peak.wanted_bytes) for work, peak in peaks.items()]
+        rows = [(work, peak.seen_bytes, peak.wanted_bytes, peak.memory_bytes) for work, peak in peaks.items()]
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(sql.FORGET_PEAKS)
@@ -209,7 +209,8 @@ class SqliteJobs:
 
     async def peaks(self) -> Mapping[Work, Peak]:
         """Return the peaks that were saved last, in their order. Raises StoreError."""
-        return {Work(work): Peak(seen_bytes=seen, wanted_bytes=wanted) for work, seen, wanted in await self._rows(sql.PEAKS)}
+        rows = await self._rows(sql.PEAKS)
+        return {Work(work): Peak(seen_bytes=seen, wanted_bytes=wanted, memory_bytes=memory) for work, seen, wanted, memory in rows}
 
     async def close(self) -> None:
         """Write what waits, and close."""

@@ -33,10 +33,10 @@ def not_empty(context: click.Context, parameter: click.Parameter, text: str | No
     return text
 
 
-def size_text(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+def size_text(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
     """Return the size of an option as it was written, once it makes sense."""
     try:
-        parse_size(text)
+        parse_size(text or "0")
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     return text

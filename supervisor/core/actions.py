@@ -60,12 +60,16 @@ class SendResync(ForWorker, frozen=True, kw_only=True):
 
 
 class SendJob(ForWorker, frozen=True, kw_only=True):
-    """Measure the worker's level (LevelMeasured), then hand it the job."""
+    """Measure the worker's level (LevelMeasured), then hand it the job.
+
+    memory_room_bytes: by how much the worker may grow for it; None: it need not reckon what it needs.
+    """
 
     job: JobId
     attempt: int
     kind: str
     params: JSONValue
+    memory_room_bytes: int | None = None
 
 
 class SendCancel(ForWorker, frozen=True, kw_only=True):

@@ -63,6 +63,8 @@ LEVELS: Final = {
     "device_clean": "info",
     "device_found": "info",
     "job_queued": "info",
+    "job_waiting": "info",
+    "job_admitted": "info",
     "job_started": "info",
     "job_progress": "info",
     "job_retried": "warning",

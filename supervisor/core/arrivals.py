@@ -13,7 +13,8 @@ from supervisor.core.model import Job, JobId, JobStatus, Reason
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
 
-_IN_LINE: Final = frozenset({Reason.WAITING_FOR_WORKER, Reason.WAITING_FOR_GPU, Reason.WAITING_FOR_MEMORY})
+_IN_LINE: Final = frozenset({Reason.WAITING_FOR_WORKER, Reason.WAITING_FOR_GPU})
+"""For the machine's memory each waits for itself: another job may need less."""
 
 
 def submitted(turn: Turn, event: JobSubmitted) -> None:

@@ -5,7 +5,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisor.core import ladder, memory, notices
+from supervisor.core import admission, ladder, memory, notices
 from supervisor.core.actions import NameOutsiders, SendBrake
 from supervisor.core.events import GuardActed, MemoryMeasured, MemorySampled, OutsidersNamed
 from supervisor.core.jobs import BUDGET_OF_CAUSE
@@ -92,6 +92,7 @@ def take(turn: Turn, event: MemorySampled | OutsidersNamed | GuardActed) -> bool
     match event:
         case MemoryMeasured():
             memory.measured(turn, event)
+            admission.looked(turn)
             notices.disk(turn, event.disk_free_bytes)
             return bool(turn.actions)
         case MemorySampled():

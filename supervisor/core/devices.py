@@ -34,14 +34,15 @@ class DeviceSample(Struct, frozen=True, kw_only=True):
 
 
 class Peak(Struct, frozen=True, kw_only=True):
-    """What some work is known to take of a device."""
+    """What some work is known to take of a device, and of the machine's memory."""
 
     seen_bytes: int = 0  # the most that it was seen to use
     wanted_bytes: int = 0  # what it is taken to need since so much less was too little for it
+    memory_bytes: int = 0  # of the machine's: the most that its worker's processes had while it ran to a good end
 
     @property
     def most_bytes(self) -> int:
-        """Return the larger one."""
+        """Return the larger one of a device."""
         return max(self.seen_bytes, self.wanted_bytes)
 
 

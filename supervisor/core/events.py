@@ -160,10 +160,11 @@ class BeatHeard(OfWorker, frozen=True, kw_only=True):
 
 
 class JobAccepted(OfWorker, frozen=True, kw_only=True):
-    """The work on a job begins."""
+    """The work on a job begins. memory_bytes: what the worker reckons that its processes will have at the most; 0: it does not."""
 
     job: JobId
     attempt: int
+    memory_bytes: int = 0
 
 
 class JobFinished(OfWorker, frozen=True, kw_only=True):
@@ -175,11 +176,15 @@ class JobFinished(OfWorker, frozen=True, kw_only=True):
 
 
 class JobEnded(OfWorker, frozen=True, kw_only=True):
-    """A job's work ended without a result. reason is the worker's word; flight: its last minute, where it ended for want of memory."""
+    """A job's work ended without a result. reason is the worker's word; flight: its last minute, where it ended for want of memory.
+
+    memory_bytes: of one that did not begin because it needs so much of the machine's memory.
+    """
 
     job: JobId
     attempt: int
     reason: str
+    memory_bytes: int = 0
     error: str = ""
     stack: str = ""
     flight: tuple[FlightSample, ...] = ()
@@ -229,7 +234,7 @@ class DeviceFaulted(Event, frozen=True, kw_only=True):
 
 
 class MemorySampled(Event, frozen=True, kw_only=True):
-    """What the machine has available, of how much (0: not known), as it passed one of the lines of [memory], or is near the emergency line.
+    """What the machine has available, of how much (0: not known), as it moved, passed one of the lines of [memory], or is near the emergency line.
 
     workers: the memory of their trees; grown: what that gained in the last second; fell_bytes: what the machine lost in it.
     """

@@ -38,7 +38,17 @@ class Claim(Struct, frozen=True, kw_only=True):
     @property
     def overdue(self) -> bool:
         """True once it has gained the whole scale: it has waited long enough for a holder that can give way to do so, whoever that is."""
-        return self.age_s >= max(WHOLE_SCALE, self.priority) * self.step_s
+        return overdue(self.priority, self.age_s, self.step_s)
+
+
+def overdue(priority: int, age_s: float, step_s: float) -> bool:
+    """Return whether so much waiting is the whole scale."""
+    return age_s >= max(WHOLE_SCALE, priority) * step_s
+
+
+def age_s(job: Job, now_s: float) -> float:
+    """Return how long a job has waited. What it has run is no part of that."""
+    return job.waited_s + now_s - job.queued_at_s - job.ran_s
 
 
 def level(priority: int, age_s: float, step_s: float) -> int:
@@ -47,14 +57,14 @@ def level(priority: int, age_s: float, step_s: float) -> int:
 
 
 def claim_of(turn: Turn, one: Job | Waiter, device: Device) -> Claim:
-    """Return what a job or a program outside Warden claims of a device. What a job has run is no part of its age."""
+    """Return what a job or a program outside Warden claims of a device."""
     limits, model = turn.limits, turn.limits.model_for(one.kind) if isinstance(one, Job) else None
     need_bytes = need_of(turn, one, model, device)
     if isinstance(one, Waiter):
-        who, age_s = one.outside, turn.now_s - one.arrived_at_s
-        return Claim(id=who.ticket, words=who.words, priority=one.priority, age_s=age_s, step_s=limits.gpu.age_step_s, need_bytes=need_bytes)
-    age_s = one.waited_s + turn.now_s - one.queued_at_s - one.ran_s
-    return Claim(id=one.id, words=one.id, priority=one.priority, age_s=age_s, step_s=limits.jobs.age_step_s, need_bytes=need_bytes, model=model or "?")
+        who, waited_s = one.outside, turn.now_s - one.arrived_at_s
+        return Claim(id=who.ticket, words=who.words, priority=one.priority, age_s=waited_s, step_s=limits.gpu.age_step_s, need_bytes=need_bytes)
+    waited_s, step_s = age_s(one, turn.now_s), limits.jobs.age_step_s
+    return Claim(id=one.id, words=one.id, priority=one.priority, age_s=waited_s, step_s=step_s, need_bytes=need_bytes, model=model or "?")
 
 
 def aged(waiter: Waiter, limits: GpuLimits, now_s: float) -> int:

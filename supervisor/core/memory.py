@@ -10,7 +10,7 @@ from supervisor.core.events import MemoryMeasured, MemorySampled
 from supervisor.core.health import Verdict
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.limits import MIB, JSONValue, Limits, MemoryLimits
-from supervisor.core.model import Cause, Fleet, Process, Wanted, Worker, WorkerState, Zone
+from supervisor.core.model import Cause, Fleet, Process, Reason, Wanted, Worker, WorkerState, Zone
 from supervisor.core.recycle import on_its_way
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
@@ -74,8 +74,12 @@ def pause_s(available_bytes: int, at: Lines) -> float:
 
 
 def look_every_s(fleet: Fleet, limits: Limits) -> float:
-    """Return how often trees are looked at: as the operator said, and each second while memory is low, for the brake has to know who is of a tree."""
-    return limits.memory.look_every_s if fleet.zone is Zone.OK else min(1.0, limits.memory.look_every_s)
+    """Return how often trees are looked at: as the operator said, and each second while memory is low, for the brake has to know who is of a tree.
+
+    Each second as well while a job waits for memory: what is promised to others falls as they grow.
+    """
+    awaited = fleet.zone is not Zone.OK or any(job.reason is Reason.WAITING_FOR_MEMORY for job in fleet.jobs.values())
+    return min(1.0, limits.memory.look_every_s) if awaited else limits.memory.look_every_s
 
 
 def sampled(turn: Turn, event: MemorySampled) -> None:

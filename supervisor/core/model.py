@@ -22,6 +22,7 @@ from supervisor.core.states import (
     JobStatus,
     LeaseState,
     Reason,
+    Source,
     Wanted,
     WorkerState,
     Zone,
@@ -58,6 +59,7 @@ __all__ = [
     "Process",
     "Reason",
     "Receipt",
+    "Source",
     "Stop",
     "Ticket",
     "Waiter",
@@ -193,6 +195,9 @@ class Job(Struct, frozen=True, kw_only=True):
     level_bytes: int | None = None  # what its worker held just before the work began
     peak_bytes: int | None = None  # what its worker held when the cancel came
     flight: tuple[FlightSample, ...] = ()  # the last minute of the worker that ended under it
+    memory_bytes: int = 0  # of the machine's: what its worker's processes are taken to have at the most while it runs; 0: nobody knows
+    memory_from: Source = Source.NONE
+    memory_peak_bytes: int = 0  # what they were seen to have
 
     @property
     def live(self) -> bool:
@@ -255,7 +260,7 @@ class Fleet(Struct, frozen=True, kw_only=True):
     devices: Mapping[DeviceId, Device] = field(default_factory=dict)
     waiters: Mapping[Ticket, Waiter] = field(default_factory=dict)  # programs outside Warden that wait for a device
     tickets: Mapping[Ticket, Age] = field(default_factory=dict)  # of those that went away, the oldest first
-    peaks: Mapping[Work, Peak] = field(default_factory=dict)  # what each kind of work is known to take of a device, what was learned last at the end
+    peaks: Mapping[Work, Peak] = field(default_factory=dict)  # what each kind of work is known to take, what was learned last at the end
     fence: int = 0  # the last one given out; they only rise
     serial: int = 0  # numbers leases
     forgotten: Mapping[WorkerName, int] = field(default_factory=dict)  # the last generation of workers that were taken out: none is ever used twice

@@ -1,4 +1,4 @@
-"""What work was seen to use of a device: learned while it runs, kept over restarts, and raised where the memory was not enough."""
+"""What work was seen to use of a device and of the machine: learned while it runs, kept over restarts, raised where a device had not enough."""
 
 from typing import Final
 
@@ -38,6 +38,20 @@ def peak_of(fleet: Fleet, model: str, job: Job | None) -> int:
         peak = fleet.peaks.get(work_of(model, job))
         return peak.most_bytes if peak is not None else 0
     return max((peak.most_bytes for peak in of_model(fleet, model).values()), default=0)
+
+
+def memory_of(fleet: Fleet, model: str, job: Job) -> int:
+    """Return the most of the machine's memory that a worker was seen to have while it did such work. 0: it was never seen."""
+    peak = fleet.peaks.get(work_of(model, job)) if fleet.peaks else None
+    return peak.memory_bytes if peak is not None else 0
+
+
+def ended_well(turn: Turn, worker: Worker, job: Job) -> None:
+    """Learn from a job that has its result. What one had that was ended for its memory says nothing of what such work needs."""
+    work = work_of(worker.model, job)
+    peak = turn.fleet.peaks.get(work, Peak())
+    if job.memory_peak_bytes >= peak.memory_bytes + STEP_BYTES:
+        _put(turn, work, replace(peak, memory_bytes=job.memory_peak_bytes))
 
 
 def measured(turn: Turn, device: Device) -> None:

@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Final
 
 from msgspec.structs import replace
 
 from supervisor.core import handover, ladder, outside, sharing, yielding
+from supervisor.core.admission import Room, estimate, is_overdue
 from supervisor.core.gpu import Blocked, devices_for, leases_on, no_device, startable
 from supervisor.core.jobs import Step, advance, in_order, rests
 from supervisor.core.limits import WorkerSpec
@@ -28,6 +28,7 @@ from supervisor.core.model import (
     WorkerName,
     WorkerState,
 )
+from supervisor.core.no_place import HELD_QUEUE, NO_MEMORY, NoPlace, no_room, resting
 from supervisor.core.turn import Turn
 
 
@@ -53,8 +54,9 @@ class _Queue:
         self._model_of = {kind: name for name, spec in turn.limits.workers.items() for kind in spec.serves}
         self._first: dict[DeviceId, Claim] = {}  # who waits first for a device: nobody behind it takes that, or prolongs another's hold of it
         self._lines: defaultdict[DeviceId, list[Job | Waiter]] = defaultdict(list)
-        self._known: dict[object, _NoPlace] = {}  # what one heard, the next of its kind (or of its need) hears too, until a worker or a device is taken
-        self._nothing_starts = _HELD_QUEUE if turn.fleet.held else _NO_MEMORY if turn.fleet.zone in BRAKING else None
+        self._room = Room(turn)
+        self._known: dict[object, NoPlace] = {}  # what one heard, the next of its kind (or of its need) hears too, until a worker or a device is taken
+        self._nothing_starts = HELD_QUEUE if turn.fleet.held else NO_MEMORY if turn.fleet.zone in BRAKING else None
         self._told: dict[JobId, Job] = {}
         self._told_outside: dict[Ticket, Waiter] = {}
 
@@ -86,7 +88,7 @@ class _Queue:
             if not sentence:
                 self._known.clear()
                 return
-            waits = self._known[need] = _NoPlace(sentence, device=device)
+            waits = self._known[need] = NoPlace(sentence, device=device)
         if waits.sentence != waiter.message:
             self._told_outside[waiter.outside.ticket] = replace(waiter, message=waits.sentence)
         if waits.device is not None:
@@ -95,51 +97,36 @@ class _Queue:
     def _job(self, job: Job) -> None:
         turn = self._turn
         rest = rests(job, turn.now_s, turn.wall_s) if job.held or job.retry_at_s > turn.now_s or job.run_at_wall is not None else None
-        waits = _resting(job, rest) if rest else self._nothing_starts or self._known.get((job.kind, job.only_on))
+        waits = resting(job, rest) if rest else self._nothing_starts
+        alike = (job.kind, job.only_on, *self._memory(job)) if waits is None else ()
+        waits = waits or self._known.get(alike)
         if waits is None:
             waits = self._seek(job)
             if waits is None:
                 self._running += 1
                 self._known.clear()
                 return
-            self._known[job.kind, job.only_on] = waits
+            self._known[alike] = waits
         if waits.device is not None:
             self._waits_for(waits.device, job)
         if job.message != waits.sentence or job.reason is not waits.reason:
             self._told[job.id] = replace(job, reason=waits.reason, message=waits.sentence)
 
-    def _seek(self, job: Job) -> "_NoPlace | None":
+    def _memory(self, job: Job) -> tuple[int, bool]:
+        """Return what else of a job decides over its place: what it needs of the machine's memory, and whether that is kept for it."""
+        wanted = estimate(self._turn.fleet, self._model_of.get(job.kind, ""), job).used_bytes
+        return wanted, wanted > 0 and is_overdue(self._turn, job)
+
+    def _seek(self, job: Job) -> NoPlace | None:
         """Assign the job, or return why it cannot be."""
         turn, model = self._turn, self._model_of.get(job.kind)
         if model is None:
-            return _NoPlace(f"no worker in supervisor.toml serves {job.kind} any more")
+            return NoPlace(f"no worker in supervisor.toml serves {job.kind} any more")
         limit = turn.limits.jobs.max_running
         if self._running >= limit:
             device = _makes_room(turn, job, turn.limits.workers[model], self._running - limit)
-            return _NoPlace(f"{self._running} at work already, jobs.max_running is {limit}", device=device)
-        return _place(turn, job, model, self._first)
-
-
-class _NoPlace(Blocked, frozen=True):
-    """Why a job cannot be placed now. device: in whose line it stands."""
-
-    reason: Reason = Reason.WAITING_FOR_WORKER
-    device: DeviceId | None = None
-
-
-_NO_MEMORY: Final = _NoPlace("the machine has too little memory available, memory.emergency_below says how much: nothing is started", Reason.WAITING_FOR_MEMORY)
-_HELD_QUEUE: Final = _NoPlace("the queue is held (warden jobs release)", Reason.HELD)
-
-
-def _resting(job: Job, reason: Reason) -> _NoPlace:
-    """Return why a job does not stand in the queue at all just now. After a failure that is what went wrong, which it says already."""
-    match reason:
-        case Reason.HELD:
-            return _NoPlace(f"held since it was submitted (warden jobs start {job.id})", Reason.HELD)
-        case Reason.SCHEDULED:
-            return _NoPlace("its time has not come", Reason.SCHEDULED)
-        case _:
-            return _NoPlace(job.message, Reason.RETRY_BACKOFF)
+            return NoPlace(f"{self._running} at work already, jobs.max_running is {limit}", device=device)
+        return _place(turn, job, model, self._first, self._room)
 
 
 def _makes_room(turn: Turn, job: Job, spec: WorkerSpec, over: int) -> DeviceId | None:
@@ -151,8 +138,8 @@ def _makes_room(turn: Turn, job: Job, spec: WorkerSpec, over: int) -> DeviceId |
     return None
 
 
-def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, Claim]) -> _NoPlace | None:
-    """Assign the job to the best worker of its model, or return why none can take it. first: who waits first for each device."""
+def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, Claim], room: Room) -> NoPlace | None:
+    """Assign the job to the best worker of its model, or return why none can take it. first: who waits first for each device; room: of the machine's memory."""
     spec = turn.limits.workers[model]
     workers = [worker for worker in turn.fleet.workers.values() if worker.model == model]
     up = [worker for worker in workers if _takes(turn, worker)]
@@ -160,27 +147,25 @@ def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, Claim]) ->
     takers = [worker for worker in there if len(worker.jobs) < spec.concurrency and not _holds_up(turn, worker, first)]
     able = [worker for worker in takers if sharing.covers(turn.fleet, turn.limits, worker=worker, job=job, now_s=turn.now_s)]
     if able:
-        _assign_to(turn, job, min(able, key=lambda worker: (len(worker.jobs), worker.state is not WorkerState.READY, worker.name)))
-        return None
+        return _give(turn, job, min(able, key=lambda worker: (len(worker.jobs), worker.state is not WorkerState.READY, worker.name)), room)
     for worker in takers:
         if worker.idle:
             why = f"{job.id} needs more of the device than it was given"
             ladder.order_leave(turn, worker, Cause.HANDOVER, why)
-            return _NoPlace(f"{worker.name} leaves and comes back: {why}", Reason.WAITING_FOR_GPU, turn.device_of(worker))
+            return NoPlace(f"{worker.name} leaves and comes back: {why}", Reason.WAITING_FOR_GPU, turn.device_of(worker))
     for worker in workers:
         if worker.wanted is Wanted.UP and not worker.jobs and startable(worker, turn.now_s) and not behind_others(turn, worker):
             if not spec.gpu_bytes:
-                _assign_to(turn, job, worker)
-                return None
-            return _place_on_device(turn, job, worker, first)
+                return _give(turn, job, worker, room)
+            return _place_on_device(turn, job, worker, first, room)
     if (waits := _move(turn, job, up, first)) is not None:
         return waits
     held = _of_their_own(turn, there)
     for device in held:  # its own worker's, which it waits for; unless somebody before it waits for that device, and is not of its kind
         ahead = first.get(device)
         if ahead is not None and ahead.model != model:
-            return _NoPlace(behind(ahead), Reason.WAITING_FOR_GPU, device)
-    return _NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER, held[0] if held else _named(turn, job, workers))
+            return NoPlace(behind(ahead), Reason.WAITING_FOR_GPU, device)
+    return NoPlace(_why_nobody(turn, workers), Reason.WAITING_FOR_WORKER, held[0] if held else _named(turn, job, workers))
 
 
 def _of_their_own(turn: Turn, workers: Iterable[Worker]) -> list[DeviceId]:
@@ -216,22 +201,32 @@ def _takes(turn: Turn, worker: Worker) -> bool:
     return lease is not None and lease.state is LeaseState.WAITING
 
 
-def _place_on_device(turn: Turn, job: Job, worker: Worker, first: Mapping[DeviceId, Claim]) -> _NoPlace | None:
+def _give(turn: Turn, job: Job, worker: Worker, room: Room) -> NoPlace | None:
+    """Assign the job to a worker that can take it, unless the machine has too little memory for it."""
+    if words := room.missing(job, worker):
+        return no_room(turn, job, words, turn.device_of(worker))
+    _assign_to(turn, job, worker)
+    return None
+
+
+def _place_on_device(turn: Turn, job: Job, worker: Worker, first: Mapping[DeviceId, Claim], room: Room) -> NoPlace | None:
     offers = sharing.offers_for(turn, worker, job)
     if not offers:
-        return _NoPlace(f"there is no {job.only_on}" if job.only_on else no_device(turn.fleet), Reason.WAITING_FOR_MEMORY)
+        return NoPlace(f"there is no {job.only_on}" if job.only_on else no_device(turn.fleet), Reason.WAITING_FOR_GPU)
     (device, need_bytes), plan = choose(turn.fleet, turn.limits, offers, first, turn.now_s)
     if isinstance(plan, Blocked):
-        return _NoPlace(plan.sentence, Reason.WAITING_FOR_GPU, device.id)
+        return NoPlace(plan.sentence, Reason.WAITING_FOR_GPU, device.id)
     if turn.fleet.lease_of(worker.name) is not None:
-        return _NoPlace(f"the memory that {worker.name} held before is not proved free yet", Reason.WAITING_FOR_GPU, device.id)
+        return NoPlace(f"the memory that {worker.name} held before is not proved free yet", Reason.WAITING_FOR_GPU, device.id)
+    if words := room.missing(job, worker, [turn.fleet.workers[lease.worker] for lease in plan.leaving if lease.worker]):
+        return no_room(turn, job, words, device.id)
     job = _assign_to(turn, job, worker)
     turn.put_job(replace(job, device=device.id, phase="vacating"))
     handover.begin(turn, device, turn.fleet.workers[worker.name], job, plan, need_bytes=need_bytes)
     return None
 
 
-def _move(turn: Turn, job: Job, up: Iterable[Worker], first: Mapping[DeviceId, Claim]) -> _NoPlace | None:
+def _move(turn: Turn, job: Job, up: Iterable[Worker], first: Mapping[DeviceId, Claim]) -> NoPlace | None:
     """Have an idle worker leave where it is for the device that the job names, as soon as that can be handed over; None where there is none."""
     idle = next((worker for worker in up if worker.idle and job.only_on not in {None, turn.device_of(worker)}), None)
     offers = sharing.offers_for(turn, idle, job) if idle is not None else []
@@ -239,15 +234,16 @@ def _move(turn: Turn, job: Job, up: Iterable[Worker], first: Mapping[DeviceId, C
         return None
     (device, _), plan = choose(turn.fleet, turn.limits, offers, first, turn.now_s)
     if isinstance(plan, Blocked):
-        return _NoPlace(plan.sentence, Reason.WAITING_FOR_GPU, device.id)
+        return NoPlace(plan.sentence, Reason.WAITING_FOR_GPU, device.id)
     ladder.order_leave(turn, idle, Cause.HANDOVER, f"{job.id} wants it on {device.id}")
     left = turn.device_of(idle) or "for now"  # one that was taken over while no card answered has no device that is known of
-    return _NoPlace(f"{idle.name} leaves {left} to come back on {device.id}", Reason.WAITING_FOR_GPU, device.id)
+    return NoPlace(f"{idle.name} leaves {left} to come back on {device.id}", Reason.WAITING_FOR_GPU, device.id)
 
 
 def _assign_to(turn: Turn, job: Job, worker: Worker) -> Job:
     """The job is prepared for this worker from now on; its work begins when the worker is ready."""
     turn.put_worker(replace(worker, jobs=(*worker.jobs, job.id)))
+    wanted = estimate(turn.fleet, worker.model, job)
     job = replace(
         advance(job, Step.ASSIGN, turn.wall_s),
         worker=worker.name,
@@ -258,6 +254,8 @@ def _assign_to(turn: Turn, job: Job, worker: Worker) -> Job:
         phase="loading",
         given_at_s=turn.now_s,
         gave_way="",
+        memory_bytes=wanted.used_bytes,
+        memory_from=wanted.source,
         paced_from=None,  # how far the attempt before it came stands until this one says where it is
     )
     return turn.put_job(job)

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from supervisor.core import brake, generations, handover, ladder, loading, outside, sharing
 from supervisor.core.actions import SendJob
+from supervisor.core.admission import room_bytes
 from supervisor.core.gpu import Begin, startable, wants_back
 from supervisor.core.jobs import rests
 from supervisor.core.leaving import leave
@@ -104,7 +105,12 @@ def _somebody_waits(turn: Turn, device: Device) -> bool:
 
 
 def _stands(turn: Turn, job: Job) -> bool:
-    """Return whether a queued job will be placed as soon as it can be. After a failure it is back so soon that nobody should come in between."""
+    """Return whether a queued job will be placed as soon as it can be. After a failure it is back so soon that nobody should come in between.
+
+    One that waits for the machine's memory has no use for a device: whoever comes meanwhile leaves for it again, and its memory counts as available then.
+    """
+    if job.reason is Reason.WAITING_FOR_MEMORY and turn.fleet.zone not in BRAKING:
+        return False
     return not turn.fleet.held and rests(job, turn.now_s, turn.wall_s) in (Reason.NONE, Reason.RETRY_BACKOFF)
 
 
@@ -147,5 +153,8 @@ def _send(turn: Turn, worker: Worker) -> None:
             if worker.state is WorkerState.READY:
                 worker = turn.put_worker(move(worker, Signal.JOB, turn.now_s))
             job = replace(job, sent_at_s=turn.now_s, phase="starting", device=turn.device_of(worker))
-            order = SendJob(worker=worker.name, generation=worker.generation, job=job.id, attempt=job.attempt, kind=job.kind, params=job.params)
+            room = room_bytes(turn, worker, job)
+            order = SendJob(
+                worker=worker.name, generation=worker.generation, job=job.id, attempt=job.attempt, kind=job.kind, params=job.params, memory_room_bytes=room
+            )
             turn.save_job(job, order)

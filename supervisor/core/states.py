@@ -73,6 +73,15 @@ class Reason(StrEnum):
     SHUTDOWN = "shutdown"
 
 
+class Source(StrEnum):
+    """Who says how much memory a job needs: whoever submitted it, its worker's own reckoning, or what such work was seen to take."""
+
+    NONE = ""
+    DECLARED = "declared"
+    COMPUTED = "computed"
+    OBSERVED = "observed"
+
+
 class Cause(StrEnum):
     """Why a process ended, as the restart counters name it. CANCEL and IDLE are planned ends that need no counter of their own."""
 

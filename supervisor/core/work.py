@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import gpu_faults, handover, ladder, leaks, peaks
+from supervisor.core import admission, gpu_faults, handover, ladder, leaks, peaks
 from supervisor.core.actions import AnyAction, MeasureRelease, Publish, Reply, SendCancel, SendResync, SendStored
 from supervisor.core.endings import said, said_back
 from supervisor.core.events import (
@@ -18,17 +18,18 @@ from supervisor.core.events import (
     ReleaseMeasured,
 )
 from supervisor.core.health import CANCEL_GRACE_S
-from supervisor.core.jobs import RELEASING, Step, advance, after_own_end, returned
+from supervisor.core.jobs import RELEASING, Step, advance, after_own_end, failed, returned
 from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
 from supervisor.core.line import came_back
-from supervisor.core.model import Cause, Failure, Job, JobId, JobStatus, Reason, Receipt, Worker, WorkerState
+from supervisor.core.model import Cause, Failure, Job, JobId, JobStatus, Reason, Receipt, Source, Worker, WorkerState
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
 
 _TEN_PERCENT: Final = 10
 _OWN_ENDS: Final = (Reason.BAD_INPUT, Reason.USER_ERROR, Reason.GPU_OOM, Reason.GPU_ERROR, Reason.MEMORY_EMERGENCY, Reason.WORKER_CRASH)
 _REASONS: Final = {reason.value: reason for reason in _OWN_ENDS}
+_NEEDS_MEMORY: Final = "needs_memory"
 
 
 def accepted(turn: Turn, worker: Worker, event: JobAccepted) -> None:
@@ -40,6 +41,8 @@ def accepted(turn: Turn, worker: Worker, event: JobAccepted) -> None:
         return
     if job.status is JobStatus.PREPARING:
         job = replace(advance(job, Step.BEGIN, turn.wall_s), reason=Reason.NONE, message="")
+    if event.memory_bytes:
+        job = replace(job, memory_bytes=event.memory_bytes, memory_from=Source.COMPUTED)
     job = replace(job, phase="", begun_at_s=turn.now_s, progress_at_s=turn.now_s, started_wall=job.started_wall or turn.wall_s)
     turn.save_job(job, stored, said(turn, job, "job_started"))
     turn.wake_in(turn.spec(worker).watchdog.stall_after_s)
@@ -100,6 +103,7 @@ def finished(turn: Turn, worker: Worker, event: JobFinished) -> None:
         turn.act(stored)
         return
     take_from_worker(turn, job)
+    peaks.ended_well(turn, worker, job)
     job = replace(advance(job, Step.FINISH, turn.wall_s), result=event.value, reason=Reason.NONE, message="", phase="", done=job.total or job.done)
     last_s, whole_s = turn.now_s - (job.begun_at_s or turn.now_s), turn.wall_s - (job.started_wall or turn.wall_s)
     took = {"took_s": last_s} if job.attempt == 1 else {"took_s": max(last_s, whole_s), "attempt": job.attempt, "last_attempt_s": last_s}
@@ -123,6 +127,10 @@ def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:
         turn.save_job(job, stored, said_back(turn, job, "job_returned", worker.name))
         if worker.stop is None and event.reason == "shutdown":  # let it go before it is given another job
             ladder.order_leave(turn, turn.fleet.workers[worker.name], Cause.OPERATOR, "it was told to leave by somebody else")
+    elif event.reason == _NEEDS_MEMORY and event.memory_bytes and job.memory_from in {Source.NONE, Source.OBSERVED}:
+        take_from_worker(turn, job)
+        job = _weighed(turn, job, event.memory_bytes)
+        turn.save_job(job, stored, said_back(turn, job, "job_returned", worker.name))
     else:
         take_from_worker(turn, job)
         reason = _REASONS.get(event.reason, Reason.USER_ERROR)
@@ -131,6 +139,15 @@ def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:
             failure = gpu_faults.take(turn, worker, job, failure)
         job = after_own_end(replace(job, flight=event.flight), failure, turn.limits.jobs, turn.now_s, turn.wall_s)
         turn.save_job(job, stored, said_back(turn, job, "job_retried", worker.name))
+
+
+def _weighed(turn: Turn, job: Job, used_bytes: int) -> Job:
+    """Return a job that its worker did not begin, since it needs so much: in the queue until there is as much, or failed where there never is."""
+    wanted = admission.Estimate(used_bytes, Source.COMPUTED)
+    job = replace(job, memory_bytes=wanted.used_bytes, memory_from=wanted.source)
+    if problem := admission.never(turn.limits, turn.fleet.memory_bytes, wanted):
+        return failed(job, Failure(reason=Reason.BAD_INPUT, message=problem), turn.wall_s)
+    return returned(job, Reason.WAITING_FOR_WORKER, f"its worker reckons that it needs {wanted}", turn.now_s, turn.wall_s)
 
 
 def release(turn: Turn, worker: Worker, job: Job, *then: AnyAction) -> None:

@@ -124,6 +124,7 @@ def gauges(status: StatusView, live: list[LiveView]) -> Iterator[Metric]:
     if status.memory.available_bytes is not None:
         memory.add_metric(["machine"], status.memory.available_bytes)
     yield memory
+    yield GaugeMetricFamily("warden_memory_promised_bytes", "What jobs at work are taken to need beyond what they have.", value=status.memory.promised_bytes)
     yield _jobs(live)
     yield from _workers(status)
     yield from _devices(status.devices)

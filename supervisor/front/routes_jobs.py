@@ -32,7 +32,7 @@ async def submit(caller: FromCaller, body: Annotated[JobBody, Depends(body_of(Jo
     """Submit a job. Paths in its parameters must lie under the state folder or a folder of api.allowed_roots."""
     run_at = body.run_at.isoformat() if body.run_at else None
     more = {"priority": body.priority, "run_at": run_at, "max_attempts": body.max_attempts, "hold": body.hold, "idempotency_key": key or None}
-    return accepted(await caller.submit(body.kind, body.params, **more, device=body.device))
+    return accepted(await caller.submit(body.kind, body.params, **more, device=body.device, memory=body.memory))
 
 
 @router.get("", **describe(JobsPage, also=(422,)))

@@ -31,10 +31,14 @@ Labels = Annotated[list[Annotated[int, Meta(ge=0, le=1)]], Meta(max_length=1000)
 Instant = Annotated[datetime, Meta(tz=True)]
 SessionId = Annotated[str, Meta(min_length=1, max_length=100)]
 JobId = Annotated[str, Meta(min_length=1, max_length=100)]
+Size = Annotated[str, Meta(max_length=40, pattern=_SIZE)]
 
 
 class JobBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A job. priority: 0 is the most urgent. run_at: not before that. hold: it waits until it is started. device: this one, and no other."""
+    """A job. priority: 0 is the most urgent. run_at: not before that. hold: it waits until it is started. device: this one, and no other.
+
+    memory: what its worker's processes have of the machine's memory at the most while it runs, such as "6GiB"; it waits until there is as much.
+    """
 
     kind: Text
     params: dict[str, Any] = field(default_factory=dict)
@@ -43,6 +47,7 @@ class JobBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_attempts: Attempts | None = None
     hold: bool = False
     device: Text | None = None
+    memory: Size | None = None
 
 
 class SessionBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -123,7 +128,6 @@ Owner = Annotated[str, Meta(min_length=1, max_length=200, pattern=_PRINTABLE)]
 LeaseName = Annotated[str, Meta(min_length=1, max_length=100)]
 Fence = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
-Size = Annotated[str, Meta(max_length=40, pattern=_SIZE)]
 
 
 class LockBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,20 +10,35 @@ from typing import Final, Protocol
 
 import msgspec
 
+from supervisor.core.admission import Estimate, never
 from supervisor.core.events import AnyEvent, CancelRequested, HoldChanged, JobSubmitted, PauseRequested, ResumeRequested, StartRequested
 from supervisor.core.gpu import wrong_device
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.model import DeviceId, Fleet, Job, JobId, JobStatus
+from supervisor.core.model import DeviceId, Fleet, Job, JobId, JobStatus, Source
 from supervisor.runtime import views
 from supervisor.runtime.asking import Asking
 from supervisor.runtime.carried import cannot_carry
 from supervisor.runtime.event_views import event_view
 from supervisor.runtime.instants import instant, wall_of
+from supervisor.runtime.job_ids import new_id
 from supervisor.runtime.ports import JobFiles, JobStore
-from supervisor.runtime.requests import EventsArgs, JobArgs, ListArgs, NoArgs, Operation, PageArgs, Rejected, RetryArgs, SubmitArgs, check_priority, suggestion
+from supervisor.runtime.requests import (
+    EventsArgs,
+    JobArgs,
+    ListArgs,
+    NoArgs,
+    Operation,
+    PageArgs,
+    Rejected,
+    RetryArgs,
+    SubmitArgs,
+    check_priority,
+    size_of,
+    suggestion,
+)
 from supervisor.runtime.why import why_view
 from supervisor.shapes import EventsPage, HoldView, JobsPage, JobView, KindView, LiveView, WhyView
-from supervisor.units import say_duration
+from supervisor.units import say_duration, spell_size
 
 _VIEWS_A_TURN: Final = 200
 """Shapes made before the loop gives way: some 5 ms."""
@@ -34,8 +48,6 @@ _PAGE_MAX: Final = 500
 _EVENTS_MAX: Final = 1000
 _KEY_MAX: Final = 255
 _MAX_ATTEMPTS: Final = 1000  # nobody tries oftener, and every number of it fits into the file
-_ID_LETTERS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-_ID_LENGTH: Final = 10
 
 
 class Kinds(Protocol):
@@ -83,7 +95,16 @@ class JobOperations:
     # --- a new job ---
 
     async def _submit(self, args: SubmitArgs) -> JobView:
-        asked = (args.kind, args.params, args.priority, args.max_attempts, args.run_at, args.hold, *([args.device] if args.device else []))
+        asked = (
+            args.kind,
+            args.params,
+            args.priority,
+            args.max_attempts,
+            args.run_at,
+            args.hold,
+            *([args.device] if args.device else []),
+            *(["memory", args.memory] if args.memory else []),
+        )
         return await self._once(args.idempotency_key, asked, lambda: self._new(args))
 
     async def _once(self, key: str, asked: JSONValue, new: Callable[[], Job]) -> JobView:
@@ -132,6 +153,9 @@ class JobOperations:
         spec = self._limits().workers[model]
         if args.device and (problem := wrong_device(self._fleet(), args.device, spec.gpu_bytes, self._limits().gpu.margin_bytes)):
             raise Rejected("invalid", problem)
+        memory = Estimate(size_of("memory", args.memory), Source.DECLARED) if args.memory else Estimate()
+        if problem := never(self._limits(), self._fleet().memory_bytes, memory):
+            raise Rejected("invalid", problem)
         return Job(
             id=new_id(),
             kind=args.kind,
@@ -141,6 +165,8 @@ class JobOperations:
             run_at_wall=run_at,
             held=args.hold,
             only_on=DeviceId(args.device) if args.device else None,
+            memory_bytes=memory.used_bytes,
+            memory_from=memory.source if memory.used_bytes else Source.NONE,
         )
 
     async def take(self, job: Job) -> None:
@@ -159,7 +185,14 @@ class JobOperations:
         job = await self._find(args.job)
         if job.live:
             raise Rejected("conflict", f"job {job.id} is {job.status}: only what has ended can be tried again as a new job")
-        again = SubmitArgs(kind=job.kind, params=job.params or {}, priority=job.priority, max_attempts=job.max_attempts, device=job.only_on or "")
+        again = SubmitArgs(
+            kind=job.kind,
+            params=job.params or {},
+            priority=job.priority,
+            max_attempts=job.max_attempts,
+            device=job.only_on or "",
+            memory=spell_size(job.memory_bytes) if job.memory_from is Source.DECLARED else "",
+        )
         return await self._once(args.idempotency_key, ("retry", job.id), lambda: msgspec.structs.replace(self._new(again), retry_of=job.id))
 
     # --- found again ---
@@ -257,11 +290,6 @@ class JobOperations:
     async def _release(self, _args: NoArgs) -> HoldView:
         await self._ask(lambda request: HoldChanged(request=request, held=False))
         return HoldView(held=False)
-
-
-def new_id() -> JobId:
-    """Return an id that no other job has: 50 random bits, in letters that cannot be misread."""
-    return JobId("j-" + "".join(_ID_LETTERS[byte % len(_ID_LETTERS)] for byte in secrets.token_bytes(_ID_LENGTH)))
 
 
 def _known_statuses(statuses: list[str]) -> None:

@@ -17,9 +17,8 @@ from supervisor.runtime.asking import ANSWER_MAX_S, Asking
 from supervisor.runtime.device_views import device_view
 from supervisor.runtime.launch import shown
 from supervisor.runtime.peers import Owners
-from supervisor.runtime.requests import Operation, Rejected, check_priority
+from supervisor.runtime.requests import Operation, Rejected, check_priority, size_of
 from supervisor.shapes import LockView
-from supervisor.units import parse_size
 
 TIMEOUT_MAX_S: Final = 86400.0
 _NAME_MAX: Final = 200
@@ -88,7 +87,7 @@ class LockOperations:
     async def _lock(self, args: LockArgs) -> LockView:
         limits = self._limits().gpu
         timeout_s = within("timeout_s", limits.lock_timeout_s if args.timeout_s is None else args.timeout_s)
-        need_bytes = size_of(args.need)
+        need_bytes = size_of("need", args.need)
         if need_bytes and args.purpose == "load":
             raise Rejected("invalid", f"need {args.need} is asked of the device itself: take that first (purpose inference), then the lock for loading on it")
         outside, kin = await self._outside(args)
@@ -194,11 +193,3 @@ def within(name: str, seconds: float) -> float:
     if not 0 <= seconds <= TIMEOUT_MAX_S:
         raise Rejected("invalid", f"{name} must be from 0 to {TIMEOUT_MAX_S:g} seconds, {seconds:g} was found")
     return seconds
-
-
-def size_of(text: str) -> int:
-    """Return the bytes of a need. Raises Rejected."""
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise Rejected("invalid", f"need: {error}") from error

@@ -14,11 +14,11 @@ from supervisor.core.limits import Limits
 from supervisor.core.model import Device, DeviceId, Fleet, Lease, Outside, Ticket
 from supervisor.runtime.asking import ANSWER_MAX_S, Asking
 from supervisor.runtime.device_views import device_view
-from supervisor.runtime.lock_operations import size_of, watch_caller, within
+from supervisor.runtime.lock_operations import watch_caller, within
 from supervisor.runtime.peers import Owners
 from supervisor.runtime.ports import Device as DevicePort
 from supervisor.runtime.ports import DeviceError
-from supervisor.runtime.requests import Operation, Rejected
+from supervisor.runtime.requests import Operation, Rejected, size_of
 from supervisor.shapes import ReleasedView, ReleaseView, VacateView
 from supervisor.units import format_size, short_duration
 
@@ -87,7 +87,7 @@ class OrderOperations:
 
     async def _vacate(self, args: VacateArgs) -> VacateView:
         limits = self._limits()
-        by, need_bytes = _text("by", args.by), size_of(args.need)
+        by, need_bytes = _text("by", args.by), size_of("need", args.need)
         timeout_s = within("timeout_s", limits.gpu.vacate_timeout_s if args.timeout_s is None else args.timeout_s)
         keep_free_s = within("keep_free_s", args.keep_free_s)
         ticket = Ticket(args.ticket or f"t-{secrets.token_hex(8)}")

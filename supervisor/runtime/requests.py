@@ -7,6 +7,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from supervisor.core.limits import JSONValue
+from supervisor.units import parse_size
 
 PRIORITY_MAX: Final = 1_000_000
 """As over HTTP."""
@@ -37,6 +38,7 @@ class SubmitArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     idempotency_key: str = ""  # the same key again gives the same job
     hold: bool = False  # waits until jobs.start
     device: str = ""  # this one, and no other
+    memory: str = ""  # a size: what its worker's processes have of the machine's memory at the most while it runs
 
 
 class ListArgs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -101,6 +103,14 @@ def check_priority(priority: int) -> None:
     """Raise Rejected for a priority that nobody can have."""
     if not 0 <= priority <= PRIORITY_MAX:
         raise Rejected("invalid", f"priority {priority} found; expected 0 (the most urgent) to {PRIORITY_MAX}")
+
+
+def size_of(what: str, text: str) -> int:
+    """Return the bytes of a size. what: whose it is. Raises Rejected."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise Rejected("invalid", f"{what}: {error}") from error
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -15,6 +15,8 @@ from supervisor.runtime.ports import Room
 
 GROWTH_S = 1.0
 """Over how long a worker's growth is told."""
+MOVED_BYTES = 2**28
+"""What the machine has available is told anew when it moved by more: a job that needs memory is not held against a reading of ten seconds ago."""
 _APART_S = 0.05
 _KEPT_S = 60.0
 
@@ -28,7 +30,7 @@ class Sample(Struct, frozen=True):
 
 
 class Sampler:
-    """Reads the machine's memory, and says when it passes one of the lines, or is near the emergency line. samples: of the last minute, the oldest first."""
+    """Reads the machine's memory, and says when it moved, passes one of the lines, or is near the emergency line. samples: of the last minute."""
 
     def __init__(
         self,
@@ -58,7 +60,8 @@ class Sampler:
             near = room.available_bytes < at.emergency_bytes + at.emergency_bytes // BAND
             event = self._event(sample, room.total_bytes)
             self._seen(event)
-            if near or fleet.brakes or zone_of(room.available_bytes, at, fleet.zone) is not fleet.zone:
+            moved = fleet.available_bytes is None or abs(room.available_bytes - fleet.available_bytes) >= MOVED_BYTES
+            if near or moved or fleet.brakes or zone_of(room.available_bytes, at, fleet.zone) is not fleet.zone:
                 self._post(event)
             self._keep(sample)
             await asyncio.sleep(pause_s(room.available_bytes, at))

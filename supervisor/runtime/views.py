@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from supervisor.core.admission import promised
 from supervisor.core.gpu import called
 from supervisor.core.growth import Leak
 from supervisor.core.health import clocks
@@ -102,6 +103,9 @@ def job_view(job: Job, *, position: int | None, now_s: float, folder: Path) -> J
         failures=job.failures,
         run_at=instant(job.run_at_wall),
         schedule=job.schedule or None,
+        memory_bytes=job.memory_bytes or None,
+        memory_from=job.memory_from,
+        memory_peak_bytes=job.memory_peak_bytes or None,
     )
 
 
@@ -253,6 +257,7 @@ def memory_view(fleet: Fleet, limits: Limits) -> MemoryView:
         warn_below_bytes=at.warn_bytes,
         emergency_below_bytes=at.emergency_bytes,
         hard_floor_bytes=at.floor_bytes,
+        promised_bytes=sum(promised(fleet).values()),
         disk_free_bytes=fleet.disk_free_bytes,
         disk_floor_bytes=limits.supervisor.disk_floor_bytes,
     )

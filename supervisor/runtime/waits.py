@@ -2,16 +2,14 @@
 
 from typing import Final
 
-from msgspec import Struct
-
 from supervisor.core.gpu import free_words, held_by, leases_on, strangers
 from supervisor.core.jobs import aged_priority, rests
-from supervisor.core.limits import Limits
 from supervisor.core.line import named, standing
 from supervisor.core.model import AT_WORK, Device, DeviceState, Fleet, Job, JobStatus, LeaseState, Reason, Waiter, Wanted, Worker
 from supervisor.core.sharing import shared, wanted
 from supervisor.runtime.device_views import device_view
 from supervisor.runtime.instants import instant
+from supervisor.runtime.memory_waits import Scene, memory_remedies, memory_sentences, memory_view
 from supervisor.runtime.phrases import at_work, handover_words, jobs_of, last_handover, moment
 from supervisor.runtime.views import eta_s, worker_view
 from supervisor.shapes import HolderView, WaitView
@@ -19,15 +17,6 @@ from supervisor.units import format_size, short_duration
 
 _BEFORE_SHOWN: Final = 3
 _BACK: Final = "it is looked at again and again, and given away as soon as it can be read"
-
-
-class Scene(Struct, frozen=True, kw_only=True):
-    """What an answer is made of: everything at one instant."""
-
-    fleet: Fleet
-    limits: Limits
-    now_s: float
-    wall_s: float
 
 
 def waits_for(job: Job, scene: Scene) -> Reason:
@@ -57,7 +46,7 @@ def wait_view(job: Job, reason: Reason, scene: Scene) -> WaitView:
     queue = _line(job, scene)
     device, need_bytes = wanted(scene.fleet, scene.limits, job, scene.now_s)
     holders: list[HolderView] = []
-    if device is not None and reason in (Reason.WAITING_FOR_GPU, Reason.WAITING_FOR_MEMORY):
+    if device is not None and reason is Reason.WAITING_FOR_GPU:
         holders = device_view(device, fleet=fleet, limits=limits, now_s=now_s).holders
     return WaitView(
         reason=reason,
@@ -71,6 +60,7 @@ def wait_view(job: Job, reason: Reason, scene: Scene) -> WaitView:
         free_bytes=device.sample.free_bytes if device and device.sample else None,
         holders=holders,
         until=instant(due_wall(job, reason, scene)),
+        memory=memory_view(job, device, scene) if reason is Reason.WAITING_FOR_MEMORY else None,
     )
 
 
@@ -115,8 +105,10 @@ def _head(job: Job, reason: Reason, scene: Scene) -> str:
 def _in_the_way(job: Job, reason: Reason, scene: Scene) -> list[str]:
     """Return who or what is in the way, in numbers, and what follows."""
     match reason:
-        case Reason.WAITING_FOR_GPU | Reason.WAITING_FOR_MEMORY:
+        case Reason.WAITING_FOR_GPU:
             return _at_the_device(job, scene)
+        case Reason.WAITING_FOR_MEMORY:
+            return memory_sentences(job, wanted(scene.fleet, scene.limits, job, scene.now_s)[0], scene)
         case Reason.WAITING_FOR_WORKER:
             return _at_the_workers(job, scene)
         case _:
@@ -211,8 +203,10 @@ def wait_remedies(job: Job, reason: Reason, scene: Scene) -> list[str]:
     match reason:
         case Reason.HELD:
             return [f"warden jobs start {job.id}" if job.held else "warden jobs release"]
-        case Reason.WAITING_FOR_GPU | Reason.WAITING_FOR_MEMORY:
+        case Reason.WAITING_FOR_GPU:
             return ["warden gpu status"]
+        case Reason.WAITING_FOR_MEMORY:
+            return memory_remedies(scene)
         case Reason.WAITING_FOR_WORKER if job.status is JobStatus.QUEUED:
             model = scene.limits.model_for(job.kind)
             return [f"warden workers start {one.name}" for one in scene.fleet.workers.values() if one.model == model and one.wanted is Wanted.DOWN]

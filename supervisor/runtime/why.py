@@ -8,10 +8,11 @@ from supervisor.core.health import CANCEL_GRACE_S, Clock, clocks
 from supervisor.core.jobs import RELEASING
 from supervisor.core.limits import Limits
 from supervisor.core.model import Cause, Fleet, Job, JobStatus, LeaseState, Reason, Worker
+from supervisor.runtime.memory_waits import Scene
 from supervisor.runtime.phrases import handover_words, how_far, moment
 from supervisor.runtime.sparkline import sparkline
 from supervisor.runtime.views import error_view, flight_view
-from supervisor.runtime.waits import Scene, wait_remedies, wait_sentences, wait_view, waits_for
+from supervisor.runtime.waits import wait_remedies, wait_sentences, wait_view, waits_for
 from supervisor.shapes import WhyView
 from supervisor.units import format_count, format_size, say_attempt, short_duration
 

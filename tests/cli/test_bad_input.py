@@ -56,6 +56,7 @@ def sentences(done: subprocess.CompletedProcess[str]) -> list[str]:
         (("jobs", "submit", "demo.count", "--params", "nan.json"), 2, "params.lr.1 (nan) of jobs.submit is no finite number"),
         (("jobs", "show", b"\xff"), 2, r"'\udcff' is no character"),
         (("jobs", "submit", "demo.count", "steps=1", "fault=exit", "steps=2"), 2, "steps is given twice, as 1 and as 2: give it once"),
+        (("jobs", "submit", "demo.count", "--memory", "much"), 2, "Invalid value for '--memory': expected"),
         (("jobs", "submit", "demo.count", "--priority", "-1"), 2, "priority -1 found; expected 0 (the most urgent) to 1000000"),
         (("jobs", "submit", "demo.count", "--priority", "1000001"), 2, "priority 1000001 found; expected 0 (the most urgent) to 1000000"),
         (("jobs", "submit", "demo.count", "--priority", f"{10**23 - 1}"), 2, "expected 0 (the most urgent) to 1000000"),

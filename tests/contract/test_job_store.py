@@ -188,7 +188,7 @@ async def test_a_read_after_an_awaited_write_sees_it(store: JobStore) -> None:
 
 async def test_the_peaks_that_were_saved_last_are_all_there_are_and_in_their_order(store: JobStore) -> None:
     assert dict(await store.peaks()) == {}
-    first = {Work("yolo yolo.train batch=16"): Peak(seen_bytes=2**40, wanted_bytes=2**41), Work("sam"): Peak(seen_bytes=5)}
+    first = {Work("yolo yolo.train batch=16"): Peak(seen_bytes=2**40, wanted_bytes=2**41), Work("sam"): Peak(seen_bytes=5, memory_bytes=2**42)}
 
     await store.save_peaks(first)
     kept = list((await store.peaks()).items())

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from supervisor.adapters.jobs_sql import MIGRATIONS
 from supervisor.adapters.jobs_sqlite import SqliteJobs, open_store
-from supervisor.core.model import TERMINAL, DeviceId, Job, JobId, JobStatus, Lease, LeaseId, LeaseState, Reason, WorkerName
+from supervisor.core.model import TERMINAL, DeviceId, Job, JobId, JobStatus, Lease, LeaseId, LeaseState, Peak, Reason, WorkerName
 from supervisor.errors import StoreError
 from supervisor.runtime.ports import StreamEvent
 from tests.support.disk import small_disk
@@ -207,6 +207,15 @@ async def test_a_file_of_each_released_version_opens_and_keeps_its_jobs(tmp_path
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
     connection.close()
+
+
+async def test_peaks_of_devices_are_kept_as_memory_is_learned_beside_them(tmp_path: Path) -> None:
+    shutil.copy(DATA / "jobs-5.sqlite", tmp_path / "jobs.sqlite")
+
+    store = await open_store(tmp_path / "jobs.sqlite")
+
+    assert dict(await store.peaks()) == {"yolo yolo.train batch=16": Peak(seen_bytes=7, wanted_bytes=9)}
+    await store.close()
 
 
 async def test_a_migration_that_breaks_off_leaves_the_file_as_it_was(tmp_path: Path) -> None:

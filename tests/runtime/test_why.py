@@ -26,6 +26,7 @@ from supervisor.core.model import (
     Process,
     Reason,
     Receipt,
+    Source,
     Stop,
     Ticket,
     Waiter,
@@ -33,9 +34,11 @@ from supervisor.core.model import (
     Worker,
     WorkerName,
     WorkerState,
+    Zone,
 )
 from supervisor.runtime.views import position, positions
 from supervisor.runtime.why import why_view
+from supervisor.shapes import MemoryWaitView
 
 NOW, WALL = 1000.0, 1_800_000_000.0
 HOST, SAM, YOLO = DeviceId("host"), WorkerName("sam-0"), WorkerName("yolo-0")
@@ -102,6 +105,15 @@ def fleet(*jobs: Job, workers: tuple[Worker, ...] = (BUSY, AWAY, FREE), device: 
         devices=devices,
         leases={lease.id: lease for lease in leases if devices},
     )
+
+
+SIX: dict[str, Any] = {"memory_bytes": 6 * GIB, "memory_from": Source.DECLARED}
+
+
+def machine(*jobs: Job) -> Fleet:
+    """Return a machine of 32 GiB with 8 left, on which one worker is at work and another idle."""
+    idle = replace(FREE, state=WorkerState.READY, process=PROCESS, memory_bytes=2 * GIB)
+    return replace(fleet(*jobs, workers=(replace(BUSY, memory_bytes=3 * GIB), idle)), available_bytes=8 * GIB, memory_bytes=32 * GIB)
 
 
 def why(job: Job, around: Fleet | None = None, limits: Limits = LIMITS) -> Any:
@@ -175,10 +187,50 @@ ROWS: dict[str, tuple[Job, Fleet | None, list[str], list[str]]] = {
         ["warden gpu status", "warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
     ),
     "no device is large enough": (
-        changed(WAITING, reason=Reason.WAITING_FOR_MEMORY, message="no device is large enough"),
+        changed(WAITING, message="no device is large enough"),
         fleet(WAITING, device=replace(DEVICE, total_bytes=8 * GIB)),
         ["j-7k9 waits: no device is large enough.", "needs: 14GiB and 256MiB of margin; host has 8GiB", ORDER],
         ["warden gpu status", "warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
+    ),
+    "waiting for memory": (
+        changed(WORD, reason=Reason.WAITING_FOR_MEMORY, message="it needs 6GiB of the machine's memory (declared), and too little is available", **SIX),
+        machine(WORD, changed(TRAINING, memory_bytes=5 * GIB, memory_from=Source.DECLARED)),
+        [
+            "j-7k9 waits: it needs 6GiB of the machine's memory (declared), and too little is available.",
+            "needs: 6GiB of the machine's memory (declared), 2GiB of which its worker has already",
+            "now: 8GiB available, 4GiB of which stay free (memory.warn_below), 2GiB more is promised to j-7k2 on yolo-0",
+            "now: yolo-0 has 3GiB (at work on j-7k2), words-0 has 2GiB (idle), all else on the machine 19GiB",
+            "then: it begins once 2GiB more are available; those that need less may go before it, for 17 min more at the most",
+            ORDER,
+        ],
+        ["warden status", "warden workers stop words-0", "warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
+    ),
+    "waiting for memory behind one that waits for longer": (
+        changed(WORD, reason=Reason.WAITING_FOR_MEMORY, message="it needs 6GiB", queued_at_s=NOW - 2000, priority=0, **SIX),
+        machine(
+            changed(WORD, reason=Reason.WAITING_FOR_MEMORY, queued_at_s=NOW - 2000, priority=0, **SIX),
+            changed(WORD, id=JobId("j-old"), reason=Reason.WAITING_FOR_MEMORY, queued_at_s=NOW - 3000, **{**SIX, "memory_bytes": 3 * GIB}),
+        ),
+        [
+            "j-7k9 waits: it needs 6GiB.",
+            "needs: 6GiB of the machine's memory (declared), 2GiB of which its worker has already",
+            "now: 8GiB available, 4GiB of which stay free (memory.warn_below), 1GiB is kept for j-old, which has waited for longer",
+            "now: yolo-0 has 3GiB (at work on j-7k2), words-0 has 2GiB (idle), all else on the machine 19GiB",
+            "then: it begins once 1GiB more are available; nobody behind it takes what it needs",
+            "order: place 2 of 2, priority 0 (0 is the most urgent), waiting for 33 min; before it j-old",
+        ],
+        ["warden status", "warden workers stop words-0", "warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
+    ),
+    "waiting for memory that runs out": (
+        changed(WORD, reason=Reason.WAITING_FOR_MEMORY, message="the machine has too little memory available"),
+        replace(machine(WORD), available_bytes=GIB, zone=Zone.EMERGENCY),
+        [
+            "j-7k9 waits: the machine has too little memory available.",
+            "now: 1GiB available, memory.emergency_below is 2GiB",
+            "now: yolo-0 has 3GiB (at work on j-7k2), words-0 has 2GiB (idle), all else on the machine 26GiB",
+            ORDER,
+        ],
+        ["warden status", "warden workers stop words-0", "warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
     ),
     "waiting for a worker that is wanted down": (
         WORD,
@@ -455,6 +507,23 @@ def test_every_status_and_every_reason_to_wait_has_a_row() -> None:
         Reason.RETRY_BACKOFF,
         Reason.HELD,
     }
+
+
+def test_the_numbers_of_a_wait_for_memory_are_there_for_programs() -> None:
+    wait = why(changed(WORD, reason=Reason.WAITING_FOR_MEMORY, **SIX), machine(WORD)).wait
+
+    assert wait.memory == MemoryWaitView(
+        need_bytes=6 * GIB,
+        memory_from="declared",
+        more_bytes=4 * GIB,
+        available_bytes=8 * GIB,
+        back_bytes=0,
+        warn_below_bytes=4 * GIB,
+        promised_bytes=0,
+        kept_bytes=0,
+        missing_bytes=0,
+    )
+    assert why(WAITING).wait.memory is None
 
 
 def test_the_numbers_of_a_wait_are_there_for_programs() -> None:

@@ -3,8 +3,8 @@
 Above the line `----`, in any order of the first two kinds, then the events in order of time:
     limit jobs.max_running=1 gpu.vacate_timeout=30s     a limit other than the default
     worker sam stall_after=5s replicas=2                one of a worker (a new name makes a new worker)
-    show job_progress stored                            also tell these events and messages
-    @5 submit j-1 yolo.train priority=3                 also: cancel, pause, resume, start, hold, release, up, down, restart, shutdown, freeze, look ...
+    show job_progress stored                            also tell these events and messages; peaks: of memory, at the end
+    @5 submit j-1 yolo.train priority=3 memory=6GiB     also: cancel, pause, resume, start, hold, release, up, down, restart, shutdown, freeze, look ...
     @5 lock t-a 8GiB priority=5 timeout=30s ttl=10s pid=900 kin=101 purpose=load    a program outside Warden asks
     @5 renew t-a                                        also: unlock, withdraw, dies t-a, uses t-a 8GiB; reset, force-release
     @5 submit j-2 yolo.train held=1 run_at=60           one that waits for a person, or for its time
@@ -94,7 +94,8 @@ class Script:
     def _do(self, world: World, what: list[str]) -> None:  # noqa: C901, PLR0912, PLR0915  # one row per event
         match what:
             case ["submit", job, kind, *pairs]:
-                world.submit(job, kind, **{key: int(value) for key, _, value in (pair.partition("=") for pair in pairs)})
+                asked = [pair.partition("=") for pair in pairs]
+                world.submit(job, kind, **{key: parse_size(value) if key == "memory" else int(value) for key, _, value in asked})
             case ["cancel", job]:
                 world.post(0, ev.CancelRequested(request=f"cancel {job}", job=JobId(job)))
             case ["pause", job]:
@@ -227,6 +228,8 @@ class Script:
         for device in world.fleet.devices.values():
             leases = ", ".join(_held(lease, world) for lease in world.fleet.leases.values() if lease.device == device.id)
             self.story.append(f"{before}{device.id} {device.state}: {leases or 'no lease'}{f', for {device.handover.to}' if device.handover else ''}")
+        for work, peak in world.fleet.peaks.items() if "peaks" in self.shown else ():
+            self.story.append(f"{before}{work}: seen to have {format_size(peak.memory_bytes)} of the machine's memory")
         for work, peak in world.fleet.peaks.items() if shared(world.limits) else ():
             wanted = f", wants {format_size(peak.wanted_bytes)}" if peak.wanted_bytes else ""
             self.story.append(f"{before}{work}: seen to use {format_size(peak.seen_bytes)}{wanted}")

@@ -57,6 +57,7 @@ class Faults:
     wordless: bool = False  # leaves on SIGTERM without giving its job back first
     exit_s: float = 0.3
     memory_bytes: int = 2 * GIB
+    needs_bytes: int = 0  # what it reckons that each of its jobs takes on top of that
     no_evidence: bool = False
     leftovers: int = 0
     tree_stuck: bool = False
@@ -182,12 +183,18 @@ class SimulatedProcess:
             resumable=bool(self.faults.checkpoint_every),
         )
 
-    def take(self, job: JobId, attempt: int) -> None:
-        """Begin to work on a job, where its last checkpoint is; an order that came twice is one."""
+    def take(self, job: JobId, attempt: int, room_bytes: int | None = None) -> None:
+        """Begin to work on a job, where its last checkpoint is, unless it needs more memory than there is; an order that came twice is one."""
         if self.alive and not self.faults.deaf and not self.killed and (job, attempt) not in self.seen:
             self.seen.add((job, attempt))
             task = self.tasks[job] = Task(attempt, self.world.checkpoints.get(job, 0))
-            self._report("accepted", JobAccepted(worker=self.worker, generation=self.generation, job=job, attempt=attempt), SOON_S)
+            more_bytes = self.faults.needs_bytes if room_bytes is not None else 0
+            needs_bytes = self.faults.memory_bytes + more_bytes if more_bytes else 0
+            if room_bytes is not None and more_bytes > room_bytes:
+                self._end(job, task, "needs_memory", "", needs_bytes)
+                return
+            accepted = JobAccepted(worker=self.worker, generation=self.generation, job=job, attempt=attempt, memory_bytes=needs_bytes)
+            self._report("accepted", accepted, SOON_S)
             self.world.later(self.faults.step_s, lambda: self._step(job, task))
 
     def _step(self, job: JobId, task: Task) -> None:
@@ -225,9 +232,10 @@ class SimulatedProcess:
             self.draining, self.code = True, 1
         self._end(job, task, self.faults.fails_as, _DEVICE_FAILS.get(self.faults.fails_as, "the work failed"))
 
-    def _end(self, job: JobId, task: Task, reason: str, error: str) -> None:
+    def _end(self, job: JobId, task: Task, reason: str, error: str, memory_bytes: int = 0) -> None:
         task.ended = True
-        self._report("failed", JobEnded(worker=self.worker, generation=self.generation, job=job, attempt=task.attempt, reason=reason, error=error))
+        ended = JobEnded(worker=self.worker, generation=self.generation, job=job, attempt=task.attempt, reason=reason, error=error, memory_bytes=memory_bytes)
+        self._report("failed", ended)
         self._leave_if_done()
 
     def _report(self, what: str, report: Report, after_s: float = 0.0) -> None:

@@ -10,7 +10,8 @@ from supervisor.core import actions as act
 from supervisor.core import events as ev
 from supervisor.core.decide import decide, first_fleet
 from supervisor.core.limits import GIB, Limits, WorkerSpec
-from supervisor.core.model import Device, Evidence, Fleet, Job, JobId, Lease, LeaseId, Outside, Ticket, WorkerName
+from supervisor.core.memory import look_every_s
+from supervisor.core.model import Device, Evidence, Fleet, Job, JobId, Lease, LeaseId, Outside, Source, Ticket, WorkerName, Zone
 from supervisor.core.readings import look
 from supervisor.core.reload import effective, places
 from supervisor.core.rests import HELD
@@ -117,7 +118,8 @@ class World:
         self._own(TICK_S, self._tick)
         if self.now_s >= self._time.frozen_until_s:
             self.post(0, ev.Tick(wall_s=WALL_S + self.now_s))
-            if round(self.now_s) % round(self.limits.memory.look_every_s) == 0:
+            low = self.fleet.zone is not Zone.OK  # what is seen then a script says itself
+            if round(self.now_s) % round(self.limits.memory.look_every_s if low else look_every_s(self.fleet, self.limits)) == 0:
                 for action in look(self.fleet):
                     self._perform(action)
 
@@ -169,9 +171,18 @@ class World:
     # ---- what people do
 
     def submit(
-        self, job: str, kind: str, *, priority: int | None = None, max_attempts: int = 6, held: int = 0, run_at: int | None = None, batch: int | None = None
+        self,
+        job: str,
+        kind: str,
+        *,
+        priority: int | None = None,
+        max_attempts: int = 6,
+        held: int = 0,
+        run_at: int | None = None,
+        batch: int | None = None,
+        memory: int = 0,
     ) -> None:
-        """Hand in a job. run_at: an instant of this world."""
+        """Hand in a job. run_at: an instant of this world; memory: bytes that it declares."""
         model = self.limits.model_for(kind)
         usual = self.limits.workers[model].priority if model else 10
         new = Job(
@@ -181,6 +192,8 @@ class World:
             priority=usual if priority is None else priority,
             max_attempts=max_attempts,
             held=bool(held),
+            memory_bytes=memory,
+            memory_from=Source.DECLARED if memory else Source.NONE,
             run_at_wall=None if run_at is None else WALL_S + run_at,
         )
         self.post(0, ev.JobSubmitted(request=f"submit {job}", job=new))
@@ -349,7 +362,7 @@ class World:
                 self._stored(action, process)
             case act.SendJob():
                 self._level(action, action.job, "before", GIB)
-                self._own(0.003, lambda: process.take(action.job, action.attempt))
+                self._own(0.003, lambda: process.take(action.job, action.attempt, action.memory_room_bytes))
             case act.SendCancel():
                 self._level(action, action.job, "cancel", 3 * GIB)
                 process.cancel(action.job, action.attempt)

@@ -65,9 +65,12 @@ class Played:
     def say(self, message: wire.AnyToWorker) -> None:
         self.socket.send_multipart((self.line, wire.encode(message)))
 
-    def order(self, *, job: str = "j-1", kind: str = "demo.count", attempt: int = 1, resume_from: str | None = None, **params: Any) -> None:
+    def order(
+        self, *, job: str = "j-1", kind: str = "demo.count", attempt: int = 1, resume_from: str | None = None, room_bytes: int | None = None, **params: Any
+    ) -> None:
         folder = str(self.folder / "jobs" / job)
-        self.say(wire.JobOrder(job=job, attempt=attempt, kind=kind, params=params, dir=folder, resume_from=resume_from))
+        order = wire.JobOrder(job=job, attempt=attempt, kind=kind, params=params, dir=folder, resume_from=resume_from, memory_room_bytes=room_bytes)
+        self.say(order)
 
     def end(self) -> int:
         return self.process.wait(WITHIN_S)
@@ -95,6 +98,36 @@ def worker(play: Callable[..., Played]) -> Played:
     one = play()
     one.wait_for(wire.Ready)
     return one
+
+
+@pytest.mark.parametrize(("room_bytes", "tells_mb", "told"), [(2**30, 100, True), (100 * 2**20, 100, True), (None, 100, False), (0, 0, False)])
+def test_a_job_that_fits_is_begun_and_what_it_will_take_is_told_where_somebody_asks(worker: Played, room_bytes: int | None, tells_mb: int, told: bool) -> None:
+    worker.order(steps=1, tells_mb=tells_mb, room_bytes=room_bytes)
+
+    accepted, result = worker.wait_for(wire.Accepted), worker.wait_for(wire.Result)
+
+    assert (accepted.memory_bytes > 100 * 2**20) is told
+    assert result.value["counted"] == 1
+
+
+def test_a_job_that_does_not_fit_is_not_begun_and_the_next_is_taken(worker: Played) -> None:
+    worker.order(steps=1, tells_mb=101, room_bytes=100 * 2**20)
+    failed = worker.wait_for(wire.Failed)
+    worker.order(job="j-2", steps=1)
+    accepted = worker.wait_for(wire.Accepted)
+
+    assert (failed.reason, failed.job) == ("needs_memory", "j-1")
+    assert 101 * 2**20 < failed.memory_bytes < 400 * 2**20
+    assert accepted.job == "j-2"
+
+
+def test_params_that_nobody_can_weigh_end_the_job_as_bad_input(worker: Played) -> None:
+    worker.order(room_bytes=2**30, stepps=1)
+
+    failed = worker.wait_for(wire.Failed)
+
+    assert (failed.reason, failed.memory_bytes) == ("bad_input", 0)
+    assert "did you mean steps?" in failed.error
 
 
 def test_a_job_is_accepted_done_and_its_folder_is_there(worker: Played) -> None:

@@ -85,6 +85,9 @@ def _screen(job: JobView) -> list[str]:
     lines.append(f"times     created {clock(job.created_at)}  started {clock(job.started_at)}  ended {clock(job.completed_at)}")
     attempt = say_attempt(job.attempt, job.failures, job.max_attempts)
     lines.append(f"where     worker {job.worker or '-'}  device {job.device or '-'}  priority {job.priority}  {attempt}")
+    if job.memory_bytes or job.memory_peak_bytes:
+        seen = f"  at most {size(job.memory_peak_bytes)} so far" if job.memory_peak_bytes else ""
+        lines.append(f"memory    {f'{size(job.memory_bytes)} needed ({job.memory_from})' if job.memory_bytes else 'nothing known of its need'}{seen}")
     lines += _sources(job)
     lines.append(f"params    {json.dumps(job.params)}")
     lines.append(f"files     {job.dir}")

@@ -10,7 +10,7 @@ import click
 from supervisor.cli.complete import kinds
 from supervisor.cli.context import JSON, Context, Exit, print_json
 from supervisor.cli.jobs.watched import watched
-from supervisor.cli.locks import not_empty
+from supervisor.cli.locks import not_empty, size_text
 from supervisor.control import JSONValue
 from supervisor.shapes import JobView
 
@@ -24,6 +24,7 @@ from supervisor.shapes import JobView
 @click.option("--run-at", metavar="TIME", help="Not before that: ISO 8601, such as 2026-12-24T03:00 (local) or 2026-12-24T03:00Z.")
 @click.option("--idempotency-key", metavar="K", help="The same key again makes no second job: it answers with the first.")
 @click.option("--device", metavar="ID", callback=not_empty, help="On this device and no other, as `warden gpu status` names it.")
+@click.option("--memory", metavar="SIZE", callback=size_text, help="What its worker has of the machine's memory at the most while it runs, such as 6GiB.")
 @click.option("--hold", is_flag=True, help="It waits until: warden jobs start ID.")
 @click.option("--wait", is_flag=True, help="Watch it to its end; exit 1 if it fails or is cancelled.")
 @JSON

@@ -32,8 +32,8 @@ _READERS: Final = 4
 _SHARED_BYTES: Final = 1024 * MIB
 _LEAK_BYTES: Final = 2 * MIB
 _LEAK_EVERY_S: Final = 0.02
-_FLOATS: Final = CHUNK_BYTES // 32
-"""An object of 24 bytes and its pointer of 8."""
+_FLOATS: Final = CHUNK_BYTES // 40
+"""An object of 24 bytes, which takes 32, and its pointer of 8."""
 
 _ENTRY: Final = struct.Struct("<dQ")
 _LEDGER_BYTES: Final = MIB

@@ -6,6 +6,7 @@ own count of what is available stand two that others go by: what is not in use (
 
 import select
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,8 +22,8 @@ TOTAL: Final = 3072 * MIB
 LINE: Final = 1024 * MIB
 LIMIT: Final = 2048 * MIB
 LOOK_S: Final = 0.02
-_LOOKS: Final = 50
-"""So many of our looks are a second, which is how often trees are looked at here."""
+TREE_LOOK_S: Final = 1.0
+"""How often Warden looks at trees here."""
 
 MEMORY: Final = """[memory]
 look_every = "1s"
@@ -70,11 +71,11 @@ def watched(warden: Warden, name: str, room: Box) -> Seen:
     before = {event: len(warden.said(event)) for event in ACTED}
     available, unused, rss, looks = room.limit, room.limit, 0, [0, 0, 0]
     job = str(warden.ask("jobs.submit", kind="bench.benign", params={"name": name}, max_attempts=1)["id"])
-    count = 0
+    looked_at_s = time.monotonic()
     while warden.ask("jobs.show", job=job)["status"] not in ENDED:
         available, unused = min(available, room.available()), min(unused, room.limit - room.used())
-        count += 1
-        if count % _LOOKS == 0:
+        if time.monotonic() - looked_at_s >= TREE_LOOK_S:
+            looked_at_s = time.monotonic()
             looks = [*looks[1:], resident(pids["benign-0"])]
             rss = max(rss, min(looks))
         select.select([], [], [], LOOK_S)

@@ -29,6 +29,7 @@ from tests.bench._warden import ENDED, ROOT, Warden, arguments, environment, scr
 from tests.support.measure import MIB, machine, print_table, rss_bytes
 
 WARDEN: Final = "warden, all of it"
+FAST: Final = "numpy"
 COUNTS_FROM: Final = 8e9
 END_MAX_S: Final = 60.0
 SENTENCE: Final = "EMERGENCY BRAKE"
@@ -91,26 +92,29 @@ class Ballast:
     What the host of a virtual machine must find first comes at a tenth of the speed, and it takes back what is free for two seconds.
     """
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        """Take over one that holds."""
+    def __init__(self, process: "subprocess.Popen[str] | None") -> None:
+        """Take over one that holds; None where the hog is slow in any case."""
         self._process = process
 
     @contextmanager
     def gone(self) -> Iterator[None]:
         """Let go of it meanwhile."""
-        self._turn("free")
+        if self._process is not None:
+            _turn(self._process, "free")
         try:
             yield
         finally:
-            self._turn("ready")
+            if self._process is not None:
+                _turn(self._process, "ready")
 
-    def _turn(self, word: str) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        if (said := self._process.stdout.readline().strip()) != word:
-            raise RuntimeError(f"the ballast said {said!r}, {word!r} was expected")
+
+def _turn(ballast: "subprocess.Popen[str]", word: str) -> None:
+    assert ballast.stdin is not None
+    assert ballast.stdout is not None
+    ballast.stdin.write("\n")
+    ballast.stdin.flush()
+    if (said := ballast.stdout.readline().strip()) != word:
+        raise RuntimeError(f"the ballast said {said!r}, {word!r} was expected")
 
 
 def end_of(pidfd: int, within_s: float) -> float | None:
@@ -205,7 +209,8 @@ def race(shape: str, rules: list[str], course: Course, wanted: int, *, in_box: b
     runs: dict[str, list[Run]] = {rule: [] for rule in rules}
     order = random.Random(shape)  # noqa: S311  # who comes first in a round
     with ExitStack() as stack:
-        ballast = Ballast(stack.enter_context(started([sys.executable, "-m", "tests.bench._hog", "ballast", str(course.total)], None)))
+        command = [sys.executable, "-m", "tests.bench._hog", "ballast", str(course.total)]
+        ballast = Ballast(stack.enter_context(started(command, None)) if shape == FAST else None)
         warden = None
         for _ in range(2 * wanted + 4):
             waiting = [rule for rule in rules if len(runs[rule] if course is QUICK else counted(shape, runs[rule])) < wanted]
@@ -235,7 +240,7 @@ def boxed(rule: str, shape: str, course: Course, ballast: Ballast) -> Run:
 
 def counted(shape: str, runs: list[Run]) -> list[Run]:
     """Return the runs that count: all, but of the fast hog those in which it was fast."""
-    return [run for run in runs if shape != "numpy" or run.speed >= COUNTS_FROM]
+    return [run for run in runs if shape != FAST or run.speed >= COUNTS_FROM]
 
 
 def note(rule: str, shape: str, run: Run) -> None:

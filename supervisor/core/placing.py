@@ -97,25 +97,26 @@ class _Queue:
     def _job(self, job: Job) -> None:
         turn = self._turn
         rest = rests(job, turn.now_s, turn.wall_s) if job.held or job.retry_at_s > turn.now_s or job.run_at_wall is not None else None
-        waits = resting(job, rest) if rest else self._nothing_starts
-        alike = (job.kind, job.only_on, *self._memory(job)) if waits is None else ()
-        waits = waits or self._known.get(alike)
+        waits = resting(job, rest) if rest else self._nothing_starts or self._known.get((job.kind, job.only_on)) or self._look(job)
         if waits is None:
-            waits = self._seek(job)
-            if waits is None:
-                self._running += 1
-                self._known.clear()
-                return
-            self._known[alike] = waits
+            self._running += 1
+            self._known.clear()
+            return
         if waits.device is not None:
             self._waits_for(waits.device, job)
         if job.message != waits.sentence or job.reason is not waits.reason:
             self._told[job.id] = replace(job, reason=waits.reason, message=waits.sentence)
 
-    def _memory(self, job: Job) -> tuple[int, bool]:
-        """Return what else of a job decides over its place: what it needs of the machine's memory, and whether that is kept for it."""
-        wanted = estimate(self._turn.fleet, self._model_of.get(job.kind, ""), job).used_bytes
-        return wanted, wanted > 0 and is_overdue(self._turn, job)
+    def _look(self, job: Job) -> NoPlace | None:
+        """Assign the job, or return why it cannot be: for want of memory those hear the same that need as much, for anything else all of its kind."""
+        needs_bytes = estimate(self._turn.fleet, self._model_of.get(job.kind, ""), job).used_bytes
+        alike = (job.kind, job.only_on, needs_bytes, needs_bytes > 0 and is_overdue(self._turn, job))
+        if (known := self._known.get(alike)) is not None:
+            return known
+        waits = self._seek(job)
+        if waits is not None:
+            self._known[alike if waits.reason is Reason.WAITING_FOR_MEMORY else (job.kind, job.only_on)] = waits
+        return waits
 
     def _seek(self, job: Job) -> NoPlace | None:
         """Assign the job, or return why it cannot be."""

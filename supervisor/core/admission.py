@@ -63,7 +63,7 @@ def never(limits: Limits, total_bytes: int, wanted: Estimate) -> str:
     limit_bytes, line_bytes = limits.memory.worker_limit_bytes, lines(limits.memory, total_bytes).warn_bytes
     if 0 < limit_bytes < wanted.used_bytes:
         return f"it needs {wanted}, and memory.worker_limit is {format_size(limit_bytes)}: its worker would be ended for it; raise memory.worker_limit"
-    if 0 < total_bytes < wanted.used_bytes + line_bytes:
+    if wanted.used_bytes and 0 < total_bytes < wanted.used_bytes + line_bytes:
         has = f"this machine has {format_size(total_bytes)}, of which {format_size(line_bytes)} stay free (memory.warn_below)"
         return f"it needs {wanted}, and {has}: {format_size(max(0, total_bytes - line_bytes))} at the most can be given"
     return ""

@@ -226,8 +226,18 @@ def test_that_it_waits_is_said_once_and_that_it_goes_on_too() -> None:
         (MemoryLimits(worker_limit_bytes=0), 8 * GIB, 7 * GIB, "this machine has 8GiB, of which 2GiB stay free (memory.warn_below): 6GiB at the most"),
         (MemoryLimits(worker_limit_bytes=0, warn_below_bytes=0), 8 * GIB, 8 * GIB, ""),
         (MemoryLimits(worker_limit_bytes=0), 0, 900 * GIB, ""),
+        (MemoryLimits(warn_below_bytes=64 * GIB), 32 * GIB, 0, ""),
     ],
-    ids=["the limit", "over the limit", "all but the line", "over the line", "a small machine", "no line", "size not known"],
+    ids=[
+        "the limit",
+        "over the limit",
+        "all but the line",
+        "over the line",
+        "a small machine",
+        "no line",
+        "size not known",
+        "nothing known, and a line over all there is",
+    ],
 )
 def test_what_can_never_be_had_is_refused_with_the_numbers(limits: MemoryLimits, total_bytes: int, need_bytes: int, words: str) -> None:
     found = never(Limits(memory=limits), total_bytes, Estimate(need_bytes, Source.DECLARED))

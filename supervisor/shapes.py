@@ -245,13 +245,14 @@ class MemoryView(Struct, frozen=True, kw_only=True):
 
 
 class Intervention(Struct, frozen=True, kw_only=True):
-    """Something that Warden did, and why."""
+    """Something that Warden did or found, and why. evidence: its numbers, as the log has them."""
 
     at: str
     event: str
     worker: str | None
     job: str | None
     reason: str
+    evidence: str = ""
 
 
 class StatusView(Struct, frozen=True, kw_only=True):

@@ -1,10 +1,13 @@
-"""Durations and sizes as people write them: "10m", "1h30m", "8GiB".
+"""Durations and sizes as people write them: "10m", "1h30m", "8GiB"; and named numbers as they read them: silent=0.4s free=2.27GiB.
 
 Strict on purpose: a bare number is refused, because a number without a unit is how a 10-minute limit becomes a 10-second one.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Final
+
+import msgspec
 
 _MILLISECONDS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _BYTES: Final = {
@@ -127,3 +130,35 @@ def say_duration(seconds: float) -> str:
         if count:
             words.append(f"{count} {word}{'s' if count != 1 else ''}")
     return " ".join(words) or "0 seconds"
+
+
+def spell(key: str, value: object) -> tuple[str, str]:
+    """Return a key and value as people read them: silent_s=0.41 as silent=0.4s, free_bytes as free=2.27GiB."""
+    if key.endswith("_s") and isinstance(value, int | float):
+        return key.removesuffix("_s"), f"{value:.0f}s" if abs(value) >= 10 else f"{value:.2g}s" if abs(value) < 1 else f"{value:.1f}s"  # noqa: PLR2004  # three figures at most
+    if key.endswith("_bytes") and isinstance(value, int):
+        return key.removesuffix("_bytes"), format_size(value)
+    if isinstance(value, float):
+        return key, f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return key, ",".join(str(item) for item in value) or "-"
+    text = str(value)
+    return key, msgspec.json.encode(text).decode() if not text or any(c.isspace() or c in '"=' for c in text) else text
+
+
+def spelled(fields: Mapping[str, object]) -> str:
+    """Return key=value for each, in their order, and key=value/limit where there is one for it."""
+    limits = {limit for key in fields if (limit := _limit_of(key)) in fields}
+    return " ".join("=".join(_pair(fields, key)) for key in fields if key not in limits)
+
+
+def _limit_of(key: str) -> str:
+    """Return the key of the limit for a number, which has the same unit: age_limit_s for age_s, mem_limit_bytes for mem_bytes."""
+    stem, _, unit = key.rpartition("_")
+    return f"{stem}_limit_{unit}" if unit in {"s", "bytes"} else ""
+
+
+def _pair(fields: Mapping[str, object], key: str) -> tuple[str, str]:
+    name, text = spell(key, fields[key])
+    limit = _limit_of(key)
+    return name, f"{text}/{spell(limit, fields[limit])[1]}" if limit in fields else text

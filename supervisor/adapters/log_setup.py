@@ -13,7 +13,7 @@ import msgspec
 from supervisor.adapters.log_writer import Event, LogFile, Render, Stream, Writer
 from supervisor.adapters.small_structlog import structlog
 from supervisor.errors import StateError
-from supervisor.units import format_size
+from supervisor.units import spelled
 
 _EVENT_WIDTH: Final = 16
 _LEVEL_WIDTH: Final = 7
@@ -23,39 +23,11 @@ _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 """sd-daemon(3): a line that begins with <N> has this priority in the journal."""
 
 
-def spell(key: str, value: Any) -> tuple[str, str]:
-    """Return a key and value as people read them: silent_s=0.41 as silent=0.4s, free_bytes as free=2.27GiB."""
-    if key.endswith("_s") and isinstance(value, int | float):
-        return key.removesuffix("_s"), f"{value:.0f}s" if abs(value) >= 10 else f"{value:.2g}s" if abs(value) < 1 else f"{value:.1f}s"  # noqa: PLR2004  # three figures at most
-    if key.endswith("_bytes") and isinstance(value, int):
-        return key.removesuffix("_bytes"), format_size(value)
-    if isinstance(value, float):
-        return key, f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return key, ",".join(str(item) for item in value) or "-"
-    text = str(value)
-    return key, msgspec.json.encode(text).decode() if not text or any(c.isspace() or c in '"=' for c in text) else text
-
-
 def line(event: Mapping[str, Any]) -> str:
     """Return the line for people: ISO time with offset and milliseconds, level, event, then key=value, and key=value/limit where there is one for it."""
     moment = datetime.fromtimestamp(event["timestamp"], tz=UTC).isoformat(timespec="milliseconds")
-    limits = {limit for key in event if (limit := _limit_of(key)) in event}
-    pairs = (_pair(event, key) for key in event if key not in _LEADING and key not in limits)
-    words = " ".join(f"{key}={value}" for key, value in pairs)
+    words = spelled({key: value for key, value in event.items() if key not in _LEADING})
     return f"{moment} {event['level']:<{_LEVEL_WIDTH}} {event['event']:<{_EVENT_WIDTH}} {words}".rstrip()
-
-
-def _limit_of(key: str) -> str:
-    """Return the key of the limit for a number, which has the same unit: age_limit_s for age_s, mem_limit_bytes for mem_bytes."""
-    stem, _, unit = key.rpartition("_")
-    return f"{stem}_limit_{unit}" if unit in {"s", "bytes"} else ""
-
-
-def _pair(event: Mapping[str, Any], key: str) -> tuple[str, str]:
-    name, text = spell(key, event[key])
-    limit = _limit_of(key)
-    return name, f"{text}/{spell(limit, event[limit])[1]}" if limit in event else text
 
 
 def journal_line(event: Mapping[str, Any]) -> str:

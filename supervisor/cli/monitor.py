@@ -77,9 +77,9 @@ def _lines(view: StatusView, away_since_s: float | None) -> list[str]:
     seen = [one for one in view.interventions if one.event.startswith(_OF_GPUS)][-_INTERVENTIONS:]
     if seen:
         lines += ["", "LAST INTERVENTIONS"]
-        lines += [
-            f"  {clock(one.at)}  {one.event}  {' '.join(word for word in (one.worker, one.job) if word)}  {one.reason}".replace("    ", "  ") for one in seen
-        ]
+        for one in seen:
+            who = " ".join(word for word in (one.worker, one.job) if word)
+            lines.append(f"  {clock(one.at)}  {one.event}  {who}  {one.reason or one.evidence}".replace("    ", "  "))
     return lines
 
 

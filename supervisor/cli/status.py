@@ -122,7 +122,7 @@ def _screen(view: StatusView, *, due: str, disk_floor_bytes: int) -> list[str]:
         lines.append("LAST INTERVENTIONS")
         for seen in view.interventions[-5:]:
             who = " ".join(word for word in (seen.worker, seen.job) if word)
-            lines.append(f"  {clock(seen.at)}  {seen.event}  {who}  {seen.reason}".rstrip())
+            lines.append(f"  {clock(seen.at)}  {seen.event}  {who}  {seen.reason or seen.evidence}".rstrip())
     return lines + [colour(f"! {sentence}", "bad") for sentence in view.unwell]
 
 

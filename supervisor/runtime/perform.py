@@ -38,6 +38,7 @@ from supervisor.runtime.process_ports import Channel, Processes, Programs, Spawn
 from supervisor.runtime.saving import Saves
 from supervisor.runtime.words import keep_word
 from supervisor.shapes import Intervention
+from supervisor.units import spelled
 
 _INTERVENTIONS_KEPT: Final = 20
 _LEVEL_MAX_S: Final = 1.0
@@ -205,7 +206,8 @@ class Performer:
             self._ports.stream.post(_told(action, self._fleet().jobs.get(action.job) if action.job else None))
         if level != "info":
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            self.interventions.append(Intervention(at=at, event=action.event, worker=action.worker, job=action.job, reason=action.reason))
+            evidence = spelled(action.fields)
+            self.interventions.append(Intervention(at=at, event=action.event, worker=action.worker, job=action.job, reason=action.reason, evidence=evidence))
 
     async def _spawn(self, action: act.Spawn) -> None:
         worker = self._fleet().workers[action.worker]

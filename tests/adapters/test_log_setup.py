@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.adapters.log_setup import Logs, line, spell
+from supervisor.adapters.log_setup import Logs, line
 from supervisor.errors import StateError
+from supervisor.units import spell
 
 WITHIN_S = 20.0
 

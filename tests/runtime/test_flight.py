@@ -90,7 +90,16 @@ def test_other_events_are_left_as_they_are() -> None:
 
 @pytest.mark.parametrize(
     ("values", "row"),
-    [([], ""), ([5], "▁"), ([3, 3, 3], "▁▁▁"), ([0, 1, 2, 3, 4, 5, 6, 7], "▁▂▃▄▅▆▇█"), ([700, 0, 350], "█▁▅"), ([-1, 1], "▁█")],
+    [
+        ([], ""),
+        ([5], "█"),
+        ([3, 3, 3], "███"),
+        ([100, 98, 99], "███"),
+        ([0, 0], "▁▁"),
+        ([0, 1, 2, 3, 4, 5, 6, 7], "▁▂▃▄▅▆▇█"),
+        ([700, 0, 350], "█▁▅"),
+        ([-1, 1], "▁█"),
+    ],
 )
 def test_a_row_of_blocks(values: list[float], row: str) -> None:
     assert sparkline(values) == row

@@ -4,6 +4,7 @@ A request is one JSON map `{v, id, op, args}` on a ZeroMQ DEALER; the answer `{v
 person with a dozen lines of any language can speak it.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -128,8 +129,19 @@ class Client:
         return socket
 
 
+def _no_number(value: JSONValue | Mapping[str, JSONValue], where: str) -> str | None:
+    """Return where a value holds NaN or an infinity, which would arrive as null; None where it holds none."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{where} ({value})"
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    found = (_no_number(one, f"{where}.{name}" if where else str(name)) for name, one in inner)
+    return next((words for words in found if words is not None), None)
+
+
 def _encoded(request: Request) -> bytes:
     """Return the bytes of a request. Raises Refused for one that would never arrive."""
+    if (where := _no_number(request.args, "")) is not None:
+        raise Refused(Problem(code="usage", message=f"{where} of {request.op} is no finite number, and JSON has none but those"))
     try:
         data = msgspec.json.encode(request)
     except UnicodeEncodeError as error:

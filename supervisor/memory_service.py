@@ -12,7 +12,7 @@ from supervisor.core.brake import candidates
 from supervisor.core.events import AnyEvent, MemorySampled
 from supervisor.core.limits import JSONValue, Limits
 from supervisor.core.memory import lines, look_every_s
-from supervisor.core.model import Fleet, Zone
+from supervisor.core.model import Fleet, WorkerName, Zone
 from supervisor.errors import StateError
 from supervisor.runtime.loop import Loop
 from supervisor.runtime.ports import Room
@@ -22,7 +22,7 @@ from supervisor.units import SIZE_FORM, parse_size
 PRETEND: Final = "WARDEN_PRETEND_MEMORY"
 """For drills: as if the machine had this much memory, and nobody used any but the workers. So they can run out of it without harm to anybody."""
 _PUBLISH_EVERY_S: Final = 1.0
-"""While there is memory enough; else at each sample."""
+"""While there is memory enough and nobody comes or goes; else at each sample."""
 _NEAR: Final = (3, 4)
 """Of the lowest limit: a tree that has less is told by its RSS."""
 
@@ -70,14 +70,14 @@ class MemoryService:
         stack.callback(guard.close)
         self._trees.by_guard = guard.ended
 
-        published_at_s = float("-inf")
+        published_at_s, published = float("-inf"), frozenset[tuple[WorkerName, int]]()
 
         def seen(event: MemorySampled) -> None:
-            nonlocal published_at_s
-            now_s = time.monotonic()
-            if loop.fleet.zone is Zone.OK and now_s - published_at_s < _PUBLISH_EVERY_S:
+            nonlocal published_at_s, published
+            now_s, there = time.monotonic(), _started(loop.fleet)
+            if loop.fleet.zone is Zone.OK and there == published and now_s - published_at_s < _PUBLISH_EVERY_S:
                 return
-            published_at_s = now_s
+            published_at_s, published = now_s, there
             floor = lines(loop.limits.memory, event.total_bytes).floor_bytes
             text = self._page(loop.fleet, loop.limits, event, now_s)
             guard.publish(text, floor_bytes=floor, pretended_bytes=self._pretended_bytes, now_s=now_s)
@@ -87,7 +87,7 @@ class MemoryService:
         return Sampler(self.room, self._trees.now, fleet=lambda: loop.fleet, limits=lambda: loop.limits, post=post, seen=seen).run()
 
     def _page(self, fleet: Fleet, limits: Limits, event: MemorySampled, now_s: float) -> str:
-        """Return what the guard goes by: the cgroups that count, and the workers that it may end, the first victim first."""
+        """Return what the guard goes by: the cgroups that count, and the workers that it may end with what each has, the first victim first."""
         rows: list[tuple[str, ...]] = []
         for group, limit in () if self._pretended_bytes else self._headroom.limited():
             rows.append(("group", str(limit), str(group.folder / group.names.used), str(group.folder / "memory.stat"), ",".join(group.names.reclaimable)))
@@ -95,8 +95,12 @@ class MemoryService:
         for one in candidates(fleet, limits, event, now_s, spares=False, least_bytes=0):  # who has little now may have most when the guard must act
             generation, processes = trees.get(one.worker, (0, []))
             if processes and generation == fleet.workers[one.worker].generation:
-                rows.append(("worker", f"{one.worker}#{generation}", *(f"{pid}:{ticks}" for pid, ticks in processes)))
+                rows.append(("worker", f"{one.worker}#{generation}", str(one.size_bytes), *(f"{pid}:{ticks}" for pid, ticks in processes)))
         return "\n".join("\t".join(row) for row in rows)
+
+
+def _started(fleet: Fleet) -> frozenset[tuple[WorkerName, int]]:
+    return frozenset((worker.name, worker.generation) for worker in fleet.workers.values() if worker.process is not None and worker.process.pid is not None)
 
 
 def _size_of(text: str) -> int:

@@ -200,6 +200,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     strangers: list[StrangerView] = field(default_factory=list)  # who uses it and is none of our workers
     xids: dict[str, int] = field(default_factory=dict)  # how often its driver reported which fault
     loading: LoadingView | None = None
+    unwell: list[str] = field(default_factory=list)  # what is not as it should be, one sentence each
     kept_free_s: float | None = None  # so long residents stay away from it by themselves; None: they do not
 
 

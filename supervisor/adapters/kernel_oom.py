@@ -12,6 +12,8 @@ from supervisor.adapters.trees import Record
 
 _EXIT_MAX_S: Final = 5.0
 """How long a process that was killed may take to be gone: its memory goes back first, 75 ms for each GB, on a machine that has none."""
+_FLAGS_FIELD: Final = 6  # of /proc/PID/stat, counted after the command's closing parenthesis
+_EXITING: Final = 0x4
 _OVER: Final = (5, 4)
 """The kernel's limit on a cgroup, of worker_limit: worker_limit itself is for those who stay over it, and this is for one that cannot be waited for."""
 
@@ -22,8 +24,9 @@ class KernelOom:
     Looks at the cgroups of all workers tell what of that count is old, and where somebody was who cannot be asked any more.
     """
 
-    def __init__(self) -> None:
-        """Begin with what our own cgroup has counted so far."""
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        """Begin with what our own cgroup has counted so far. proc: where the kernel tells of processes."""
+        self._proc = proc
         self._seen: dict[Path, deque[tuple[float, int]]] = {}
         self._was_in: dict[int, Path] = {}
         self._look_at("self")
@@ -36,7 +39,11 @@ class KernelOom:
 
     def born(self, pid: int) -> None:
         """Look at one that has just been started: it may end before the next look."""
-        if (path := self._look_at(pid)) is not None:
+        if (path := self._look_at(pid)) is None:
+            return
+        if self._exiting(pid):  # from then on cgroups of version 1 show it in the root, and it may give back memory for a second yet
+            self._was_in.setdefault(pid, path)
+        else:
             self._was_in[pid] = path
 
     def ended(self, pid: int) -> bool:
@@ -45,9 +52,17 @@ class KernelOom:
         kills = _kills(path) if path is not None else None
         return path is not None and kills is not None and kills > self._seen[path][0][1]
 
+    def _exiting(self, pid: int) -> bool:
+        """Return whether the process is on its way out, or gone."""
+        try:
+            stat = (self._proc / str(pid) / "stat").read_text(errors="replace")
+        except OSError:
+            return True
+        return bool(int(stat.rpartition(")")[2].split()[_FLAGS_FIELD]) & _EXITING)
+
     def _look_at(self, pid: int | str) -> Path | None:
         """Keep what the process's cgroup counts, and return where it does; None where it does not."""
-        groups = groups_of(pid)
+        groups = groups_of(pid, self._proc)
         path = groups[0].folder / groups[0].names.kills if groups else None
         kills, now_s = _kills(path) if path is not None else None, time.monotonic()
         if path is None or kills is None:

@@ -40,10 +40,22 @@ def spell(key: str, value: Any) -> tuple[str, str]:
 def line(event: Mapping[str, Any]) -> str:
     """Return the line for people: ISO time with offset and milliseconds, level, event, then key=value, and key=value/limit where there is one for it."""
     moment = datetime.fromtimestamp(event["timestamp"], tz=UTC).isoformat(timespec="milliseconds")
-    pairs = dict(spell(key, value) for key, value in event.items() if key not in _LEADING)
-    limits = {key: pairs[f"{key}_limit"] for key in pairs if f"{key}_limit" in pairs}
-    words = " ".join(f"{key}={value}{f'/{limits[key]}' if key in limits else ''}" for key, value in pairs.items() if key.removesuffix("_limit") not in limits)
+    limits = {limit for key in event if (limit := _limit_of(key)) in event}
+    pairs = (_pair(event, key) for key in event if key not in _LEADING and key not in limits)
+    words = " ".join(f"{key}={value}" for key, value in pairs)
     return f"{moment} {event['level']:<{_LEVEL_WIDTH}} {event['event']:<{_EVENT_WIDTH}} {words}".rstrip()
+
+
+def _limit_of(key: str) -> str:
+    """Return the key of the limit for a number, which has the same unit: age_limit_s for age_s, mem_limit_bytes for mem_bytes."""
+    stem, _, unit = key.rpartition("_")
+    return f"{stem}_limit_{unit}" if unit in {"s", "bytes"} else ""
+
+
+def _pair(event: Mapping[str, Any], key: str) -> tuple[str, str]:
+    name, text = spell(key, event[key])
+    limit = _limit_of(key)
+    return name, f"{text}/{spell(limit, event[limit])[1]}" if limit in event else text
 
 
 def journal_line(event: Mapping[str, Any]) -> str:

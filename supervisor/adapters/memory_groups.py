@@ -30,7 +30,10 @@ class Group(Struct, frozen=True):
 
 
 def groups_of(pid: int | str, proc: Path = Path("/proc")) -> list[Group]:
-    """Return the cgroups that count a process's memory, the innermost first, as far as they can be seen; a zombie's too. None where it is gone."""
+    """Return the cgroups that count a process's memory, the innermost first, as far as they can be seen. None where it is gone.
+
+    Of a process that exits, a zombie among them, version 1 says no more than that it is in the root.
+    """
     try:
         lines = (proc / str(pid) / "cgroup").read_text().splitlines()
         mounts = (proc / "self/mountinfo").read_text().splitlines()

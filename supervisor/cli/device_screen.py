@@ -65,7 +65,7 @@ def device_screen(device: DeviceView) -> list[str]:
         lines.append(f"LOADING       {who}  for {ago(loads.for_s)}; nobody else loads before it is done, or for {ago(loads.left_s)} more")
     if device.kept_free_s is not None:
         lines.append(f"KEPT FREE     residents stay away for {ago(device.kept_free_s)} more, unless somebody waits for them")
-    if device.trouble:
+    if device.trouble and not device.unwell:  # of one that is not ok the trouble stands among what is not as it should be
         lines.append(colour(f"TROUBLE       {device.trouble}", "bad"))
     if device.waiters:
         queue = [
@@ -84,7 +84,7 @@ def device_screen(device: DeviceView) -> list[str]:
         lines.append(f"NOW           -> {device.handover.to}  {handover_words(device.handover)}")
     if device.last_handover is not None:
         lines.append(f"LAST HAND-OVER {_moment(device.last_handover)} {handover_line(device.last_handover)}")
-    return lines
+    return lines + [colour(f"! {sentence}", "bad") for sentence in device.unwell]
 
 
 def _peak_line(holder: HolderView, peak: PeakView) -> str:

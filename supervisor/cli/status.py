@@ -66,7 +66,7 @@ def gpu() -> None:
 @JSON
 @click.pass_obj
 def gpu_status(context: Context, *, as_json: bool) -> None:
-    """Show devices with their holders, waiters and the last hand-over; exit 3 when one is not ok, is contaminated, or has a stale lease."""
+    """Show devices with their holders, waiters and the last hand-over; exit 3 when something is not as it should be with one."""
     view = context.status()
     if as_json:
         print_json(view.devices)
@@ -75,11 +75,7 @@ def gpu_status(context: Context, *, as_json: bool) -> None:
             print("\n".join(device_screen(device)))
         if not view.devices:
             print('there is no device: gpu.backend is "none"')
-    sys.exit(Exit.OK if all(map(_well, view.devices)) else Exit.UNHEALTHY)
-
-
-def _well(device: DeviceView) -> bool:
-    return device.state == "ok" and not any(one.intruder for one in device.strangers) and all(holder.state != "stale" for holder in device.holders)
+    sys.exit(Exit.UNHEALTHY if any(device.unwell for device in view.devices) else Exit.OK)
 
 
 def _stale(view: StatusView, health_every_s: float) -> list[str]:

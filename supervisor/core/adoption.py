@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover, outside, sharing, tickets, work
+from supervisor.core import generations, handover, ladder, outside, sharing, tickets, work
 from supervisor.core.actions import SaveWanted, SendCancel, SendJob, SendPause
 from supervisor.core.endings import said, said_back
 from supervisor.core.events import Adopted, HelloHeard, SupervisorStarted
@@ -91,7 +91,7 @@ def _take_lease(turn: Turn, worker: Worker, stored: Lease | None, given: DeviceI
     else:  # an edit between the two supervisors gave both a need: the device is one holder's at a time, or has not room for both
         others = ", ".join(lease.owner for lease in leases_on(turn.fleet, turn.fleet.devices[fresh.device]))
         turn.put_lease(replace(fresh, state=LeaseState.YIELDING))
-        generations.order_leave(turn, worker, Cause.OPERATOR, f"{fresh.device} is held by {others}")
+        ladder.order_leave(turn, worker, Cause.OPERATOR, f"{fresh.device} is held by {others}")
 
 
 def _cool_what_is_gone(turn: Turn, leases: Iterable[Lease]) -> None:

@@ -5,7 +5,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisor.core import admission, generations, memory, notices
+from supervisor.core import admission, ladder, memory, notices
 from supervisor.core.actions import NameOutsiders, SendBrake
 from supervisor.core.events import GuardActed, MemoryMeasured, MemorySampled, OutsidersNamed
 from supervisor.core.jobs import BUDGET_OF_CAUSE
@@ -25,7 +25,7 @@ _LARGE_BYTES: Final = 256 * MIB
 """What an idle worker must have for its end to be worth a load; and what one must have gained in a second for any other end to be in vain."""
 WORTH_BYTES: Final = 64 * MIB
 """Less than this is no use to end anybody for."""
-_HELP_SHARE: Final = 10
+HELP_SHARE: Final = 10
 """All of ours together must have this part of what is missing: else the trouble is not ours."""
 _AHEAD_S: Final = 5
 """A job is asked to end where, at the pace of the last second, the line would be passed within this: its next step may be seconds away."""
@@ -119,7 +119,7 @@ def _brake(turn: Turn, event: MemorySampled) -> None:
         return
     found = candidates(turn.fleet, turn.limits, event, turn.now_s, spares=turn.fleet.zone is not Zone.FLOOR)
     missing = line_bytes + line_bytes // BAND - event.available_bytes
-    if not found or sum(one.size_bytes for one in found) * _HELP_SHARE < missing:
+    if not found or sum(one.size_bytes for one in found) * HELP_SHARE < missing:
         if not under_way:
             _not_ours(turn)
         return
@@ -153,7 +153,7 @@ def _end(turn: Turn, victim: Candidate, event: MemorySampled, line_bytes: int) -
     stop = replace(worker.stop or Stop(cause=Cause.MEMORY, reason=reason, ordered_at_s=turn.now_s), cause=Cause.MEMORY, reason=reason, job=None, brake=True)
     stop = replace(stop, term_at_s=stop.term_at_s or turn.now_s)
     job = worker.jobs[0] if worker.jobs else None
-    generations.kill(turn, turn.put_worker(replace(worker, stop=stop)), stop, MESSAGE)
+    ladder.kill(turn, turn.put_worker(replace(worker, stop=stop)), stop, MESSAGE)
     held, available = victim.size_bytes, event.available_bytes
     _note(turn, Brake(generation=worker.generation, job=job, kills=True, ordered_at_s=turn.now_s, held_bytes=held, available_bytes=available), worker.name)
 

@@ -12,6 +12,7 @@ from supervisor.core import (
     generations,
     gpu_faults,
     handover,
+    ladder,
     notices,
     orders,
     outside,
@@ -157,9 +158,9 @@ def _of_worker(turn: Turn, worker: Worker, event: WorkerEvent) -> bool:  # noqa:
         case TreeGone():
             generations.gone(turn, worker, event)
         case TreeStuck():
-            generations.stuck_reported(turn, worker, event)
+            ladder.stuck_reported(turn, worker, event)
         case EvidenceGathered():
-            generations.evidence_gathered(turn, worker, event)
+            ladder.evidence_gathered(turn, worker, event)
         case ReadyHeard():
             generations.ready(turn, worker, event.note)
         case JobAccepted():
@@ -247,7 +248,7 @@ def _tick(turn: Turn, event: Tick) -> bool:
         if worker.stop is not None:
             _leaving(turn, worker, worker.stop)
         elif (verdict := judge(worker, jobs, spec, now_s)) is not None:
-            generations.condemn(turn, worker, verdict)
+            ladder.condemn(turn, worker, verdict)
         elif process.recycle_asked or now_s - process.spawned_at_s >= EARLIEST * spec.watchdog.recycle_after_s:
             old.append(worker)
     if turn.fleet.stopping_since_s is None:
@@ -266,8 +267,8 @@ def _leaving(turn: Turn, worker: Worker, stop: Stop) -> None:
     """Take the next step with a worker that was told to leave. One that drains may stall over its last job."""
     verdict = judge(worker, turn.fleet.jobs, turn.spec(worker), turn.now_s) if worker.state is WorkerState.DRAINING and worker.jobs else None
     if verdict is not None:
-        generations.condemn(turn, worker, verdict)
+        ladder.condemn(turn, worker, verdict)
     elif is_overdue(turn, worker, stop):
         insist(turn, worker, stop)
     else:
-        generations.climb_down(turn, worker, stop)
+        ladder.climb_down(turn, worker, stop)

@@ -136,9 +136,19 @@ def _share(fleet: Fleet, lease: Lease, *, booked_bytes: int, weak: bool) -> Shar
     return Share(lease=lease.id, who=holder.name, booked_bytes=booked_bytes, harm=None if weak else (1, -lease.priority))
 
 
+def who_leaves(names: tuple[WorkerName, ...]) -> str:
+    """Return who is asked to leave, as a half sentence."""
+    return f"{', '.join(names) or 'nobody'} {'leave' if len(names) > 1 else 'leaves'}"
+
+
 def called(lease: Lease) -> str:
     """Return what the owner of a lease is called in a sentence."""
     return lease.outside.words if lease.outside else lease.owner
+
+
+def lease_fields(lease: Lease, **more: str | int) -> dict[str, str | int]:
+    """Return what every line of the log has that is about a lease. more: what this one has as well."""
+    return {"device": lease.device, "owner": called(lease), "lease": lease.id, "fence": lease.fence, **more}
 
 
 def wants_back(worker: Worker, limits: Limits, now_s: float) -> bool:

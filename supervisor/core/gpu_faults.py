@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, peaks
+from supervisor.core import ladder, peaks
 from supervisor.core.gpu import free_words
 from supervisor.core.model import Cause, Failure, Job, Reason, Worker
 from supervisor.core.sharing import shared
@@ -57,7 +57,7 @@ def _end(turn: Turn, worker: Worker, job: Job, cause: Cause) -> None:
     worker = turn.fleet.workers[worker.name]
     if worker.stop is not None:
         return
-    generations.order_leave(
+    ladder.order_leave(
         turn, worker, cause, f"{job.id} failed for want of device memory" if cause is Cause.MEMORY else f"{job.id} broke its device context", boundary=True
     )
     worker = turn.fleet.workers[worker.name]

@@ -4,11 +4,11 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, sharing, sight, tickets, usage
+from supervisor.core import ladder, sharing, sight, tickets, usage
 from supervisor.core.actions import ForgetOwner, MeasureDevice, Reply, SaveLeases
 from supervisor.core.claims import LIVES_ON
 from supervisor.core.events import DeviceMeasured
-from supervisor.core.gpu import Begin, called, held_outside, leases_on
+from supervisor.core.gpu import Begin, held_outside, lease_fields, leases_on, who_leaves
 from supervisor.core.lifecycle import Sight, advance_device, advance_lease
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.model import (
@@ -55,7 +55,7 @@ def begin_outside(turn: Turn, device: Device, waiter: Waiter, plan: Begin) -> No
         replace(
             waiter,
             lease=lease.id,
-            message=f"{device.id} is being handed to it: {', '.join(_leaving(turn, plan)) or 'nobody'} leaves, and its memory is measured",
+            message=f"{device.id} is being handed to it: {who_leaves(_leaving(turn, plan))}, and its memory is measured",
         )
     )
     who = waiter.outside
@@ -84,7 +84,7 @@ def _order(turn: Turn, device: Device, handover: Handover, plan: Begin, whom: st
         "gpu_vacating",
         worker=handover.worker,
         job=handover.job,
-        reason=f"{device.id} for {whom}: {', '.join(handover.leaving) or 'nobody'} leaves",
+        reason=f"{device.id} for {whom}: {who_leaves(handover.leaving)}",
         fields={"device": device.id, "need_bytes": handover.need_bytes, "leaving": list(handover.leaving)},
     )
     for holder in plan.leaving:
@@ -94,7 +94,7 @@ def _order(turn: Turn, device: Device, handover: Handover, plan: Begin, whom: st
             unused = holder.worker not in handover.leaving  # granted in this very turn: nobody has to be asked
             turn.put_lease(advance_lease(holder, Move.LEAVE if unused else Move.ASK, turn.now_s))
         if turn.fleet.workers[holder.worker].idle:
-            generations.order_leave(turn, turn.fleet.workers[holder.worker], Cause.HANDOVER, f"makes room for {whom}")
+            ladder.order_leave(turn, turn.fleet.workers[holder.worker], Cause.HANDOVER, f"makes room for {whom}")
     turn.wake_in(turn.limits.gpu.vacate_timeout_s)
     left(turn)
     device = turn.fleet.devices[device.id]
@@ -194,8 +194,7 @@ def _free_cooled(turn: Turn, device: Device, sample: DeviceSample) -> None:
             continue  # the driver still lists the process that ended; one that lives on may keep a context, and the next holder's proof decides
         turn.drop_lease(advance_lease(lease, Move.RETURN, turn.now_s).id)
         turn.put_device(replace(turn.fleet.devices[device.id], freed_at_s=turn.now_s))
-        fields = {"device": device.id, "owner": called(lease), "lease": lease.id, "fence": lease.fence}
-        turn.announce("lease_released", worker=lease.worker, reason=lease.ended, fields=fields)
+        turn.announce("lease_released", worker=lease.worker, reason=lease.ended, fields=lease_fields(lease))
 
 
 def _grant(turn: Turn, device: Device, handover: Handover) -> None:
@@ -219,7 +218,7 @@ def _grant(turn: Turn, device: Device, handover: Handover) -> None:
         worker=handover.worker,
         job=handover.job,
         reason=f"{format_size(device.sample.free_bytes if device.sample else 0)} free, read twice",
-        fields={"device": device.id, "owner": called(lease), "lease": lease.id, "fence": fence, "need_bytes": handover.need_bytes},
+        fields=lease_fields(lease, need_bytes=handover.need_bytes),
     )
 
 

@@ -103,13 +103,13 @@ def rests(job: Job, now_s: float, wall_s: float) -> Reason:
     return Reason.RETRY_BACKOFF if now_s < job.retry_at_s else Reason.NONE
 
 
-def standing(jobs: Iterable[Job], limits: JobLimits, now_s: float, wall_s: float) -> list[Job]:
+def in_line(jobs: Iterable[Job], limits: JobLimits, now_s: float, wall_s: float) -> list[Job]:
     """Return those of these jobs that stand in the queue, the next first: one that is held, or before its time, is in nobody's way and has no place."""
     return [job for job in in_order(jobs, limits, now_s) if not rests(job, now_s, wall_s)]
 
 
 def place_of(job: Job, jobs: Iterable[Job], limits: JobLimits, now_s: float, wall_s: float) -> int | None:
-    """Return a job's place in `standing`, from 1, without putting the others in order. None for one that does not stand there."""
+    """Return a job's place in `in_line`, from 1, without putting the others in order. None for one that does not stand there."""
     if job.status is not JobStatus.QUEUED or rests(job, now_s, wall_s):
         return None
     queued, at_s, level, mine = JobStatus.QUEUED, job.queued_at_s, job.priority, rank(job, limits, now_s)

@@ -1,6 +1,6 @@
 """The end of the supervisor: everyone leaves, then it does."""
 
-from supervisor.core import generations
+from supervisor.core import ladder
 from supervisor.core.actions import Leave
 from supervisor.core.model import WITH_PROCESS, Cause, WorkerState
 from supervisor.core.turn import Turn
@@ -13,10 +13,10 @@ def leave(turn: Turn) -> None:
     for name in tuple(turn.fleet.workers):
         worker = turn.fleet.workers[name]
         if worker.state in WITH_PROCESS and (worker.stop is None or worker.state is WorkerState.DRAINING):
-            generations.order_stop(turn, worker, Cause.SHUTDOWN, "the supervisor stops")
+            ladder.order_stop(turn, worker, Cause.SHUTDOWN, "the supervisor stops")
             worker = turn.fleet.workers[name]
         if out_of_time and worker.state is WorkerState.STOPPING and worker.stop is not None and worker.stop.killed_at_s is None:
-            generations.kill(turn, worker, worker.stop, "shutdown_grace is over" if not turn.fleet.stopping_now else "asked to stop now")
+            ladder.kill(turn, worker, worker.stop, "shutdown_grace is over" if not turn.fleet.stopping_now else "asked to stop now")
     still = [worker for worker in turn.fleet.workers.values() if worker.state in WITH_PROCESS or worker.state is WorkerState.EXITED]
     if not still:
         turn.act(Leave())

@@ -7,10 +7,11 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from supervisor.core import jobs
 from supervisor.core.gpu import Begin, Blocked
-from supervisor.core.jobs import in_order, rank, rests
+from supervisor.core.jobs import rank
 from supervisor.core.limits import GpuLimits, Limits
-from supervisor.core.model import Device, DeviceId, DeviceState, Fleet, Job, JobStatus, Lease, Ticket, Waiter
+from supervisor.core.model import Device, DeviceId, DeviceState, Fleet, Job, Lease, Ticket, Waiter
 from supervisor.core.sharing import Offer, need_of, plan
 from supervisor.core.turn import Turn
 
@@ -93,14 +94,17 @@ def merged(queued: Sequence[Job], waiters: Iterable[Waiter], limits: Limits, now
     return line
 
 
+def in_line(waiters: Iterable[Waiter]) -> list[Waiter]:
+    """Return those who wait for a device to use, and whose hand-over has not begun."""
+    return [waiter for waiter in waiters if waiter.lease is None and waiter.purpose == "inference"]
+
+
 def standing(fleet: Fleet, limits: Limits, now_s: float, wall_s: float) -> list[Job | Waiter]:
-    """Return the whole line, the next first: the jobs that stand in the queue, and the programs whose hand-over has not begun."""
-    queued = [job for job in fleet.jobs.values() if job.status is JobStatus.QUEUED and not rests(job, now_s, wall_s)]
-    waiters = [waiter for waiter in fleet.waiters.values() if waiter.lease is None]
-    return merged(in_order(queued, limits.jobs, now_s), waiters, limits, now_s)
+    """Return the whole line, the next first: the jobs that stand in the queue, and the programs that wait for a device to use."""
+    return merged(jobs.in_line(fleet.jobs.values(), limits.jobs, now_s, wall_s), in_line(fleet.waiters.values()), limits, now_s)
 
 
-def called(fleet: Fleet, name: str) -> str:
+def named(fleet: Fleet, name: str) -> str:
     """Return what a job or the owner of a ticket is called in a sentence; empty for nobody."""
     waiter = fleet.waiters.get(Ticket(name))
     return waiter.outside.words if waiter is not None else name

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from supervisor.core import handover
 from supervisor.core.actions import ForgetOwner
-from supervisor.core.gpu import called, no_device, startable
+from supervisor.core.gpu import called, lease_fields, no_device, startable
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.lifecycle import advance_lease
 from supervisor.core.limits import Limits
@@ -69,7 +69,7 @@ def _grant(turn: Turn, device: Device, waiter: Waiter) -> None:
     turn.put_lease(lease)
     handover.answer(turn, waiter, lease)
     turn.wake_in(timeout_s)
-    turn.announce("lease_granted", reason=f"to load a model, within {timeout_s:g} s", fields=_fields(lease))
+    turn.announce("lease_granted", reason=f"to load a model, within {timeout_s:g} s", fields=lease_fields(lease, purpose="load"))
 
 
 def end(turn: Turn, lease: Lease) -> None:
@@ -78,7 +78,7 @@ def end(turn: Turn, lease: Lease) -> None:
     turn.drop_lease(lease.id)
     if lease.outside is not None:
         turn.act(ForgetOwner(ticket=lease.outside.ticket))
-    turn.announce("lease_released", reason=lease.ended, fields=_fields(lease))
+    turn.announce("lease_released", reason=lease.ended, fields=lease_fields(lease, purpose="load"))
 
 
 def expire(turn: Turn) -> None:
@@ -91,12 +91,8 @@ def expire(turn: Turn) -> None:
                 continue
             turn.put_worker(replace(worker, process=replace(worker.process, load_overdue=True)))
             reason = f"{worker.name} has loaded for {limit_s:g} s and is not ready: others may load on {lease.device} beside it"
-            turn.announce("load_overdue", worker=worker.name, reason=reason, fields=_fields(lease))
+            turn.announce("load_overdue", worker=worker.name, reason=reason, fields=lease_fields(lease, purpose="load"))
         elif lease.purpose == "load" and lease.until_s is not None and turn.now_s >= lease.until_s:
             reason = f"{called(lease)} has loaded on {lease.device} for {limit_s:g} s, gpu.load_timeout: others may load beside it"
-            turn.announce("load_overdue", reason=reason, fields=_fields(lease))
+            turn.announce("load_overdue", reason=reason, fields=lease_fields(lease, purpose="load"))
             end(turn, replace(lease, ended=f"it loaded for {limit_s:g} s"))
-
-
-def _fields(lease: Lease) -> dict[str, str | int]:
-    return {"device": lease.device, "owner": called(lease), "lease": lease.id, "fence": lease.fence, "purpose": "load"}

@@ -5,7 +5,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisor.core import generations
+from supervisor.core import ladder
 from supervisor.core.events import MemoryMeasured, MemorySampled
 from supervisor.core.health import Verdict
 from supervisor.core.lifecycle import Signal, may
@@ -159,7 +159,7 @@ def _judge(turn: Turn, worker: Worker) -> None:
     elif looks.soft >= LOOKS and worker.stop is None and _helps(turn, worker, process, "worker_soft", limits.worker_soft_bytes) and not _waits(turn, worker):
         words = _sentence(used_bytes, "worker_soft", limits.worker_soft_bytes)
         turn.announce("memory_soft_limit", worker=worker.name, reason=words, fields={"mem_bytes": used_bytes, "worker_soft_bytes": limits.worker_soft_bytes})
-        generations.order_leave(turn, worker, Cause.RECYCLE, words, boundary=True)
+        ladder.order_leave(turn, worker, Cause.RECYCLE, words, boundary=True)
 
 
 def over_limit(turn: Turn, worker: Worker, used_bytes: int) -> None:
@@ -168,7 +168,7 @@ def over_limit(turn: Turn, worker: Worker, used_bytes: int) -> None:
     words = _sentence(used_bytes, "worker_limit", limit_bytes)
     if may(worker, Signal.STOP):
         turn.announce("memory_limit", worker=worker.name, reason=words, fields={"mem_bytes": used_bytes, "worker_limit_bytes": limit_bytes})
-        generations.order_stop(turn, worker, Cause.MEMORY, words, verdict=Verdict(Cause.MEMORY, words, float(limit_bytes)))
+        ladder.order_stop(turn, worker, Cause.MEMORY, words, verdict=Verdict(Cause.MEMORY, words, float(limit_bytes)))
 
 
 def _sentence(used_bytes: int, key: str, limit_bytes: int) -> str:

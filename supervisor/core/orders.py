@@ -4,11 +4,11 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover, outside
+from supervisor.core import handover, ladder, outside
 from supervisor.core.actions import MeasureDevice, Reply, SaveLeases
 from supervisor.core.claims import RELEASED
 from supervisor.core.events import ReleaseRequested
-from supervisor.core.gpu import Begin, Blocked, called, device_for, held_by, may_begin, no_device
+from supervisor.core.gpu import Begin, Blocked, called, device_for, held_by, lease_fields, may_begin, no_device
 from supervisor.core.model import Cause, Lease, LeaseState
 from supervisor.core.states import HOLDING
 from supervisor.core.turn import Turn
@@ -41,14 +41,13 @@ def release(turn: Turn, event: ReleaseRequested) -> None:
 
 
 def _take(turn: Turn, lease: Lease, before: Lease, who: str) -> None:
-    fields = {"device": lease.device, "owner": called(lease), "lease": lease.id, "fence": lease.fence, "old_fence": before.fence}
-    turn.announce("lease_forced", worker=lease.worker, reason=who, fields=fields)
+    turn.announce("lease_forced", worker=lease.worker, reason=who, fields=lease_fields(lease, old_fence=before.fence))
     if lease.worker is None:
         outside.end(turn, lease, RELEASED)
         return
     worker = turn.fleet.workers[lease.worker]
     if worker.process is not None:
-        generations.order_stop(turn, worker, Cause.OPERATOR, f"its device was released {who}")
+        ladder.order_stop(turn, worker, Cause.OPERATOR, f"its device was released {who}")
     else:  # it has the device, and waits for its turn to load
         give_back(turn, worker, f"its device was released {who}")
 
@@ -63,5 +62,5 @@ def empty(turn: Turn) -> None:
             handover.begin_outside(turn, device, waiter, plan)
         elif isinstance(plan, Blocked):
             held = held_by(fleet, device, turn.now_s) if device is not None else []
-            message = f"nobody who is at work is sent away: {'; '.join((plan.sentence, *held))}"
+            message = f"it is not emptied now, for nobody at work is sent away: {'; '.join((plan.sentence, *held))}"
             handover.send_away(turn, waiter, Reply(request=waiter.request, error="busy", message=message))

@@ -9,10 +9,10 @@ from supervisor.core import handover, loading, questions, sharing
 from supervisor.core.actions import ForgetOwner, Reply, SaveLeases, WatchOwner
 from supervisor.core.claims import GIVEN_BACK
 from supervisor.core.events import LockRequested, LockWithdrawn, OwnerGone, RenewRequested, UnlockRequested
-from supervisor.core.gpu import Blocked, called, no_device, refusal
+from supervisor.core.gpu import Blocked, called, lease_fields, no_device, refusal
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.lifecycle import advance_lease
-from supervisor.core.line import Claim, choose, rank_outside
+from supervisor.core.line import Claim, choose, in_line, rank_outside
 from supervisor.core.model import Device, DeviceId, Lease, LeaseState, Ticket, Waiter
 from supervisor.core.states import GRANTED, HOLDING
 from supervisor.core.turn import Turn
@@ -21,11 +21,6 @@ SENDS_AWAY_S: Final = 1.0
 """A program that waits for less only tries whether the device is free: no resident is ended for what could not be proved in time."""
 KEPT_S: Final = 5.0
 """So long a device on its way is kept for a program whose time to wait was over: far longer than it takes to ask again."""
-
-
-def in_line(waiters: Iterable[Waiter]) -> list[Waiter]:
-    """Return those who wait for a device to use, and whose hand-over has not begun."""
-    return [waiter for waiter in waiters if waiter.lease is None and waiter.purpose == "inference"]
 
 
 def loaders(turn: Turn) -> list[Waiter]:
@@ -83,7 +78,7 @@ def _renewed(turn: Turn, event: RenewRequested) -> None:
     ttl_s = owner.ttl_s if event.ttl_s is None else event.ttl_s
     if lease.state is LeaseState.STALE:
         lease = replace(advance_lease(lease, Move.CLEAR, turn.now_s), since_s=lease.since_s)
-        turn.announce("lease_renewed", reason=f"{called(lease)} is heard of again", fields=_fields(lease))
+        turn.announce("lease_renewed", reason=f"{called(lease)} is heard of again", fields=lease_fields(lease))
     turn.put_lease(replace(lease, outside=replace(owner, ttl_s=ttl_s), expires_at_s=turn.now_s + ttl_s if ttl_s else None))
     turn.act(SaveLeases(then=(Reply(request=event.request, lease=lease.id),)))
     if ttl_s:
@@ -91,8 +86,14 @@ def _renewed(turn: Turn, event: RenewRequested) -> None:
 
 
 def _too_old(event: RenewRequested | UnlockRequested, lease: Lease | None) -> Reply:
-    found = f"it has fence {lease.fence} and is {lease.state}" if lease is not None else "it was given back, or its owner's time was over"
-    return Reply(request=event.request, error="conflict", message=f"lease {event.lease} with fence {event.fence} holds no more: {found}")
+    no = f"lease {event.lease} with fence {event.fence}"
+    if lease is None:
+        why = f"{no} is over: it was given back, or its owner's time was over"
+    elif lease.fence != event.fence:
+        why = f"{no} is over: {lease.id} has fence {lease.fence} by now, and is {lease.state}"
+    else:
+        why = f"{no} is over: {lease.ended or 'it ended'}, and its memory is being measured" if lease.state is LeaseState.COOLING else f"{no} is {lease.state}"
+    return Reply(request=event.request, error="conflict", message=why)
 
 
 def _unlocked(turn: Turn, event: UnlockRequested) -> None:
@@ -150,10 +151,10 @@ def expire(turn: Turn) -> None:
         silence = f"{called(lease)} has not renewed its lease for {lease.outside.ttl_s:g} s"
         if lease.outside.pid:
             turn.put_lease(replace(advance_lease(lease, Move.EXPIRE, turn.now_s), since_s=lease.since_s))  # it is held for as long as before
-            turn.announce("lease_stale", reason=f"{silence}; its process lives, so it keeps {lease.device}", fields=_fields(lease))
+            turn.announce("lease_stale", reason=f"{silence}; its process lives, so it keeps {lease.device}", fields=lease_fields(lease))
         else:
             what = f"loading on {lease.device}" if lease.purpose == "load" else lease.device
-            turn.announce("lease_stale", reason=f"{silence}, and nothing else shows that it lives: {what} is taken back", fields=_fields(lease))
+            turn.announce("lease_stale", reason=f"{silence}, and nothing else shows that it lives: {what} is taken back", fields=lease_fields(lease))
             end(turn, lease, f"not renewed for {lease.outside.ttl_s:g} s")
 
 
@@ -175,10 +176,6 @@ def _in_the_way(turn: Turn, waiter: Waiter) -> str:
     return waiter.message or "it was not looked at yet"
 
 
-def _fields(lease: Lease) -> dict[str, str | int]:
-    return {"device": lease.device, "owner": called(lease), "lease": lease.id, "fence": lease.fence}
-
-
 def stop(turn: Turn) -> None:
     """The supervisor stops: nobody waits any longer. Whoever holds a device keeps it, and the next supervisor takes that over."""
     for waiter in tuple(turn.fleet.waiters.values()):
@@ -191,7 +188,7 @@ def take_back(turn: Turn, leases: Iterable[Lease]) -> None:
         if lease.outside is None or lease.state in {LeaseState.WAITING, LeaseState.FREE}:
             continue
         if lease.device not in turn.fleet.devices:
-            turn.announce("lease_released", reason=f"there is no {lease.device} any more", fields=_fields(lease))
+            turn.announce("lease_released", reason=f"there is no {lease.device} any more", fields=lease_fields(lease))
             continue
         ttl_s = lease.outside.ttl_s
         left_s = ttl_s if lease.expires_at_s is None else min(ttl_s, lease.expires_at_s - turn.now_s)  # an instant of another boot may lie far ahead
@@ -203,6 +200,6 @@ def take_back(turn: Turn, leases: Iterable[Lease]) -> None:
             handover.look(turn, turn.fleet.devices[lease.device])
             continue
         does = "loads on" if lease.purpose == "load" else "holds"
-        turn.announce("lease_adopted", reason=f"{called(lease)} {does} {lease.device}", fields=_fields(lease))
+        turn.announce("lease_adopted", reason=f"{called(lease)} {does} {lease.device}", fields=lease_fields(lease))
         if lease.outside is not None and lease.outside.pid:
             turn.act(WatchOwner(outside=lease.outside))

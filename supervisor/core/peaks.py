@@ -70,6 +70,8 @@ def measured(turn: Turn, device: Device) -> None:
 def heard(turn: Turn, worker: Worker, used_bytes: int) -> None:
     """Learn what a worker uses just now: by a reading, or by its own word, which is less at the most."""
     jobs = [job for job in (turn.fleet.jobs[name] for name in worker.jobs) if job.begun_at_s is not None]
+    if worker.stop is not None:  # perhaps because something else is loaded from now on
+        return
     works = [work_of(worker.model, job) for job in jobs] or ([work_of(worker.model, None)] if _never_worked(worker) else [])
     declared_bytes = turn.spec(worker).gpu_bytes
     for work in works if declared_bytes else ():
@@ -102,6 +104,12 @@ def given_bytes(fleet: Fleet, worker: WorkerName) -> int:
     """Return what is booked for a worker, 0 where nothing is."""
     lease = fleet.lease_of(worker)
     return lease.need_bytes if lease is not None else 0
+
+
+def forget(turn: Turn, model: str) -> None:
+    """Begin anew with a model that loads something else from now on."""
+    if old := of_model(turn.fleet, model):
+        turn.fleet = replace(turn.fleet, peaks={work: peak for work, peak in turn.fleet.peaks.items() if work not in old})
 
 
 def _put(turn: Turn, work: Work, peak: Peak) -> None:

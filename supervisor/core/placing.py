@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover, outside, sharing, yielding
+from supervisor.core import handover, ladder, outside, sharing, yielding
 from supervisor.core.admission import Room, estimate, is_overdue
 from supervisor.core.gpu import Blocked, devices_for, leases_on, no_device, startable
 from supervisor.core.jobs import Step, advance, in_order, rests
 from supervisor.core.limits import WorkerSpec
-from supervisor.core.line import Claim, behind, choose, claim_of, merged
+from supervisor.core.line import Claim, behind, choose, claim_of, in_line, merged
 from supervisor.core.model import (
     AT_WORK,
     BRAKING,
@@ -35,7 +35,7 @@ from supervisor.core.turn import Turn
 def assign(turn: Turn) -> None:
     """Give each queued job, the most urgent first, to a worker that can take it or be started for it, and each device to whoever is next for it."""
     queued = [job for job in turn.fleet.jobs.values() if job.status is JobStatus.QUEUED]
-    waiters = outside.in_line(turn.fleet.waiters.values())
+    waiters = in_line(turn.fleet.waiters.values())
     if not queued and not waiters:
         yielding.ask(turn, {})
         return
@@ -152,7 +152,7 @@ def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, Claim], ro
     for worker in takers:
         if worker.idle:
             why = f"{job.id} needs more of the device than it was given"
-            generations.order_leave(turn, worker, Cause.HANDOVER, why)
+            ladder.order_leave(turn, worker, Cause.HANDOVER, why)
             return NoPlace(f"{worker.name} leaves and comes back: {why}", Reason.WAITING_FOR_GPU, turn.device_of(worker))
     for worker in workers:
         if worker.wanted is Wanted.UP and not worker.jobs and startable(worker, turn.now_s) and not behind_others(turn, worker):
@@ -228,16 +228,17 @@ def _place_on_device(turn: Turn, job: Job, worker: Worker, first: Mapping[Device
 
 
 def _move(turn: Turn, job: Job, up: Iterable[Worker], first: Mapping[DeviceId, Claim]) -> NoPlace | None:
-    """Have an idle worker leave its device for the one that the job names, as soon as that can be handed over; None where there is none."""
+    """Have an idle worker leave where it is for the device that the job names, as soon as that can be handed over; None where there is none."""
     idle = next((worker for worker in up if worker.idle and job.only_on not in {None, turn.device_of(worker)}), None)
-    offers = sharing.offers_for(turn, idle, job) if idle is not None and turn.device_of(idle) is not None else []
+    offers = sharing.offers_for(turn, idle, job) if idle is not None else []
     if idle is None or not offers:
         return None
     (device, _), plan = choose(turn.fleet, turn.limits, offers, first, turn.now_s)
     if isinstance(plan, Blocked):
         return NoPlace(plan.sentence, Reason.WAITING_FOR_GPU, device.id)
-    generations.order_leave(turn, idle, Cause.HANDOVER, f"{job.id} wants it on {device.id}")
-    return NoPlace(f"{idle.name} leaves {turn.device_of(idle)} for {device.id}", Reason.WAITING_FOR_GPU, device.id)
+    ladder.order_leave(turn, idle, Cause.HANDOVER, f"{job.id} wants it on {device.id}")
+    left = turn.device_of(idle) or "for now"  # one that was taken over while no card answered has no device that is known of
+    return NoPlace(f"{idle.name} leaves {left} to come back on {device.id}", Reason.WAITING_FOR_GPU, device.id)
 
 
 def _assign_to(turn: Turn, job: Job, worker: Worker) -> Job:
@@ -268,7 +269,8 @@ def _why_nobody(turn: Turn, workers: list[Worker]) -> str:
         if worker.wanted is Wanted.DOWN:
             words.append(f"{worker.name} is wanted down (warden workers start {worker.name})")
         elif worker.state in (WorkerState.BACKOFF, WorkerState.QUARANTINED):
-            words.append(f"{worker.name} is in {worker.state}, next try in {max(0.0, worker.retry_at_s - turn.now_s):.0f} s: {worker.last_reason}")
+            state = "in backoff" if worker.state is WorkerState.BACKOFF else worker.state
+            words.append(f"{worker.name} is {state}, next try in {max(0.0, worker.retry_at_s - turn.now_s):.0f} s: {worker.last_reason}")
         elif first := behind_others(turn, worker):
             words.append(f"{worker.name} starts when {', '.join(first)} is ready")
         elif worker.jobs:

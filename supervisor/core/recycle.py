@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from supervisor.core import generations
+from supervisor.core import ladder
 from supervisor.core.limits import Watchdog
 from supervisor.core.model import Cause, Stop, Wanted, Worker, WorkerState
 from supervisor.core.spread import spread
@@ -32,7 +32,7 @@ def recycle(turn: Turn, old: Iterable[Worker]) -> None:
         if at_s <= turn.now_s and not on_its_way(turn, worker.model):
             asked = worker.process is not None and worker.process.recycle_asked
             words = "asked for by the operator" if asked else f"recycle_after is {format_duration(turn.spec(worker).watchdog.recycle_after_s)}"
-            generations.order_leave(turn, worker, Cause.RECYCLE, words, boundary=True)
+            ladder.order_leave(turn, worker, Cause.RECYCLE, words, boundary=True)
 
 
 def on_its_way(turn: Turn, model: str) -> bool:
@@ -49,4 +49,4 @@ def is_overdue(turn: Turn, worker: Worker, stop: Stop) -> bool:
 def insist(turn: Turn, worker: Worker, stop: Stop) -> None:
     """Stop a worker whose recycle is overdue."""
     words = f"no boundary came within recycle_wait, {format_duration(turn.spec(worker).watchdog.recycle_wait_s)}"
-    generations.order_stop(turn, worker, Cause.RECYCLE, f"{stop.reason}; {words}")
+    ladder.order_stop(turn, worker, Cause.RECYCLE, f"{stop.reason}; {words}")

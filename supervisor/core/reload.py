@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover, memory, wishes
+from supervisor.core import handover, ladder, memory, peaks, wishes
 from supervisor.core.actions import SaveWanted
 from supervisor.core.events import ConfigChanged
 from supervisor.core.health import stall_limit_s
@@ -14,6 +14,9 @@ from supervisor.core.turn import Turn
 
 LAUNCH_FIELDS: Final = ("command", "options", "env", "cwd", "umask", "oom_score_adj", "concurrency", "progress", "gpu_bytes", "user", "stop_signal")
 """What a process got when it was started: a change of these is a fresh process, at the next boundary."""
+
+_LOADED_FIELDS: Final = ("command", "options", "env")
+"""What says which model is loaded: after a change of these, what its work was seen to use before says nothing."""
 
 _CLOCKS: Final = ("start_timeout_s", "silent_after_s", "stall_after_s", "critical_max_s", "recycle_wait_s", "stop_grace_s")
 """The limits that end a process when they run out."""
@@ -47,10 +50,18 @@ def apply(turn: Turn, event: ConfigChanged) -> None:
             turn.put_worker(replace(worker, wanted=_autostart(turn.spec(worker)), retired=False))
         elif worker.model in event.previous.workers:
             _change(turn, worker, event.previous.workers[worker.model])
+    _forget_peaks(turn, event.previous)
     memory.limits_changed(turn, event.previous.memory)
     for device in tuple(turn.fleet.devices.values()):
         if device.backend == "host":
             turn.put_device(replace(device, total_bytes=turn.limits.gpu.host_budget_bytes))
+
+
+def _forget_peaks(turn: Turn, previous: Limits) -> None:
+    for model, old in previous.workers.items():
+        new = turn.limits.workers.get(model)
+        if new is None or any(getattr(new, field) != getattr(old, field) for field in _LOADED_FIELDS):
+            peaks.forget(turn, model)
 
 
 def _autostart(spec: WorkerSpec) -> Wanted:
@@ -83,7 +94,7 @@ def _change(turn: Turn, worker: Worker, old: WorkerSpec) -> None:
         if old.gpu_bytes != new.gpu_bytes:  # the device that is on its way to it was measured for another need
             wishes.give_back(turn, worker, reason)
     elif worker.stop is None:
-        generations.order_leave(turn, worker, Cause.OPERATOR, reason, boundary=True)
+        ladder.order_leave(turn, worker, Cause.OPERATOR, reason, boundary=True)
 
 
 def _full_window(turn: Turn, worker: Worker, old: WorkerSpec, new: WorkerSpec) -> None:

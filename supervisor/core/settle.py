@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import brake, generations, handover, loading, outside, sharing
+from supervisor.core import brake, generations, handover, ladder, loading, outside, sharing
 from supervisor.core.actions import SendJob
 from supervisor.core.admission import room_bytes
 from supervisor.core.gpu import Begin, startable, wants_back
@@ -122,7 +122,7 @@ def _start_or_retire(turn: Turn, worker: Worker) -> None:
         )  # its work is saved when it can be asked to
         if worker.state in WITH_PROCESS and worker.stop is None and not coming_back:
             why = "the configuration no longer names it" if worker.retired else "the operator wants it down"
-            generations.order_leave(turn, worker, Cause.OPERATOR, why, boundary=True)
+            ladder.order_leave(turn, worker, Cause.OPERATOR, why, boundary=True)
         elif may(worker, Signal.REST):
             turn.put_worker(replace(move(worker, Signal.REST, turn.now_s), failures=0))
         return
@@ -135,7 +135,7 @@ def _start_or_retire(turn: Turn, worker: Worker) -> None:
         elif not needed and may(worker, Signal.REST):
             turn.put_worker(move(worker, Signal.REST, turn.now_s))
     elif worker.state is WorkerState.READY and not needed:
-        generations.order_leave(turn, worker, Cause.IDLE, "no job is left for it, and it is not resident")
+        ladder.order_leave(turn, worker, Cause.IDLE, "no job is left for it, and it is not resident")
 
 
 def _granted(turn: Turn, worker: Worker) -> bool:

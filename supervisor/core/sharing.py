@@ -69,6 +69,17 @@ def need_of(turn: Turn, one: Job | Waiter, model: str | None, device: Device) ->
     return _cut(declared_bytes, asked_bytes, room_on(turn.fleet, turn.limits, device=device, now_s=turn.now_s)) if shared(turn.limits) else declared_bytes
 
 
+def wanted(fleet: Fleet, limits: Limits, job: Job, now_s: float) -> tuple[Device | None, int]:
+    """Return the device that a job waits for, the best that could be its, and how much it is to be given of it; 0 for one that needs none."""
+    model = limits.model_for(job.kind)
+    declared_bytes = limits.workers[model].gpu_bytes if model else 0
+    if model is None or not declared_bytes:
+        return None, 0
+    asked_bytes = asked_of(fleet, limits, model=model, job=job)
+    found = offers(fleet, limits, declared_bytes=declared_bytes, asked_bytes=asked_bytes, now_s=now_s, only_on=job.only_on)
+    return found[0] if found else (None, declared_bytes)
+
+
 def offers_for(turn: Turn, worker: Worker, job: Job | None) -> list[Offer]:
     """Return the devices for a worker that is to start."""
     asked_bytes = asked_of(turn.fleet, turn.limits, model=worker.model, job=job)

@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core.gpu import called, held_outside, leases_on, stranger_words, strangers
+from supervisor.core.gpu import called, held_outside, lease_fields, leases_on, stranger_words, strangers
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.lifecycle import advance_lease
 from supervisor.core.model import Device, Fleet, Holding, Lease, LeaseState
@@ -81,4 +81,4 @@ def _idle(turn: Turn, device: Device, lease: Lease) -> None:
     elif not lease.idle_said and turn.now_s - lease.idle_since_s >= IDLE_AFTER_S:
         turn.put_lease(replace(lease, idle_said=True))
         reason = f"{called(lease)} holds {device.id}, and has used nothing of it for {IDLE_AFTER_S:g} s"
-        turn.announce("lease_idle", reason=reason, fields={"device": device.id, "owner": called(lease), "lease": lease.id, "fence": lease.fence})
+        turn.announce("lease_idle", reason=reason, fields=lease_fields(lease))

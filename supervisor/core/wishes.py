@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from supervisor.core import generations, handover, work
+from supervisor.core import handover, ladder, work
 from supervisor.core.actions import Reply, SaveWanted
 from supervisor.core.events import RecycleRequested, WantedChanged
 from supervisor.core.model import Cause, JobStatus, Wanted, Worker, WorkerName
@@ -19,7 +19,7 @@ def wanted_changed(turn: Turn, event: WantedChanged) -> None:
         if worker.wanted is Wanted.UP:  # whoever says so has mended what was wrong: no back-off is waited out
             worker = turn.put_worker(replace(worker, retry_at_s=turn.now_s))
         if event.restart and worker.stop is None:
-            generations.order_leave(turn, worker, Cause.OPERATOR, "restart asked for by the operator", boundary=True)
+            ladder.order_leave(turn, worker, Cause.OPERATOR, "restart asked for by the operator", boundary=True)
     if event.wanted == Wanted.UP:  # nor is it waited for longer that a device is kept free
         for device in [device for device in turn.fleet.devices.values() if device.hold_off_until_s]:
             turn.put_device(replace(device, hold_off_until_s=0.0))

@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import admission, generations, gpu_faults, handover, leaks, peaks
+from supervisor.core import admission, gpu_faults, handover, ladder, leaks, peaks
 from supervisor.core.actions import AnyAction, MeasureRelease, Publish, Reply, SendCancel, SendResync, SendStored
 from supervisor.core.endings import said, said_back
 from supervisor.core.events import (
@@ -126,7 +126,7 @@ def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:
         job = came_back(job, turn.fleet.lease_of(worker.name), turn.now_s)
         turn.save_job(job, stored, said_back(turn, job, "job_returned", worker.name))
         if worker.stop is None and event.reason == "shutdown":  # let it go before it is given another job
-            generations.order_leave(turn, turn.fleet.workers[worker.name], Cause.OPERATOR, "it was told to leave by somebody else")
+            ladder.order_leave(turn, turn.fleet.workers[worker.name], Cause.OPERATOR, "it was told to leave by somebody else")
     elif event.reason == _NEEDS_MEMORY and event.memory_bytes and job.memory_from in {Source.NONE, Source.OBSERVED}:
         take_from_worker(turn, job)
         job = _weighed(turn, job, event.memory_bytes)
@@ -171,7 +171,7 @@ def released(turn: Turn, worker: Worker, event: ReleaseMeasured) -> None:
     message = "" if event.proved else f"{held}: its process is ended to give it back"
     _cancelled(turn, worker, job, freed_bytes=freed, message=message)
     if not event.proved:
-        generations.order_leave(turn, turn.fleet.workers[worker.name], Cause.CANCEL, message)
+        ladder.order_leave(turn, turn.fleet.workers[worker.name], Cause.CANCEL, message)
 
 
 def _cancelled(turn: Turn, worker: Worker, job: Job, *then: AnyAction, freed_bytes: int, message: str) -> None:

@@ -6,9 +6,9 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisor.core import generations, sharing
+from supervisor.core import ladder, sharing
 from supervisor.core.budget import Harm, leavers
-from supervisor.core.gpu import called, leases_on, shares_of
+from supervisor.core.gpu import called, lease_fields, leases_on, shares_of
 from supervisor.core.lifecycle import Turn as Move
 from supervisor.core.lifecycle import advance_lease
 from supervisor.core.limits import Limits
@@ -137,8 +137,8 @@ def _reason(turn: Turn, claim: Claim, holder: Worker) -> str:
 def _ask(turn: Turn, lease: Lease, holder: Worker, claim: Claim, reason: str) -> None:
     lease = turn.put_lease(replace(advance_lease(lease, Move.ASK, turn.now_s), wanted_by=claim.id))
     words = f"makes room at its next checkpoint for {claim.words}, {reason}"
-    turn.announce("lease_yielding", worker=holder.name, job=holder.jobs[0], reason=words, fields=_fields(lease, claim))
-    generations.order_leave(turn, holder, Cause.HANDOVER, words, boundary=True)
+    turn.announce("lease_yielding", worker=holder.name, job=holder.jobs[0], reason=words, fields=lease_fields(lease, wanted_by=claim.words))
+    ladder.order_leave(turn, holder, Cause.HANDOVER, words, boundary=True)
 
 
 def _tell_outside(turn: Turn, device: Device, lease: Lease, line: Sequence[Job | Waiter]) -> None:
@@ -156,9 +156,5 @@ def _tell_outside(turn: Turn, device: Device, lease: Lease, line: Sequence[Job |
     if found is not None and (not lease.wanted_by or (too_long and not lease.overheld)):
         claim, reason = found
         event = "lease_overheld" if too_long else "lease_wanted"
-        turn.announce(event, reason=f"{called(lease)} should give {lease.device} to {claim.words}, {reason}", fields=_fields(lease, claim))
+        turn.announce(event, reason=f"{called(lease)} should give {lease.device} to {claim.words}, {reason}", fields=lease_fields(lease, wanted_by=claim.words))
     turn.put_lease(replace(lease, wanted_by=wanted_by, overheld=too_long))
-
-
-def _fields(lease: Lease, claim: Claim) -> dict[str, str | int]:
-    return {"device": lease.device, "owner": called(lease), "lease": lease.id, "fence": lease.fence, "wanted_by": claim.words}

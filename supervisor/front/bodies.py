@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from supervisor.front.problems import Refusal
+from supervisor.front.shapes_in import PATTERNS
 
 Shape = TypeVar("Shape", bound=Struct)
 
@@ -45,9 +46,16 @@ def decoded(data: bytes | str, shape: type[Shape], *, where: str = "the body") -
     try:
         return msgspec.json.decode(data, type=shape)
     except msgspec.ValidationError as error:
-        raise Refusal(422, "invalid", f"{where} does not fit: {error}") from error
+        raise Refusal(422, "invalid", f"{where} does not fit: {_in_words(str(error))}") from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Refusal(400, "usage", f"{where} is not JSON: {error}") from error
+
+
+def _in_words(sentence: str) -> str:
+    """Return what did not fit, with each pattern by what it asks for."""
+    for pattern, words in PATTERNS.items():
+        sentence = sentence.replace(f"matching regex {pattern!r}", f"that is {words}")
+    return sentence
 
 
 def media_type(request: Request) -> str:

@@ -1,9 +1,23 @@
 """What people send: the bodies of the routes. Sizes and lengths are bounded, unknown names refused."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
+
+_PRINTABLE: Final = r"^[ -~]*$"
+_NO_SPACES: Final = r"^[!-~]*$"
+_ONE_LINE: Final = r"^[^\x00-\x1f\x7f]*$"
+_SIZE: Final = r"^\d+(\.\d+)?\s*[A-Za-z]*$"
+_NUMBER: Final = "^[0-9]{1,9}$"
+PATTERNS: Final = {
+    _PRINTABLE: "printable ASCII",
+    _NO_SPACES: "printable ASCII without spaces",
+    _ONE_LINE: "one line without control characters",
+    _SIZE: 'a size such as "8GiB"',
+    _NUMBER: "a whole number",
+}
+"""What each pattern asks for, for people."""
 
 Text = Annotated[str, Meta(min_length=1, max_length=200)]
 PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
@@ -17,7 +31,7 @@ Labels = Annotated[list[Annotated[int, Meta(ge=0, le=1)]], Meta(max_length=1000)
 Instant = Annotated[datetime, Meta(tz=True)]
 SessionId = Annotated[str, Meta(min_length=1, max_length=100)]
 JobId = Annotated[str, Meta(min_length=1, max_length=100)]
-Size = Annotated[str, Meta(max_length=40, pattern=r"^\d+(\.\d+)?\s*[A-Za-z]*$")]
+Size = Annotated[str, Meta(max_length=40, pattern=_SIZE)]
 
 
 class JobBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,7 +113,7 @@ class TrainingBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class PushBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Train on the masks of a session. classes: object id -> the name of its class; params: further ones of the kind yolo.train."""
 
-    classes: Annotated[dict[Annotated[str, Meta(pattern="^[0-9]{1,9}$")], Text], Meta(min_length=1, max_length=1000)]
+    classes: Annotated[dict[Annotated[str, Meta(pattern=_NUMBER)], Text], Meta(min_length=1, max_length=1000)]
     params: dict[str, Any] = field(default_factory=dict)
     priority: Priority | None = None
 
@@ -110,7 +124,7 @@ class JobRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     job_id: JobId
 
 
-Owner = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[ -~]*$")]
+Owner = Annotated[str, Meta(min_length=1, max_length=200, pattern=_PRINTABLE)]
 LeaseName = Annotated[str, Meta(min_length=1, max_length=100)]
 Fence = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
@@ -132,7 +146,7 @@ class LockBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     device: Text | None = None
     pid: Natural | None = None
     purpose: Literal["inference", "load"] = "inference"
-    ticket: Annotated[str, Meta(max_length=100, pattern=r"^[!-~]*$")] = ""
+    ticket: Annotated[str, Meta(max_length=100, pattern=_NO_SPACES)] = ""
 
 
 class RenewBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -146,7 +160,7 @@ class RenewBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class ReleaseBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Leases that are taken back. reason: why, for the record."""
 
-    reason: Annotated[str, Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    reason: Annotated[str, Meta(max_length=500, pattern=_ONE_LINE)] = ""
 
 
 class VacateBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,7 +1,8 @@
 """The guard: below the hard floor it ends workers by itself, also while the supervisor stands still. Started as `python -I -S guard.py PARENT PAGE KILLS`.
 
-PAGE and KILLS are descriptors of shared memory. On PAGE the supervisor publishes, newest first in line, whom it may end and how memory is counted; on KILLS
-the guard writes whom it ended, before it does. It imports nothing of ours, keeps its pages in memory, and has a pidfd of each process before it needs one.
+PAGE and KILLS are descriptors of shared memory. On PAGE the supervisor publishes, the first victim first, whom it may end, what each has, and how memory
+is counted; on KILLS the guard writes whom it ended, before it does. It imports nothing of ours, keeps its pages in memory, and has a pidfd of each process
+before it needs one.
 """
 
 import ctypes
@@ -22,17 +23,24 @@ STALE_S = 2.0
 """An order that is older is not believed: who has most goes first then."""
 EXIT_MAX_S = 1.0
 """How long one is waited for before the next is ended as well."""
+WORTH_BYTES, HELP_SHARE, BAND = 64 * 2**20, 10, 8
+"""As for the supervisor's brake: less is no use to end anybody for; all of ours must have this part of what is missing, up to this part over the floor."""
 _LOCK = 1 | 2 | 4  # MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Victim:
-    """One worker: its name and generation, and a pidfd of each of its processes, the leader's first."""
+    """One worker: its name and generation, a pidfd of each of its processes, the leader's first, and what its end gives back: shared pages count once."""
 
-    def __init__(self, name: str, pids: dict[int, int]) -> None:
+    def __init__(self, name: str, pids: dict[int, int], size: int) -> None:
         self.name = name
         self.pids = pids
+        self.shared = self.resident_bytes() - size
+
+    def size_bytes(self) -> int:
+        """Return what it has: what was published, and what its RSS gained since."""
+        return max(0, self.resident_bytes() - self.shared)
 
     def resident_bytes(self) -> int:
         """Return the RSS of its processes."""
@@ -80,14 +88,14 @@ class Guard:
                 groups.append((int(limit), used, stat, [name.encode() for name in names.split(",")]))
                 continue
             pids = {}
-            for word in words[1:]:
+            for word in words[2:]:
                 pid, _, ticks = word.partition(":")
                 key = (int(pid), int(ticks))
                 pidfd = self.open.get(key) or opened(*key)
                 if pidfd:
                     still[key] = pids[key[0]] = pidfd
             if pids:
-                victims.append(Victim(words[0], pids))
+                victims.append(Victim(words[0], pids, int(words[1])))
         for key, pidfd in self.open.items():
             if key not in still:
                 os.close(pidfd)
@@ -105,13 +113,13 @@ class Guard:
         return found
 
     def act(self, available: int) -> None:
-        """End one worker, wait until it is gone, and say so."""
-        living = [victim for victim in self.victims if not victim.gone()]
-        if not living:
+        """End one worker, wait until it is gone, and say so; nobody where all of ours together would not help."""
+        sizes = {victim: size for victim in self.victims if not victim.gone() and (size := victim.size_bytes()) >= WORTH_BYTES}
+        if not sizes or sum(sizes.values()) * HELP_SHARE < self.floor + self.floor // BAND - available:
             return
-        stale = time.monotonic() - self.said_at_s > STALE_S
-        victim = max(living, key=Victim.resident_bytes) if stale else living[0]
-        held, begun_s = victim.resident_bytes(), time.monotonic()
+        begun_s = time.monotonic()
+        victim = max(sizes, key=sizes.__getitem__) if begun_s - self.said_at_s > STALE_S else next(iter(sizes))
+        held = sizes[victim]
         place = self.write(f"{victim.name}\t{available}\t{self.floor}\t{held}")
         for number in (signal.SIGSTOP, signal.SIGKILL):  # all stand still before the first dies: nobody bears another meanwhile
             self.send(victim, number)

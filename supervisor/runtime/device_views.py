@@ -1,12 +1,14 @@
 """The shapes of devices that people and programs read: who holds them, who waits, how a hand-over went. Pure, as `views` is."""
 
+from supervisor.core import sharing
 from supervisor.core.gpu import device_for, held_outside, leases_on, strangers
-from supervisor.core.jobs import aged_priority, in_order
+from supervisor.core.jobs import aged_priority
 from supervisor.core.limits import Limits
-from supervisor.core.line import aged, called, rank_outside
+from supervisor.core.line import aged, named, rank_outside, standing
 from supervisor.core.loading import who_loads
-from supervisor.core.model import Device, Fleet, Handover, Holding, Lease, Reason, WorkerName
+from supervisor.core.model import Device, DeviceId, Fleet, Handover, Holding, Job, Lease, Reason, Waiter, WorkerName
 from supervisor.core.peaks import of_model
+from supervisor.runtime.troubles import device_unwell
 from supervisor.shapes import DeviceView, HandoverView, HolderView, LoadingView, PeakView, StrangerView, WaiterView
 from supervisor.units import format_size
 
@@ -30,10 +32,11 @@ def device_view(device: Device, *, fleet: Fleet, limits: Limits, now_s: float) -
             for one in strangers(fleet, device)
         ],
         xids={str(xid): count for xid, count in device.xids.items()},
-        waiters=_waiters(fleet, limits, now_s) + _outside_waiters(fleet, device, limits, now_s),
+        waiters=_waiting(fleet, device, limits, now_s),
         handover=_handover_view(device.handover, now_s) if device.handover else None,
         last_handover=_handover_view(device.last_handover, now_s) if device.last_handover else None,
         loading=_loading(device, fleet, limits, now_s),
+        unwell=device_unwell(device, fleet=fleet, limits=limits, now_s=now_s),
         kept_free_s=device.hold_off_until_s - now_s if device.hold_off_until_s > now_s else None,
     )
 
@@ -86,49 +89,54 @@ def _holder(lease: Lease, device: Device, *, fleet: Fleet, limits: Limits, now_s
         fence=lease.fence,
         expires_in_s=None if lease.expires_at_s is None else lease.expires_at_s - now_s,
         idle_s=None if lease.idle_since_s is None else now_s - lease.idle_since_s,
-        wanted_by=called(fleet, lease.wanted_by),
+        wanted_by=named(fleet, lease.wanted_by),
     )
 
 
-def _outside_waiters(fleet: Fleet, device: Device, limits: Limits, now_s: float) -> list[WaiterView]:
-    """Return the programs outside Warden that wait for this device, the next first."""
-    waiting = sorted(fleet.waiters.values(), key=lambda waiter: rank_outside(waiter, limits.gpu, now_s))
-    views = []
-    for waiter in waiting:
-        best = device_for(fleet, waiter.need_bytes, limits.gpu.margin_bytes)
-        if device.id != (waiter.device or (best.id if best else device.id)):
-            continue
-        views.append(
-            WaiterView(
-                owner=waiter.outside.name,
-                job=None,
-                priority=waiter.priority,
-                aged_priority=aged(waiter, limits.gpu, now_s),
-                waited_s=now_s - waiter.arrived_at_s,
-                need_bytes=waiter.need_bytes,
-                waits_for=waiter.message,
-                kind="outside",
-                pid=waiter.outside.pid or None,
-                ticket=waiter.outside.ticket,
-            )
-        )
-    return views
+def _waiting(fleet: Fleet, device: Device, limits: Limits, now_s: float) -> list[WaiterView]:
+    """Return who waits for this device: whoever it is being handed to, then the others in the order of their turn, then who waits to load on it."""
+    programs = [waiter for waiter in fleet.waiters.values() if waiter.lease is not None or waiter.purpose != "inference"]
+    programs.sort(key=lambda waiter: (waiter.lease is None, rank_outside(waiter, limits.gpu, now_s)))
+    handed = [waiter for waiter in programs if waiter.lease is not None]
+    queue = [*handed, *standing(fleet, limits, now_s, now_s + fleet.wall_offset_s), *programs[len(handed) :]]
+    return [_waiter(one, limits, now_s) for one in queue if _waits_at(one, fleet, limits, now_s) == device.id]
 
 
-def _waiters(fleet: Fleet, limits: Limits, now_s: float) -> list[WaiterView]:
-    waiting = in_order([job for job in fleet.jobs.values() if job.reason is Reason.WAITING_FOR_GPU], limits.jobs, now_s)
-    return [
-        WaiterView(
-            owner=limits.model_for(job.kind) or "?",
-            job=job.id,
-            priority=job.priority,
-            aged_priority=aged_priority(job, limits.jobs, now_s),
-            waited_s=now_s - job.queued_at_s,
-            need_bytes=limits.workers[limits.model_for(job.kind) or ""].gpu_bytes if limits.model_for(job.kind) else 0,
-            waits_for=job.message,
+def _waits_at(one: Job | Waiter, fleet: Fleet, limits: Limits, now_s: float) -> DeviceId | None:
+    """Return the device that somebody waits for: the one on its way, the one that is named, or the best."""
+    if isinstance(one, Job):
+        found = sharing.wanted(fleet, limits, one, now_s)[0] if one.reason is Reason.WAITING_FOR_GPU else None
+        return found.id if found is not None else None
+    if one.lease is not None and one.lease in fleet.leases:
+        return fleet.leases[one.lease].device
+    best = device_for(fleet, one.need_bytes, limits.gpu.margin_bytes)
+    return one.device or (best.id if best is not None else None)
+
+
+def _waiter(one: Job | Waiter, limits: Limits, now_s: float) -> WaiterView:
+    if isinstance(one, Job):
+        model = limits.model_for(one.kind)
+        return WaiterView(
+            owner=model or "?",
+            job=one.id,
+            priority=one.priority,
+            aged_priority=aged_priority(one, limits.jobs, now_s),
+            waited_s=now_s - one.queued_at_s,
+            need_bytes=limits.workers[model].gpu_bytes if model else 0,
+            waits_for=one.message,
         )
-        for job in waiting
-    ]
+    return WaiterView(
+        owner=one.outside.name,
+        job=None,
+        priority=one.priority,
+        aged_priority=aged(one, limits.gpu, now_s),
+        waited_s=now_s - one.arrived_at_s,
+        need_bytes=one.need_bytes,
+        waits_for=one.message,
+        kind="outside",
+        pid=one.outside.pid or None,
+        ticket=one.outside.ticket,
+    )
 
 
 def _handover_view(handover: Handover, now_s: float) -> HandoverView:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from supervisor.core.events import AnyEvent, LockRequested, LockWithdrawn, RenewRequested, UnlockRequested
 from supervisor.core.gpu import device_for
 from supervisor.core.limits import Limits
-from supervisor.core.line import called
+from supervisor.core.line import named
 from supervisor.core.model import Device, DeviceId, Fleet, Lease, LeaseId, Outside, Ticket
 from supervisor.runtime.asking import ANSWER_MAX_S, Asking
 from supervisor.runtime.device_views import device_view
@@ -167,7 +167,7 @@ class LockOperations:
             expires_in_s=None if lease.ends_at_s is None else max(0.0, lease.ends_at_s - time.monotonic()),
             env=shown(device) if device is not None else {},
             yield_wanted=bool(lease.wanted_by),
-            wanted_by=called(self._fleet(), lease.wanted_by),
+            wanted_by=named(self._fleet(), lease.wanted_by),
         )
 
     def _not_granted(self, ticket: Ticket, wanted: DeviceId | None, need_bytes: int, no: Rejected) -> LockView:

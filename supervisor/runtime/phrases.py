@@ -40,10 +40,9 @@ def jobs_of(fleet: Fleet, names: Iterable[JobId], now_s: float) -> list[str]:
 def handover_words(device: Device, handover: Handover, *, fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
     """Return how far a hand-over is: who was asked to leave, what was proved, and when it is given up at the latest."""
     whom = f"{handover.to}{f' ({handover.job})' if handover.job else ''}"
-    asked = ", ".join(handover.leaving) or "nobody"
-    lines = [
-        f"{device.id} is being handed to {whom}: {asked} asked to leave {short_duration(now_s - handover.ordered_at_s)} ago, {_step(device, handover, fleet)}"
-    ]
+    ago = f"{short_duration(now_s - handover.ordered_at_s)} ago"
+    asked = f"{', '.join(handover.leaving)} asked to leave {ago}" if handover.leaving else f"ordered {ago}, nobody has to leave"
+    lines = [f"{device.id} is being handed to {whom}: {asked}, {_step(device, handover, fleet)}"]
     due_s = handover.ordered_at_s + limits.gpu.vacate_timeout_s - now_s
     lines.append(f"if it is not proved free within {short_duration(max(0.0, due_s))} more, the newcomer is refused (gpu.vacate_timeout)")
     return lines
@@ -54,10 +53,10 @@ def _step(device: Device, handover: Handover, fleet: Fleet) -> str:
     if handover.exited_at_s is None:
         states = [f"{name} is {fleet.workers[name].state}" for name in handover.leaving if name in fleet.workers]
         return f"not gone yet ({', '.join(states) or 'it is settled in a moment'})"
-    left = f"left after {short_duration(handover.exited_at_s - handover.ordered_at_s)}"
+    left = f"left after {short_duration(handover.exited_at_s - handover.ordered_at_s)}" if handover.leaving else "what was there before cools"
     if handover.gone_at_s is None:
         return f"{left}; that all of its processes are gone is being proved"
-    gone = f"{left}, all processes gone after {short_duration(handover.gone_at_s - handover.ordered_at_s)}"
+    gone = f"{left}, all processes gone after {short_duration(handover.gone_at_s - handover.ordered_at_s)}" if handover.leaving else "its memory is measured"
     if handover.back_at_s is None:
         free = format_size(device.sample.free_bytes) if device.sample else "?"
         return f"{gone}; {free} free after {handover.polls} looks, {format_size(handover.need_bytes)} and the margin are needed"

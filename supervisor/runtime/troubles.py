@@ -1,12 +1,13 @@
 """What is not as it should be, in sentences."""
 
-from supervisor.core.gpu import called, stranger_words
+from supervisor.core.gpu import called, held_by, stranger_words
 from supervisor.core.health import clocks
 from supervisor.core.limits import Limits
 from supervisor.core.memory import lines
-from supervisor.core.model import DeviceState, Fleet, LeaseState, Wanted, Worker, WorkerState, Zone
+from supervisor.core.model import Device, DeviceState, Fleet, Lease, LeaseState, Wanted, Worker, WorkerState, Zone
 from supervisor.units import format_size
 
+_IN = {WorkerState.BACKOFF: "in backoff"}
 _LINE_KEYS = {Zone.EMERGENCY: "emergency_below", Zone.FLOOR: "hard_floor"}
 
 
@@ -21,19 +22,11 @@ def unwell(fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
         if worker.wanted is Wanted.DOWN:
             continue
         if worker.state in (WorkerState.BACKOFF, WorkerState.QUARANTINED, WorkerState.UNKILLABLE):
-            found.append(f"{worker.name} is in {worker.state}: {worker.last_reason or 'no reason known'}")
+            found.append(f"{worker.name} is {_IN.get(worker.state, worker.state)}: {worker.last_reason or 'no reason known'}")
         over = (clock for clock in clocks(worker, fleet.jobs, limits.workers[worker.model]) if clock.over_s(now_s) > 0)
         found += [f"{worker.name}: its {clock.cause} clock is over its limit of {clock.limit_s:g} s" for clock in over]
-    failing = (device for device in fleet.devices.values() if device.state is not DeviceState.OK)
-    found += [f"{device.id} is {device.state}{f': {device.trouble}' if device.trouble else ''}" for device in failing]
-    stale = (lease for lease in fleet.leases.values() if lease.state is LeaseState.STALE)
-    found += [
-        f"{called(lease)} holds {lease.device}, and does not renew its lease, {now_s - (lease.expires_at_s or now_s):.0f} s over its time" for lease in stale
-    ]
-    late = [lease for lease in fleet.leases.values() if lease.state is LeaseState.COOLING and now_s >= lease.since_s + limits.gpu.vacate_timeout_s]
-    found += [f"the memory of {called(lease)} on {lease.device} is not back {now_s - lease.since_s:.0f} s after its end (warden gpu status)" for lease in late]
     for device in fleet.devices.values():
-        found += [f"{device.id} is contaminated: {stranger_words(one)} without a lease; it is waited for, not ended" for one in device.intruders]
+        found += device_unwell(device, fleet=fleet, limits=limits, now_s=now_s)
     if fleet.zone in (Zone.EMERGENCY, Zone.FLOOR) and fleet.available_bytes is not None:
         line = lines(limits.memory, fleet.memory_bytes).of(fleet.zone)
         found.append(f"memory: {format_size(fleet.available_bytes)} available, {_LINE_KEYS[fleet.zone]} is {format_size(line)}")
@@ -44,3 +37,22 @@ def unwell(fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
     if fleet.stopping_since_s is not None:
         found.append("the supervisor is stopping")
     return found
+
+
+def device_unwell(device: Device, *, fleet: Fleet, limits: Limits, now_s: float) -> list[str]:
+    """Return what is not as it should be with one device and whoever has it, one sentence each; empty when all is well."""
+    found = [f"{device.id} is {device.state}{f': {device.trouble}' if device.trouble else ''}"] if device.state is not DeviceState.OK else []
+    on_it = [lease for lease in fleet.leases.values() if lease.device == device.id]
+    for lease in on_it:
+        if lease.state is LeaseState.STALE:
+            over_s = now_s - (lease.expires_at_s or now_s)
+            found.append(f"{called(lease)} holds {device.id}{_to_load(lease)}, and does not renew its lease, {over_s:.0f} s over its time")
+    late = [lease for lease in on_it if lease.state is LeaseState.COOLING and now_s >= lease.since_s + limits.gpu.vacate_timeout_s]
+    there = "; ".join(held_by(fleet, device, now_s)) if late else ""
+    found += [f"the memory of {called(lease)} on {device.id} is not back {now_s - lease.since_s:.0f} s after its end: {there}" for lease in late]
+    found += [f"{device.id} is contaminated: {stranger_words(one)} without a lease; it is waited for, not ended" for one in device.intruders]
+    return found
+
+
+def _to_load(lease: Lease) -> str:
+    return " to load a model" if lease.purpose == "load" else ""

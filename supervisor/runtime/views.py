@@ -9,7 +9,7 @@ from supervisor.core.growth import Leak
 from supervisor.core.health import clocks
 from supervisor.core.jobs import place_of, rank
 from supervisor.core.limits import JSONValue, Limits
-from supervisor.core.line import rank_outside, standing
+from supervisor.core.line import in_line, rank_outside, standing
 from supervisor.core.loading import who_loads
 from supervisor.core.memory import lines
 from supervisor.core.model import (
@@ -61,7 +61,7 @@ def position(job: Job, fleet: Fleet, limits: Limits, now_s: float) -> int | None
     if place is None or not fleet.waiters or not _needs_device(job, limits):
         return place
     mine = rank(job, limits.jobs, now_s)
-    return place + sum(1 for waiter in fleet.waiters.values() if waiter.lease is None and rank_outside(waiter, limits.gpu, now_s) < mine)
+    return place + sum(1 for waiter in in_line(fleet.waiters.values()) if rank_outside(waiter, limits.gpu, now_s) < mine)
 
 
 def _needs_device(job: Job, limits: Limits) -> bool:

@@ -4,9 +4,9 @@ from typing import Final
 
 from supervisor.core.gpu import free_words, held_by, leases_on, strangers
 from supervisor.core.jobs import aged_priority, rests
-from supervisor.core.line import called, standing
+from supervisor.core.line import named, standing
 from supervisor.core.model import AT_WORK, Device, DeviceState, Fleet, Job, JobStatus, LeaseState, Reason, Waiter, Wanted, Worker
-from supervisor.core.sharing import asked_of, offers, shared
+from supervisor.core.sharing import shared, wanted
 from supervisor.runtime.device_views import device_view
 from supervisor.runtime.instants import instant
 from supervisor.runtime.memory_waits import Scene, memory_remedies, memory_sentences, memory_view
@@ -44,7 +44,7 @@ def wait_view(job: Job, reason: Reason, scene: Scene) -> WaitView:
     """Return the numbers. reason: from `waits_for`."""
     fleet, limits, now_s = scene.fleet, scene.limits, scene.now_s
     queue = _line(job, scene)
-    device, need_bytes = _device(job, scene)
+    device, need_bytes = wanted(scene.fleet, scene.limits, job, scene.now_s)
     holders: list[HolderView] = []
     if device is not None and reason is Reason.WAITING_FOR_GPU:
         holders = device_view(device, fleet=fleet, limits=limits, now_s=now_s).holders
@@ -71,25 +71,13 @@ def wait_sentences(job: Job, reason: Reason, scene: Scene) -> list[str]:
 
 def _line(job: Job, scene: Scene) -> list[Job | Waiter]:
     """Return the line in which a job stands: with the programs outside Warden, where it needs a device that they could take."""
-    device, _ = _device(job, scene)
+    device, _ = wanted(scene.fleet, scene.limits, job, scene.now_s)
     whole = standing(scene.fleet, scene.limits, scene.now_s, scene.wall_s)
     return [one for one in whole if isinstance(one, Job) or (device is not None and one.device in {None, device.id})]
 
 
 def _place(job: Job, line: list[Job | Waiter]) -> int | None:
     return next((place for place, other in enumerate(line, 1) if isinstance(other, Job) and other.id == job.id), None)
-
-
-def _device(job: Job, scene: Scene) -> tuple[Device | None, int]:
-    """Return the device that a job waits for, and how much it is to be given of it; 0 for one that needs none."""
-    fleet, limits = scene.fleet, scene.limits
-    model = limits.model_for(job.kind)
-    declared_bytes = limits.workers[model].gpu_bytes if model else 0
-    if model is None or not declared_bytes:
-        return None, 0
-    asked_bytes = asked_of(fleet, limits, model=model, job=job)
-    found = offers(fleet, limits, declared_bytes=declared_bytes, asked_bytes=asked_bytes, now_s=scene.now_s, only_on=job.only_on)
-    return found[0] if found else (None, declared_bytes)
 
 
 def _head(job: Job, reason: Reason, scene: Scene) -> str:
@@ -120,7 +108,7 @@ def _in_the_way(job: Job, reason: Reason, scene: Scene) -> list[str]:
         case Reason.WAITING_FOR_GPU:
             return _at_the_device(job, scene)
         case Reason.WAITING_FOR_MEMORY:
-            return memory_sentences(job, _device(job, scene)[0], scene)
+            return memory_sentences(job, wanted(scene.fleet, scene.limits, job, scene.now_s)[0], scene)
         case Reason.WAITING_FOR_WORKER:
             return _at_the_workers(job, scene)
         case _:
@@ -129,7 +117,7 @@ def _in_the_way(job: Job, reason: Reason, scene: Scene) -> list[str]:
 
 def _at_the_device(job: Job, scene: Scene) -> list[str]:
     fleet, now_s = scene.fleet, scene.now_s
-    device, need_bytes = _device(job, scene)
+    device, need_bytes = wanted(scene.fleet, scene.limits, job, scene.now_s)
     if not need_bytes:
         return []
     need = f"{format_size(need_bytes)} and {format_size(scene.limits.gpu.margin_bytes)} of margin"
@@ -149,7 +137,7 @@ def _at_the_device(job: Job, scene: Scene) -> list[str]:
     lines += _risk(fleet, device, need_bytes + scene.limits.gpu.margin_bytes)
     giving_way = [lease for lease in leases_on(fleet, device) if lease.state is LeaseState.YIELDING and lease.wanted_by]
     if giving_way:
-        return [*lines, *(f"then: {lease.owner} gives way at its next checkpoint, to {called(fleet, lease.wanted_by)}" for lease in giving_way)]
+        return [*lines, *(f"then: {lease.owner} gives way at its next checkpoint, to {named(fleet, lease.wanted_by)}" for lease in giving_way)]
     done_in = _done_in([fleet.jobs[name] for name in in_the_way if name in fleet.jobs], now_s)
     last = last_handover(device)
     leave = f"whoever holds {device.id} leaves when its work is done"

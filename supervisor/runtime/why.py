@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from supervisor.core.gpu import free_words, held_by
 from supervisor.core.health import CANCEL_GRACE_S, Clock, clocks
 from supervisor.core.jobs import RELEASING
 from supervisor.core.limits import Limits
@@ -54,7 +55,9 @@ def _preparing(job: Job, scene: Scene) -> list[str]:
         return [f"{head}."]
     if device is not None and device.handover is not None and lease is not None and lease.state is LeaseState.WAITING:
         words = handover_words(device, device.handover, fleet=scene.fleet, limits=scene.limits, now_s=scene.now_s)
-        return [f"{head}: it waits for the device.", *(f"now: {line}" for line in words), "then: its worker is started, loads its model, and begins"]
+        there = "; ".join((free_words(device), *held_by(scene.fleet, device, scene.now_s)))
+        now = [*words, f"on {device.id}: {there}"]
+        return [f"{head}: it waits for the device.", *(f"now: {line}" for line in now), "then: its worker is started, loads its model, and begins"]
     if job.sent_at_s is not None:
         return [
             f"{head}: it was handed over {short_duration(scene.now_s - job.sent_at_s)} ago, and its worker has not begun yet.",

@@ -50,6 +50,15 @@ def test_a_line_for_people_has_time_level_event_and_pairs() -> None:
     assert said == "1970-01-01T00:00:00.500+00:00 warning worker_killed    worker=sam-0 took=1.5s"
 
 
+def test_a_number_stands_before_its_limit_and_nothing_else_does() -> None:
+    numbers = {"age_s": 74.0, "age_limit_s": 3600.0, "mem_bytes": 2 * 2**30, "mem_limit_bytes": 8 * 2**30}
+    healthy = line({"timestamp": 0, "level": "info", "event": "worker_healthy", "worker": "sam-0", **numbers, "beat_s": 0.4})
+    over = line({"timestamp": 0, "level": "warning", "event": "memory_limit", "worker": "sam-0", "mem_bytes": 9 * 2**30, "worker_limit_bytes": 8 * 2**30})
+
+    assert healthy.endswith(" worker=sam-0 age=74s/3600s mem=2GiB/8GiB beat=0.4s")
+    assert over.endswith(" worker=sam-0 mem=9GiB worker_limit=8GiB")
+
+
 def test_both_files_tell_the_same_story(tmp_path: Path) -> None:
     one = logs(tmp_path)
     one.write("info", "worker_ready", {"worker": "sam-0", "took_s": 0.25})

@@ -53,6 +53,7 @@ def sentences(done: subprocess.CompletedProcess[str]) -> list[str]:
         (("jobs", "submit", "demo.count", "--params", "half.json"), 2, r"'\ud800' is no character, only a part of one, and cannot be sent"),
         (("jobs", "submit", "demo.count", r'x="\ud800"'), 2, r"'\ud800' is no character, only a part of one, and cannot be sent"),
         (("jobs", "submit", "demo.count", b"x=\xff"), 2, r"'\udcff' is no character, only a part of one, and cannot be sent"),
+        (("jobs", "submit", "demo.count", "--params", "nan.json"), 2, "params.lr.1 (nan) of jobs.submit is no finite number"),
         (("jobs", "show", b"\xff"), 2, r"'\udcff' is no character"),
         (("jobs", "submit", "demo.count", "steps=1", "fault=exit", "steps=2"), 2, "steps is given twice, as 1 and as 2: give it once"),
         (("jobs", "submit", "demo.count", "--memory", "much"), 2, "Invalid value for '--memory': expected"),
@@ -90,6 +91,7 @@ def test_a_mistake_gets_a_sentence_and_its_exit_code(warden: Live, args: tuple[s
     (warden.folder / "bytes.json").write_bytes(b"\xff\xfe{}")
     (warden.folder / "huge.json").write_text(json.dumps({"note": 20 * 2**20 * "x"}))
     (warden.folder / "half.json").write_text(r'{"note": "\ud800"}')
+    (warden.folder / "nan.json").write_text('{"lr": [0.1, NaN]}')
 
     done = warden.cli(*args)
 

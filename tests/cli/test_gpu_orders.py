@@ -42,6 +42,7 @@ CARD: Final = DeviceView(
     id="GPU-1", name="T4", backend="nvml", state="ok", proof="by pid", trouble="", total_bytes=15 * GIB, used_bytes=GIB, free_bytes=14 * GIB,
     holders=[SAM, LATE], waiters=[], handover=None, last_handover=None,
     strangers=[StrangerView(pid=4242, name="python3", used_bytes=GIB, intruder=True), StrangerView(pid=5, name="Xorg", used_bytes=None)],
+    unwell=["GPU-1 is contaminated: pid 4242 (python3) uses 1GiB without a lease; it is waited for, not ended"],
 )  # fmt: skip
 STATUS: Final = {"status": always(a_status(devices=[CARD]))}
 
@@ -150,18 +151,17 @@ def test_the_screen_of_the_card_names_states_strangers_and_idle_leases(tmp_path:
 @pytest.mark.parametrize(
     ("card", "code"),
     [
-        (replace(CARD, holders=[SAM], strangers=CARD.strangers[1:]), 0),
-        (replace(CARD, holders=[SAM]), 3),
-        (replace(CARD, strangers=[]), 3),
-        (replace(CARD, holders=[], strangers=[], state="lost"), 3),
+        (replace(CARD, unwell=[]), 0),
+        (replace(CARD, unwell=["late (pid 9) holds GPU-1, and does not renew its lease, 30 s over its time"]), 3),
     ],
-    ids=["a stranger that is none of its business", "an intruder", "a stale lease", "lost"],
+    ids=["all is well", "a stale lease"],
 )
-def test_the_status_of_the_card_is_exit_3_where_health_is(tmp_path: Path, card: DeviceView, code: int) -> None:
+def test_the_status_of_the_card_is_exit_3_and_says_why_where_something_is_not_as_it_should_be(tmp_path: Path, card: DeviceView, code: int) -> None:
     with Scripted(tmp_path, {"status": always(a_status(devices=[card]))}).answering() as warden:
-        done = [warden.cli("gpu", "status", *more).returncode for more in ((), ("--json",))]
+        person, program = warden.cli("gpu", "status"), warden.cli("gpu", "status", "--json")
 
-    assert done == [code, code]
+    assert (person.returncode, program.returncode) == (code, code)
+    assert [line for line in person.stdout.splitlines() if line.startswith("! ")] == [f"! {sentence}" for sentence in card.unwell]
 
 
 def test_the_monitor_draws_again_and_again_and_ctrl_c_ends_it_well(tmp_path: Path) -> None:

@@ -105,6 +105,19 @@ def test_a_device_is_held_inside_and_given_back_after(gpu_of: MakeGpu) -> None:
     assert not lease.held
 
 
+def test_the_lock_for_loading_is_asked_for_by_its_purpose(gpu_of: MakeGpu) -> None:
+    line = Scripted()
+    with gpu_of(line).lease(purpose="load"), gpu_of(line).lease():
+        pass
+
+    assert [asked.get("purpose", "inference") for asked, _ in line.asked] == ["load", "inference"]
+
+
+def test_a_purpose_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="inference, load, 'training' was found"):
+        Gpu(line=Scripted()).lease(purpose="training")  # type: ignore[arg-type]
+
+
 def test_it_is_given_back_when_the_work_fails(gpu_of: MakeGpu) -> None:
     line = Scripted()
     with pytest.raises(ZeroDivisionError), gpu_of(line).lease():

@@ -43,7 +43,7 @@ def waits(place: int, owner: Outside, *kin: int) -> Waiter:
     )
 
 
-def answered(leases: list[Lease], waiters: list[Waiter], asks: Outside, place: int, *kin: int) -> str:
+def answered(leases: list[Lease], waiters: list[Waiter], asks: Outside, place: int | None, *kin: int) -> str:
     """Return what somebody who asks for a device is refused with; empty where it waits."""
     sam = Worker(name=WorkerName("sam-0"), model="sam", state=WorkerState.READY, process=Process(spawned_at_s=0.0, pid=500))
     fleet = Fleet(
@@ -54,7 +54,9 @@ def answered(leases: list[Lease], waiters: list[Waiter], asks: Outside, place: i
     )
     pids = tuple(pid for pid in (asks.pid, *kin) if pid)
     asks = replace(asks, ticket=Ticket("t-asks"))
-    event = LockRequested(request="asked", outside=asks, priority=15, need_bytes=GIB, timeout_s=60.0, device=DeviceId(NAMES[place]), kin=pids)
+    event = LockRequested(
+        request="asked", outside=asks, priority=15, need_bytes=GIB, timeout_s=60.0, device=None if place is None else DeviceId(NAMES[place]), kin=pids
+    )
     replies = [action for action in decide(fleet, event, Limits(), 1.0).actions if isinstance(action, Reply) and action.request == "asked"]
     return replies[0].message if replies and replies[0].error == "conflict" else ""
 
@@ -105,3 +107,10 @@ def test_a_circle_is_refused_with_its_whole_way(
 )
 def test_what_ends_by_itself_waits(case: str, leases: list[Lease], waiters: list[Waiter], asks: tuple[Outside, int]) -> None:
     assert answered(leases, waiters, *asks) == "", case
+
+
+def test_whoever_would_take_any_device_waits_where_one_of_them_comes_back_to_others_alone() -> None:
+    around = [holds(0, A), holds(1, B)], [waits(1, A)]
+
+    assert answered(*around, B, None) == ""
+    assert answered([*around[0], holds(2, A)], around[1], B, None).endswith("it would wait on itself")

@@ -1,14 +1,15 @@
 """Several devices: which one somebody gets, and that who waits for one keeps nobody from another."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from supervisor.core.actions import SendDrain
-from supervisor.core.claims import Outside, Waiter
+from supervisor.core.actions import Reply, SaveMark, SendDrain
+from supervisor.core.claims import Outside, Purpose, Waiter
 from supervisor.core.decide import decide
-from supervisor.core.events import AnyEvent, Tick
+from supervisor.core.events import AnyEvent, DeviceMeasured, LockRequested, Tick
 from supervisor.core.gpu import devices_for, wrong_device
 from supervisor.core.limits import GIB, MIB, Limits, WorkerSpec
 from supervisor.core.line import Claim, choose
@@ -262,7 +263,16 @@ def test_an_idle_worker_moves_to_the_device_that_its_job_names() -> None:
     decision = decide(now, TICK, limits(sam=spec("sam", 12, resident=True)), 10.0)
 
     assert [action.worker for action in decision.actions if isinstance(action, SendDrain)] == ["sam-0"]
-    assert decision.fleet.jobs[JobId("j-1")].message == "sam-0 leaves GPU-a for GPU-b"
+    assert decision.fleet.jobs[JobId("j-1")].message == "sam-0 leaves GPU-a to come back on GPU-b"
+
+
+def test_one_that_was_taken_over_without_a_device_comes_back_on_the_one_that_its_job_names() -> None:
+    now = fleet([card(A, 16), card(B, 16)], [worker("sam-0", READY)], jobs=[on(B)])
+
+    decision = decide(now, TICK, limits(sam=spec("sam", 12, resident=True)), 10.0)
+
+    assert [action.worker for action in decision.actions if isinstance(action, SendDrain)] == ["sam-0"]
+    assert decision.fleet.jobs[JobId("j-1")].message == "sam-0 leaves for now to come back on GPU-b"
 
 
 def test_it_stays_where_it_is_while_that_device_cannot_be_had() -> None:
@@ -349,3 +359,32 @@ def test_a_resident_comes_back_to_a_card_that_the_queue_cannot_use(only_on: Devi
     later = after(now, limits(sam=spec("sam", 12, resident=True), yolo=one_at_a_time))
 
     assert [device.handover.worker if device.handover else None for device in later.devices.values()] == ["sam-0", None]
+
+
+def asks(purpose: Purpose, **fields: Any) -> LockRequested:
+    who = Outside(ticket=Ticket("t-one"), name="one", pid=900, start_ticks=1, boot_id="b")
+    return LockRequested(request="asked", outside=who, priority=15, need_bytes=0, timeout_s=60.0, purpose=purpose, **fields)
+
+
+def test_whoever_would_load_before_any_card_answers_waits_until_one_does() -> None:
+    silent = Device(id=A, name="a card", backend="nvml", total_bytes=0, trouble="no answer yet")
+    waiting = decide(fleet([silent], []), asks("load"), limits(), 10.0).fleet
+
+    answers = DeviceMeasured(device=A, sample=DeviceSample(used_bytes=0, free_bytes=16 * GIB, total_bytes=16 * GIB))
+    later = decide(decide(waiting, answers, limits(), 11.0).fleet, TICK, limits(), 12.0).fleet
+
+    assert [one.message for one in waiting.waiters.values()] == ["GPU-a is ok: no answer yet"]
+    assert [(one.owner, one.purpose) for one in later.leases.values()] == [("one", "load")]
+
+
+def test_an_order_to_empty_a_device_leaves_no_age_behind() -> None:
+    ordered = decide(fleet([card(A, 16)], []), asks("vacate", keep_free_s=30.0), limits(), 10.0)
+    actions, now, at_s = list(ordered.actions), ordered.fleet, 10.0
+    while now.waiters and at_s < 20.0:
+        at_s += 0.5
+        seen = decide(now, DeviceMeasured(device=A, sample=DeviceSample(used_bytes=0, free_bytes=16 * GIB)), limits(), at_s)
+        actions, now = [*actions, *seen.actions], seen.fleet
+
+    assert [action.message for action in actions if isinstance(action, Reply)] == ["nobody had to leave"]
+    assert [action.value for action in actions if isinstance(action, SaveMark)][-1:] in ([], [""])
+    assert not now.tickets

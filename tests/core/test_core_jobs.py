@@ -12,12 +12,12 @@ from supervisor.core.jobs import (
     REASON_OF_CAUSE,
     after_worker_end,
     aged_priority,
+    in_line,
     in_order,
     noun,
     place_of,
     rank,
     returned,
-    standing,
 )
 from supervisor.core.limits import JobLimits, Retries
 from supervisor.core.model import PLANNED, Cause, DeviceId, Failure, Job, JobId, JobStatus, Reason, WorkerName
@@ -65,7 +65,7 @@ QUEUES = st.lists(
 def test_order_and_place_are_those_of_the_rank_of_each_job(jobs: list[Job], now_s: float) -> None:
     queued = [one for one in jobs if one.status is JobStatus.QUEUED]
 
-    queue = standing(jobs, LIMITS, now_s, 600.0)
+    queue = in_line(jobs, LIMITS, now_s, 600.0)
 
     assert in_order(jobs, LIMITS, now_s) == sorted(queued, key=lambda one: rank(one, LIMITS, now_s))
     assert [place_of(one, jobs, LIMITS, now_s, 600.0) for one in jobs] == [queue.index(one) + 1 if one in queue else None for one in jobs]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.test_memory import limited, needs_memory
+from tests.faults.test_memory import edit, limited, needs_memory
 from tests.support.live import FAKE, MakeLive, alive
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -71,18 +71,26 @@ def test_a_job_that_eats_step_by_step_is_stopped_before_a_step_and_its_worker_li
     assert (again.status, again.result["pid"]) == ("completed", before[1])
 
 
-def test_where_the_memory_is_not_ours_nobody_ends_and_the_others_are_named(live: MakeLive) -> None:
-    warden = limited(live, warn_below="8192GiB", emergency_below="4096GiB", toml=TWO).start()  # far more than this machine has
+@pytest.mark.parametrize(("zone", "hard_floor"), [("emergency", "0"), ("floor", "2048GiB")])
+def test_where_the_memory_is_not_ours_nobody_ends_and_the_others_are_named(live: MakeLive, zone: str, hard_floor: str) -> None:
+    warden = limited(live, toml=TWO).start()
+    for name in ("sam-0", "yolo-0"):
+        warden.wait_for_event("worker_ready", worker=name)
+    before = [warden.worker(name).pid for name in ("sam-0", "yolo-0")]
 
+    edit(warden, 'emergency_below = "0"\nhard_floor = "0"', f'emergency_below = "4096GiB"\nhard_floor = "{hard_floor}"')  # far more than this machine has
     named = warden.wait_for_event("memory_outside")
     waiting = warden.submit("demo.count", steps=1)
 
     assert "none was ended. Most have: " in named["reason"]
     assert "(pid " in named["reason"]
     assert warden.holds(lambda: warden.job(waiting).reason == "waiting_for_memory")
-    assert not warden.seen("worker_killed")
-    assert warden.status().memory.zone == "emergency"
+    assert warden.status().memory.zone == zone
     assert any(sentence.startswith("memory: ") for sentence in warden.status().unwell)
+    assert [warden.worker(name).pid for name in ("sam-0", "yolo-0")] == before
+    assert not warden.seen("worker_killed")
+    assert not warden.seen("worker_exited")
+    assert not warden.seen("emergency_brake")
 
 
 GUARDED = {"warn_below": "3GiB", "hard_floor": "1000MiB"}
@@ -97,6 +105,7 @@ def test_the_guard_holds_the_floor_alone_while_the_supervisor_stands_still_and_s
     sam, yolo = (warden.worker(name).pid for name in ("sam-0", "yolo-0"))
     assert sam is not None
     assert yolo is not None
+    assert warden.holds(lambda: {sam, yolo} <= known_to_guard(warden.pid))
     name = warden.submit("demo.train", steps=5000, step_s=0.1, fault="leak", size_mb=100, at=100)
     warden.wait_for_job(name, "running")
 
@@ -131,6 +140,15 @@ def test_a_guard_that_ends_is_started_again_and_the_last_one_ends_with_the_super
 
     assert warden.holds(lambda: not alive(second))
     warden.start(env=PRETENDED)
+
+
+def known_to_guard(supervisor: int) -> set[int]:
+    """Return the pids that the guard of a supervisor holds a pidfd of."""
+    found = set()
+    for path in Path(f"/proc/{guard_of(supervisor)}/fdinfo").glob("*"):
+        with suppress(OSError):
+            found |= {int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("Pid:")}
+    return found
 
 
 def guard_of(supervisor: int) -> int:

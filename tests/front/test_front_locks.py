@@ -77,7 +77,16 @@ def test_one_that_is_not_free_in_time_is_503_with_who_holds_it_and_a_ticket(make
 )
 def test_what_makes_no_sense_is_refused(front: FrontChild, body: dict[str, Any], status: int) -> None:
     with front.client() as http:
-        assert http.post("/v1/gpu/lock", json=body).status_code == status
+        refused = http.post("/v1/gpu/lock", json=body)
+        assert refused.status_code == status
+        assert "regex" not in refused.json()["detail"]
+
+
+def test_what_is_no_size_is_told_what_a_size_is(front: FrontChild) -> None:
+    with front.client() as http:
+        assert http.post("/v1/gpu/lock", json={**ASK, "need": "much"}).json()["detail"] == (
+            'the body does not fit: Expected `str` that is a size such as "8GiB" - at `$.need`'
+        )
 
 
 def test_a_waiter_whose_connection_closes_is_withdrawn(make_front: MakeFront) -> None:

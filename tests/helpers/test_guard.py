@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.adapters import guard_client, proc
+from supervisor.core import brake, memory
 from supervisor.helpers import guard
 
 MIB = 2**20
@@ -24,10 +25,10 @@ def shared() -> mmap.mmap:
 
 @pytest.fixture
 def holders() -> Iterator[list["subprocess.Popen[str]"]]:
-    """Two processes in sessions of their own, with 60 and 120 MiB."""
+    """Two processes in sessions of their own, with 90 and 180 MiB."""
     made = [
         subprocess.Popen([sys.executable, "-S", "-c", HOLDS.format(mb=mb)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        for mb in (60, 120)
+        for mb in (90, 180)
     ]
     for one in made:
         assert one.stdout is not None
@@ -38,11 +39,12 @@ def holders() -> Iterator[list["subprocess.Popen[str]"]]:
         one.communicate()
 
 
-def publish(page: mmap.mmap, holders: list["subprocess.Popen[str]"], *, said_at_s: float, ticks: int = 0, pretended: int = 200 * MIB) -> None:
-    """Publish these holders as victims, in this order. ticks: added to what each really has."""
-    rows = [f"worker\tw-{place}#1\t{one.pid}:{start_ticks(one.pid) + ticks}" for place, one in enumerate(holders)]
+def publish(page: mmap.mmap, holders: list["subprocess.Popen[str]"], *, said_at_s: float, ticks: int = 0, sizes: tuple[int, ...] = ()) -> None:
+    """Publish these holders as victims, in this order. ticks: added to what each really has; sizes: what each is said to have, its RSS if not given."""
+    sizes = sizes or tuple(proc.rss_bytes(one.pid) for one in holders)
+    rows = [f"worker\tw-{place}#1\t{sizes[place]}\t{one.pid}:{start_ticks(one.pid) + ticks}" for place, one in enumerate(holders)]
     body = "\n".join(rows).encode()
-    guard.HEAD.pack_into(page, 0, 2, said_at_s, 100 * MIB, pretended, len(body))
+    guard.HEAD.pack_into(page, 0, 2, said_at_s, 100 * MIB, 300 * MIB, len(body))
     page[guard.HEAD.size : guard.HEAD.size + len(body)] = body
 
 
@@ -66,6 +68,10 @@ def test_the_page_is_read_as_it_is_written() -> None:
     assert guard.HEAD.format == guard_client.HEAD.format
 
 
+def test_what_helps_is_the_same_for_the_guard_and_the_brake() -> None:
+    assert (guard.WORTH_BYTES, guard.HELP_SHARE, guard.BAND) == (brake.WORTH_BYTES, brake.HELP_SHARE, memory.BAND)
+
+
 def test_the_first_of_a_fresh_page_ends_and_it_is_written_down(holders: list["subprocess.Popen[str]"]) -> None:
     page, kills = shared(), shared()
     publish(page, holders, said_at_s=time.monotonic())
@@ -77,7 +83,7 @@ def test_the_first_of_a_fresh_page_ends_and_it_is_written_down(holders: list["su
     name, available, floor, held, took = wrote.removesuffix("\n").split("\t")
     assert (name, int(floor)) == ("w-0#1", 100 * MIB)
     assert int(available) < 100 * MIB
-    assert int(held) > 60 * MIB
+    assert int(held) > 90 * MIB
     assert 0 < float(took) <= guard.EXIT_MAX_S + 30
 
 
@@ -90,6 +96,33 @@ def test_of_a_page_that_is_old_the_largest_ends(holders: list["subprocess.Popen[
     assert holders[1].wait(30) == -9
     assert holders[0].poll() is None
     assert wrote.startswith("w-1#1\t")
+
+
+def test_one_that_has_too_little_to_help_is_passed_over(holders: list["subprocess.Popen[str]"]) -> None:
+    page, kills = shared(), shared()
+    publish(page, holders, said_at_s=time.monotonic(), sizes=(guard.WORTH_BYTES // 2, 180 * MIB))
+
+    wrote = act(page, kills)
+
+    assert holders[1].wait(30) == -9
+    assert holders[0].poll() is None
+    assert wrote.startswith("w-1#1\t")
+
+
+def test_where_all_of_ours_together_would_not_help_nobody_ends(holders: list["subprocess.Popen[str]"]) -> None:
+    page, kills = shared(), shared()
+    publish(page, holders, said_at_s=time.monotonic(), sizes=(0, 70 * MIB))  # what they have is shared with somebody who lives on
+    one = guard.Guard(page, kills)
+    one.read()
+
+    one.floor = 1000 * MIB
+    one.act(400 * MIB)
+    nobody = kills[:].strip(b"\0")
+    one.act(500 * MIB)
+
+    assert nobody == b""
+    assert holders[1].wait(30) == -9
+    assert holders[0].poll() is None
 
 
 def test_a_pid_that_is_somebody_elses_by_now_is_left_alone(holders: list["subprocess.Popen[str]"]) -> None:

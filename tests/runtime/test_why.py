@@ -130,6 +130,7 @@ LEAVING = replace(BUSY, state=WorkerState.STOPPING, jobs=(), stop=Stop(cause=Cau
 ORDER = "order: place 1 of 1, priority 10, 8 by now (0 is the most urgent), waiting for 2 min"
 REST = "order: it has no place yet, priority 10, 8 by now (0 is the most urgent); 0 wait in the queue"
 NEEDS = "needs: 14GiB and 256MiB of margin on host; 7GiB of 16GiB free; yolo-0 (pid 41) holds 8GiB, busy for 600 s; pid 5120, not ours, uses 1GiB"
+THERE = "now: on host: 7GiB of 16GiB free; yolo-0 (pid 41) holds 8GiB, stopping for 600 s; pid 5120, not ours, uses 1GiB"
 WORD = changed(WAITING, kind="words.count", reason=Reason.WAITING_FOR_WORKER, message="words-0 is wanted down (warden workers start words-0)")
 PREPARING = changed(WAITING, status=JobStatus.PREPARING, reason=Reason.NONE, message="", worker=SAM, attempt=1, max_attempts=4)
 TO_SAM = replace(AWAY, jobs=(PREPARING.id,))
@@ -302,6 +303,7 @@ ROWS: dict[str, tuple[Job, Fleet | None, list[str], list[str]]] = {
             "j-7k9 is being prepared on sam-0, attempt 1 of 4: it waits for the device.",
             "now: host is being handed to sam-0 (j-7k9): yolo-0 asked to leave 2.0 s ago, not gone yet (yolo-0 is stopping)",
             "now: if it is not proved free within 1 min more, the newcomer is refused (gpu.vacate_timeout)",
+            THERE,
             "then: its worker is started, loads its model, and begins",
         ],
         ["warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
@@ -316,6 +318,7 @@ ROWS: dict[str, tuple[Job, Fleet | None, list[str], list[str]]] = {
                 "that all of its processes are gone is being proved"
             ),
             "now: if it is not proved free within 1 min more, the newcomer is refused (gpu.vacate_timeout)",
+            THERE,
             "then: its worker is started, loads its model, and begins",
         ],
         ["warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
@@ -330,6 +333,7 @@ ROWS: dict[str, tuple[Job, Fleet | None, list[str], list[str]]] = {
                 "7GiB free after 3 looks, 14GiB and the margin are needed"
             ),
             "now: if it is not proved free within 1 min more, the newcomer is refused (gpu.vacate_timeout)",
+            THERE,
             "then: its worker is started, loads its model, and begins",
         ],
         ["warden jobs cancel j-7k9", "warden jobs watch j-7k9"],

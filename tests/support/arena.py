@@ -128,6 +128,8 @@ class Arena:
         self._pids = 100
         self._generations: dict[str, int] = {}
         self._watched: set[Ticket] = set()
+        self._answered: set[str] = set()  # of what was given back
+        self._repeated: set[str] = set()
         self._jobs: dict[JobId, Job] = {}  # the store
         self._leases: tuple[Lease, ...] = ()
         self._fence = 0
@@ -466,9 +468,9 @@ class Arena:
             self.lock(program)
 
     def _reply(self, action: act.Reply) -> None:
+        if action.request.startswith("unlock "):
+            self._given_back(action)
         if not action.request.startswith("lock "):
-            if action.error and action.request.startswith("unlock "):
-                self.wrongs.append(("lost", f"at {self.now_s:.2f} {action.request}: {action.message}"))
             return
         _, ticket, tries = action.request.split()
         program = self.programs[Ticket(ticket)]
@@ -507,9 +509,26 @@ class Arena:
             if ticket in self._watched:
                 self.own(0.001, partial(self.post, ev.OwnerGone(ticket=ticket)))
             return
-        self.post(ev.UnlockRequested(request=f"unlock {ticket}", lease=lease, fence=fence))
-        if program.again_s is not None:
+        self._unlock(ev.UnlockRequested(request=f"unlock {ticket} {lease}", lease=lease, fence=fence))
+
+    def _unlock(self, event: ev.UnlockRequested) -> None:
+        """Give a lease back, and again where the supervisor that was asked ended before it answered."""
+        self.post(event)
+        self.at(0.3, partial(self._unlock_again, event))
+
+    def _given_back(self, action: act.Reply) -> None:
+        """A program hears that it has the device no more; it asks for it anew only after that."""
+        if action.error and action.request not in self._repeated:
+            self.wrongs.append(("lost", f"at {self.now_s:.2f} {action.request}: {action.message}"))
+        program = self.programs[Ticket(action.request.split()[1])]
+        if action.request not in self._answered and program.again_s is not None:
             self.at(program.again_s, partial(self.lock, program))
+        self._answered.add(action.request)
+
+    def _unlock_again(self, event: ev.UnlockRequested) -> None:
+        if event.request not in self._answered:
+            self._repeated.add(event.request)
+            self._unlock(event)
 
     def _watch(self, action: act.WatchOwner) -> None:
         ticket = action.outside.ticket

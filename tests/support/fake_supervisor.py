@@ -378,8 +378,8 @@ class FakeSupervisor:
 def worker(name: str, model: str, *, state: str = "ready", jobs: list[str] | None = None) -> dict[str, Any]:
     return {
         "name": name, "state": state, "wanted": "up", "pid": 1, "generation": 1, "model": model, "jobs": jobs or [], "since_s": 1.0, "age_s": 1.0,
-        "silent_s": 0.2, "still_s": None, "memory_bytes": 2**30, "memory_limit_bytes": None, "device_bytes": None, "restarts": {"crash": 2},
-        "last_reason": "", "note": "", "next_action": "", "clocks": [],
+        "silent_s": 0.2, "still_s": None, "memory_bytes": 2**30, "memory_limit_bytes": 8 * 2**30, "device_bytes": None,
+        "restarts": {"crash": 2}, "last_reason": "", "note": "", "next_action": "", "clocks": [],
     }  # fmt: skip
 
 

@@ -6,7 +6,6 @@ import threading
 import warnings
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 
 from workers.bounded import Bounded
@@ -63,6 +62,7 @@ def test_cleared_it_is_empty() -> None:
 
 
 def test_a_part_of_an_array_does_not_keep_the_whole() -> None:
+    np = pytest.importorskip("numpy")
     store = Bounded[Any](count=10, size_bytes=100 * KIB)
 
     store.append({"row": np.zeros((1000, 100))[3]})

@@ -21,8 +21,8 @@ from supervisor.units import SIZE_FORM, parse_size
 
 PRETEND: Final = "WARDEN_PRETEND_MEMORY"
 """For drills: as if the machine had this much memory, and nobody used any but the workers. So they can run out of it without harm to anybody."""
-_PUBLISH_EVERY_S: Final = 1.0
-"""While there is memory enough and nobody comes or goes; else at each sample."""
+_PUBLISH_EVERY_S: Final = {Zone.OK: 1.0, Zone.WARN: 0.02}
+"""While nobody comes or goes; with less memory than that at each sample."""
 _NEAR: Final = (3, 4)
 """Of the lowest limit: a tree that has less is told by its RSS."""
 
@@ -75,7 +75,7 @@ class MemoryService:
         def seen(event: MemorySampled) -> None:
             nonlocal published_at_s, published
             now_s, there = time.monotonic(), _started(loop.fleet)
-            if loop.fleet.zone is Zone.OK and there == published and now_s - published_at_s < _PUBLISH_EVERY_S:
+            if there == published and now_s - published_at_s < _PUBLISH_EVERY_S.get(loop.fleet.zone, 0.0):
                 return
             published_at_s, published = now_s, there
             floor = lines(loop.limits.memory, event.total_bytes).floor_bytes

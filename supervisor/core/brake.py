@@ -106,12 +106,18 @@ def take(turn: Turn, event: MemorySampled | OutsidersNamed | GuardActed) -> bool
     return False
 
 
+def matters(event: MemorySampled, line_bytes: int) -> bool:
+    """Return whether somebody may have to end for a reading: below the emergency line, or just over it where it would soon be passed."""
+    near = event.available_bytes < line_bytes + line_bytes // BAND
+    return near and event.available_bytes - _AHEAD_S * event.fell_bytes < line_bytes
+
+
 def _brake(turn: Turn, event: MemorySampled) -> None:
     """Look whether somebody must end, after what was ordered before has been looked at."""
     _settle(turn, event)
     line_bytes = lines(turn.limits.memory, event.total_bytes).emergency_bytes
     if event.available_bytes >= line_bytes:
-        if event.available_bytes < line_bytes + line_bytes // BAND:
+        if matters(event, line_bytes):
             _ask(turn, event, line_bytes)
         return
     under_way = [one.ordered_at_s for one in turn.fleet.brakes.values() if one.kills]
@@ -130,7 +136,7 @@ def _ask(turn: Turn, event: MemorySampled, line_bytes: int) -> None:
     """Just over the line: ask the job that takes the memory to end before its next step. Its worker and its model then live."""
     line = candidates(turn.fleet, turn.limits, event, turn.now_s, spares=True)
     first = next((one for one in line if one.grower and not one.idle and not one.critical), None)
-    if first is None or first.worker in turn.fleet.brakes or event.available_bytes - _AHEAD_S * event.fell_bytes >= line_bytes:
+    if first is None or first.worker in turn.fleet.brakes:
         return
     worker = turn.fleet.workers[first.worker]
     running = [job for name in worker.jobs if (job := turn.fleet.jobs[name]).status is JobStatus.RUNNING]

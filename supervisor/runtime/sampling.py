@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
+from supervisor.core.brake import matters
 from supervisor.core.events import AnyEvent, MemorySampled
 from supervisor.core.limits import Limits
-from supervisor.core.memory import BAND, lines, pause_s, zone_of
+from supervisor.core.memory import lines, pause_s, zone_of
 from supervisor.core.model import Fleet, WorkerName
 from supervisor.runtime.ports import Room
 
@@ -57,18 +58,21 @@ class Sampler:
             room, fleet = self._room(), self._fleet()
             sample = Sample(time.monotonic(), room.available_bytes, self._trees())
             at = lines(self._limits().memory, room.total_bytes)
-            near = room.available_bytes < at.emergency_bytes + at.emergency_bytes // BAND
             event = self._event(sample, room.total_bytes)
             self._seen(event)
             moved = fleet.available_bytes is None or abs(room.available_bytes - fleet.available_bytes) >= MOVED_BYTES
-            if near or moved or fleet.brakes or zone_of(room.available_bytes, at, fleet.zone) is not fleet.zone:
+            if matters(event, at.emergency_bytes) or moved or fleet.brakes or zone_of(room.available_bytes, at, fleet.zone) is not fleet.zone:
                 self._post(event)
             self._keep(sample)
             await asyncio.sleep(pause_s(room.available_bytes, at))
 
     def _event(self, sample: Sample, total_bytes: int) -> MemorySampled:
         """Return the reading as it differs from the one a second ago, or from the oldest there is."""
-        before = next((one for one in self.samples if one.at_s >= sample.at_s - GROWTH_S), sample)
+        before = sample
+        for one in reversed(self.samples):
+            if one.at_s < sample.at_s - GROWTH_S:
+                break
+            before = one
         grown = {name: size - before.workers.get(name, 0) for name, size in sample.workers.items()}
         return MemorySampled(
             available_bytes=sample.available_bytes,

@@ -227,7 +227,7 @@ class FakeSupervisor:
 
     def _keep(self, args: dict[str, Any]) -> dict[str, Any]:
         if self.lease is None or (args["lease"], args["fence"]) != ("l-7", 7):
-            raise No("conflict", f"lease {args['lease']} with fence {args['fence']} holds no more")
+            raise No("conflict", f"lease {args['lease']} with fence {args['fence']} is over: it was given back, or its owner's time was over")
         env = {"WARDEN_DEVICE": "host"}
         return {"granted": True, "ticket": self.lease["ticket"], "lease": "l-7", "fence": 7, "device": "host", "expires_in_s": 30.0, "env": env}
 

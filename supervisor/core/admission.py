@@ -4,7 +4,7 @@ A job needs what the processes of its worker have at the most while it runs, in 
 against as well. What its worker has already of that is needed no more.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -20,6 +20,8 @@ from supervisor.units import format_size
 
 SMALL_BYTES: Final = 256 * MIB
 """Who needs less on top of what its worker has is not kept waiting: it brings no machine down, and one that is just under the line would do nothing at all."""
+UNREAD: Final = "what the machine has of memory is not read yet"
+"""After a start: what waited under the supervisor before does not begin all at once."""
 
 
 class Estimate(Struct, frozen=True):
@@ -73,10 +75,21 @@ def promised(fleet: Fleet) -> dict[WorkerName, int]:
     """Return what the jobs of each worker are taken to need beyond what its processes have already."""
     found = {}
     for name, worker in fleet.workers.items():
-        wanted_bytes = sum(job.memory_bytes for one in worker.jobs if (job := fleet.jobs.get(one)) is not None)
-        if wanted_bytes:
+        if wanted_bytes := _together(worker, _needs(fleet, worker)):
             found[name] = max(0, wanted_bytes - _has(worker))
     return found
+
+
+def _needs(fleet: Fleet, worker: Worker) -> list[int]:
+    """Return what is known of the needs of a worker's jobs."""
+    return [job.memory_bytes for one in worker.jobs if (job := fleet.jobs.get(one)) is not None and job.memory_bytes]
+
+
+def _together(worker: Worker, needs: Sequence[int]) -> int:
+    """Return what jobs need that a worker does at the same time: the model that it has loaded, once."""
+    model_bytes = (worker.process.memory.first_bytes or 0) if worker.process is not None else 0
+    others = sorted(needs)[:-1]
+    return max(needs, default=0) + sum(max(0, need_bytes - model_bytes) for need_bytes in others)
 
 
 def _has(worker: Worker) -> int:
@@ -93,13 +106,13 @@ def shortage(
     if not wanted.used_bytes or fleet.available_bytes is None:
         return None
     given, gone = promised(fleet), {one.name for one in leaving}
-    already_bytes = 0
+    more_bytes = wanted.used_bytes
     if worker is not None:
-        busy_bytes = sum(fleet.jobs[name].memory_bytes for name in worker.jobs if name in fleet.jobs)
-        already_bytes = max(0, _has(worker) - busy_bytes)
+        needs = _needs(fleet, worker)
+        more_bytes = max(0, _together(worker, [*needs, wanted.used_bytes]) - max(_has(worker), _together(worker, needs)))
     return Shortage(
         estimate=wanted,
-        more_bytes=max(0, wanted.used_bytes - already_bytes),
+        more_bytes=more_bytes,
         available_bytes=fleet.available_bytes,
         line_bytes=lines(limits.memory, fleet.memory_bytes).warn_bytes,
         back_bytes=sum(_has(one) for one in leaving),
@@ -117,6 +130,11 @@ def room_bytes(turn: Turn, worker: Worker, job: Job) -> int | None:
     return max(SMALL_BYTES, fleet.available_bytes - lines(turn.limits.memory, fleet.memory_bytes).warn_bytes - others_bytes)
 
 
+def at_work(fleet: Fleet) -> bool:
+    """Return whether some worker has a job: its end may give memory back."""
+    return any(worker.jobs for worker in fleet.workers.values())
+
+
 class Room:
     """What of the machine's memory is left to those who are placed in one pass over the queue."""
 
@@ -128,19 +146,21 @@ class Room:
     def missing(self, job: Job, worker: Worker, leaving: Collection[Worker] = ()) -> str:
         """Return why the machine has too little memory for a job of this worker now, in words that stay the same while it waits; empty where it has enough.
 
-        Who has waited for as long as anybody has to keeps what there is from those behind it. What was only observed holds nobody up whom nothing but
-        programs of others are in the way of: they may be there for ever, and such work has been done before.
+        Who has waited for as long as anybody has to keeps what there is from those behind it, while the end of some work of ours may help it. What was only
+        observed holds nobody up whom nothing but programs of others are in the way of: they may be there for ever, and such work has been done before.
         """
         turn, fleet = self._turn, self._turn.fleet
         wanted = estimate(fleet, worker.model, job)
+        if wanted.used_bytes and fleet.available_bytes is None:
+            return UNREAD
         found = shortage(fleet, turn.limits, wanted, worker, leaving=leaving, kept_bytes=sum(self._kept.values()))
-        alone = wanted.source is Source.OBSERVED and not self._kept and not any(other.jobs for other in fleet.workers.values())
+        alone = wanted.source is Source.OBSERVED and not self._kept and not at_work(fleet)
         if found is None or found.more_bytes < SMALL_BYTES or found.missing_bytes <= 0 or alone:
             if found is not None and job.reason is Reason.WAITING_FOR_MEMORY:
                 turn.announce("job_admitted", job=job.id, fields=_fields(found))
             return ""
         words = never(turn.limits, fleet.memory_bytes, wanted) if wanted.source is not Source.OBSERVED else ""
-        if not words and is_overdue(turn, job):
+        if not words and is_overdue(turn, job) and at_work(fleet):
             self._kept[job.id] = found.more_bytes
         words = words or f"it needs {wanted}, and too little is available"
         if job.reason is not Reason.WAITING_FOR_MEMORY:

@@ -13,7 +13,7 @@ from supervisor.core.lifecycle import Signal, may
 from supervisor.core.lifecycle import advance as move
 from supervisor.core.limits import MIB, Limits
 from supervisor.core.memory import BAND, lines
-from supervisor.core.model import WITH_PROCESS, Brake, Cause, Fleet, Job, JobStatus, Stop, Worker, WorkerName, WorkerState, Zone
+from supervisor.core.model import WITH_PROCESS, Brake, Cause, Fleet, Job, JobId, JobStatus, Stop, Worker, WorkerName, WorkerState, Zone
 from supervisor.core.turn import Turn
 from supervisor.units import format_size
 
@@ -29,6 +29,7 @@ HELP_SHARE: Final = 10
 """All of ours together must have this part of what is missing: else the trouble is not ours."""
 _AHEAD_S: Final = 5
 """A job is asked to end where, at the pace of the last second, the line would be passed within this: its next step may be seconds away."""
+_DYING: Final = frozenset({WorkerState.STOPPING, WorkerState.EXITED})
 _FLOOR_PAUSE_S: Final = 0.3
 """Below the hard floor the end of one is waited for no longer than this before the next is ended as well."""
 
@@ -120,7 +121,7 @@ def _brake(turn: Turn, event: MemorySampled) -> None:
         if matters(event, line_bytes):
             _ask(turn, event, line_bytes)
         return
-    under_way = [one.ordered_at_s for one in turn.fleet.brakes.values() if one.kills]
+    under_way = _ends_under_way(turn.fleet)
     if under_way and (turn.fleet.zone is not Zone.FLOOR or turn.now_s - max(under_way) < _FLOOR_PAUSE_S):
         return
     found = candidates(turn.fleet, turn.limits, event, turn.now_s, spares=turn.fleet.zone is not Zone.FLOOR)
@@ -130,6 +131,13 @@ def _brake(turn: Turn, event: MemorySampled) -> None:
             _not_ours(turn)
         return
     _end(turn, found[0], event, line_bytes)
+
+
+def _ends_under_way(fleet: Fleet) -> list[float]:
+    """Return when each process was killed that is not gone yet, by whomever of us: what it had is on its way back."""
+    dying = [worker.stop for worker in fleet.workers.values() if worker.process is not None and worker.stop is not None and worker.state in _DYING]
+    killed_s = [stop.killed_at_s for stop in dying if stop.killed_at_s is not None]
+    return killed_s + [one.ordered_at_s for one in fleet.brakes.values() if one.kills]
 
 
 def _ask(turn: Turn, event: MemorySampled, line_bytes: int) -> None:
@@ -181,12 +189,13 @@ def _settle(turn: Turn, event: MemorySampled) -> None:
         if one.kills:
             over = not there or (worker is not None and worker.state is WorkerState.UNKILLABLE)
         else:
-            over = not there or (worker is not None and one.job not in worker.jobs)
+            over = not there or one.ended or (worker is not None and one.job not in worker.jobs)
         if not over:
             left[name] = one
-        elif one.kills or there:
+        elif one.kills or one.ended:  # else its job came to its end by itself before it heard the order
             freed = (0 if there else one.held_bytes) if one.kills else max(0, one.held_bytes - event.workers.get(name, one.held_bytes))
-            _say(turn, name, one, freed)
+            if not one.told:
+                _say(turn, name, one, freed)
     if len(left) != len(turn.fleet.brakes):
         turn.fleet = replace(turn.fleet, brakes=left)
 
@@ -230,3 +239,18 @@ def _guard_acted(turn: Turn, event: GuardActed) -> None:
         "message": MESSAGE,
     }
     turn.announce("emergency_brake", worker=event.worker, fields=fields)
+    worker = turn.fleet.workers.get(event.worker)
+    if worker is not None and worker.generation == event.generation and worker.process is not None:  # what it had may still be on its way back
+        held, available = event.freed_bytes, event.available_bytes
+        _note(
+            turn,
+            Brake(generation=event.generation, job=None, kills=True, told=True, ordered_at_s=turn.now_s, held_bytes=held, available_bytes=available),
+            event.worker,
+        )
+
+
+def job_ended(turn: Turn, worker: WorkerName, job: JobId) -> None:
+    """A job says that it ended because it was asked to."""
+    one = turn.fleet.brakes.get(worker)
+    if one is not None and one.job == job and not one.kills:
+        _note(turn, replace(one, ended=True), worker)

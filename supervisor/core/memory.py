@@ -196,18 +196,12 @@ def _helps(turn: Turn, worker: Worker, process: Process, key: str, limit_bytes: 
 
 
 def limits_changed(turn: Turn, before: MemoryLimits) -> None:
-    """Give everybody a full window after a limit was lowered: nobody is judged by looks from before anybody knew of it."""
+    """Give everybody a full window after a limit was edited: nobody is judged by looks that were held against another one."""
     now = turn.limits.memory
-    lowered = _lower(now.worker_soft_bytes, before.worker_soft_bytes) or _lower(now.worker_limit_bytes, before.worker_limit_bytes)
-    if now == before:
+    if (now.worker_soft_bytes, now.worker_limit_bytes) == (before.worker_soft_bytes, before.worker_limit_bytes):
         return
     for worker in tuple(turn.fleet.workers.values()):
         if worker.process is not None:
-            looks = replace(worker.process.memory, helpless=False)
             # the first look that counts is a whole look_every after the edit
-            looks = replace(looks, soft=0, limit=0, at_s=turn.now_s + now.look_every_s / 2) if lowered else looks
+            looks = replace(worker.process.memory, helpless=False, soft=0, limit=0, at_s=turn.now_s + now.look_every_s / 2)
             turn.put_worker(replace(worker, process=replace(worker.process, memory=looks)))
-
-
-def _lower(now_bytes: int, before_bytes: int) -> bool:
-    return now_bytes > 0 and (now_bytes < before_bytes or not before_bytes)

@@ -24,3 +24,5 @@ class Brake(Struct, frozen=True, kw_only=True):
     ordered_at_s: float
     held_bytes: int  # what its tree had then
     available_bytes: int  # and the machine
+    ended: bool = False  # its job ended for it, and said so
+    told: bool = False  # by whoever killed the process, which was the guard

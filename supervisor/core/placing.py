@@ -148,7 +148,9 @@ def _place(turn: Turn, job: Job, model: str, first: Mapping[DeviceId, Claim], ro
     takers = [worker for worker in there if len(worker.jobs) < spec.concurrency and not _holds_up(turn, worker, first)]
     able = [worker for worker in takers if sharing.covers(turn.fleet, turn.limits, worker=worker, job=job, now_s=turn.now_s)]
     if able:
-        return _give(turn, job, min(able, key=lambda worker: (len(worker.jobs), worker.state is not WorkerState.READY, worker.name)), room)
+        most = -1 if estimate(turn.fleet, model, job).used_bytes else 0  # what a worker has already is needed no more
+        best = min(able, key=lambda worker: (len(worker.jobs), worker.state is not WorkerState.READY, most * (worker.memory_bytes or 0), worker.name))
+        return _give(turn, job, best, room)
     for worker in takers:
         if worker.idle:
             why = f"{job.id} needs more of the device than it was given"
@@ -257,6 +259,7 @@ def _assign_to(turn: Turn, job: Job, worker: Worker) -> Job:
         gave_way="",
         memory_bytes=wanted.used_bytes,
         memory_from=wanted.source,
+        memory_peak_bytes=0,
         paced_from=None,  # how far the attempt before it came stands until this one says where it is
     )
     return turn.put_job(job)

@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core import admission, gpu_faults, handover, ladder, leaks, peaks
+from supervisor.core import admission, brake, gpu_faults, handover, ladder, leaks, peaks
 from supervisor.core.actions import AnyAction, MeasureRelease, Publish, Reply, SendCancel, SendResync, SendStored
 from supervisor.core.endings import said, said_back
 from supervisor.core.events import (
@@ -135,6 +135,8 @@ def ended(turn: Turn, worker: Worker, event: JobEnded) -> None:
         take_from_worker(turn, job)
         reason = _REASONS.get(event.reason, Reason.USER_ERROR)
         failure = Failure(reason=reason, message=event.error or event.reason, phase=job.phase, stack=event.stack)
+        if reason is Reason.MEMORY_EMERGENCY:
+            brake.job_ended(turn, worker.name, job.id)
         if reason in gpu_faults.ENDS_BY:
             failure = gpu_faults.take(turn, worker, job, failure)
         job = after_own_end(replace(job, flight=event.flight), failure, turn.limits.jobs, turn.now_s, turn.wall_s)

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from supervisor.core.admission import SMALL_BYTES, Shortage, estimate, promised, shortage
+from supervisor.core.admission import SMALL_BYTES, Shortage, at_work, estimate, promised, shortage
 from supervisor.core.brake import API
 from supervisor.core.gpu import leases_on
 from supervisor.core.limits import Limits
@@ -88,7 +88,7 @@ def _kept(job: Job, scene: Scene) -> dict[str, int]:
     for other in standing(scene.fleet, scene.limits, scene.now_s, scene.wall_s):
         if isinstance(other, Job) and other.id == job.id:
             break
-        if isinstance(other, Job) and other.reason is Reason.WAITING_FOR_MEMORY and _overdue_in_s(other, scene) <= 0:
+        if isinstance(other, Job) and other.reason is Reason.WAITING_FOR_MEMORY and _overdue_in_s(other, scene) <= 0 and at_work(scene.fleet):
             model = scene.limits.model_for(other.kind)
             found = shortage(scene.fleet, scene.limits, estimate(scene.fleet, model, other), _largest(scene.fleet, model)) if model else None
             kept.update({other.id: found.more_bytes} if found is not None else {})

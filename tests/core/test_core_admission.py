@@ -9,13 +9,14 @@ from supervisor.core import peaks
 from supervisor.core.actions import Announce, SaveJob
 from supervisor.core.admission import SMALL_BYTES, Estimate, Room, estimate, looked, never, promised, room_bytes, shortage
 from supervisor.core.decide import decide
-from supervisor.core.events import JobAccepted, JobEnded, MemoryMeasured
+from supervisor.core.events import JobAccepted, JobEnded, MemoryMeasured, Tick
 from supervisor.core.limits import GIB, MIB, Limits, MemoryLimits, WorkerSpec
 from supervisor.core.model import (
     Fleet,
     Job,
     JobId,
     JobStatus,
+    MemoryLooks,
     Peak,
     Process,
     Reason,
@@ -133,6 +134,36 @@ def test_the_need_is_held_against_what_is_available_over_the_line_and_promised_t
     assert (found.more_bytes, found.missing_bytes) == (more_bytes, missing_bytes)
 
 
+def test_what_a_worker_has_loaded_counts_once_for_all_the_jobs_that_it_does_at_the_same_time() -> None:
+    loaded = replace(PROCESS, memory=MemoryLooks(first_bytes=3 * GIB))
+    busy = worker(A, at_work("j-1", 4 * GIB), at_work("j-2", 4 * GIB), has_bytes=3 * GIB, process=loaded)
+    around = fleet(busy, at_work("j-1", 4 * GIB), at_work("j-2", 4 * GIB))
+
+    found = shortage(around, LIMITS, Estimate(4 * GIB, Source.DECLARED), busy)
+
+    assert promised(around) == {A: 2 * GIB}
+    assert found is not None
+    assert found.more_bytes == GIB
+
+
+def test_of_two_that_could_do_it_the_one_that_has_most_already_gets_it() -> None:
+    limits = Limits(workers={"a": WorkerSpec(command=("a",), serves=("a.work",), replicas=2)}, memory=MemoryLimits(warn_below_bytes=4 * GIB))
+    large = worker(WorkerName("a-1"), has_bytes=4 * GIB)
+    around = fleet(worker(A), large, job("j-1", 5 * GIB), available_bytes=6 * GIB)
+
+    after = decide(around, Tick(wall_s=NOW), limits, NOW).fleet
+
+    assert after.jobs[JobId("j-1")].worker == large.name
+
+
+def test_each_attempt_begins_to_be_measured_anew() -> None:
+    failed = job("j-1", 0, memory_peak_bytes=20 * GIB, attempt=1)
+
+    after = decide(fleet(worker(A), failed), Tick(wall_s=NOW), LIMITS, NOW).fleet
+
+    assert (after.jobs[JobId("j-1")].worker, after.jobs[JobId("j-1")].memory_peak_bytes) == (A, 0)
+
+
 def test_who_leaves_for_it_gives_back_what_it_has_and_is_promised_nothing_any_more() -> None:
     leaving = worker(B, at_work("j-1", 5 * GIB), has_bytes=2 * GIB)
 
@@ -200,7 +231,8 @@ def test_what_was_only_observed_holds_up_nobody_who_is_alone() -> None:
     assert missing(fleet(worker(A), peaks=known, available_bytes=5 * GIB), one)[0] == [""]
     assert missing(fleet(worker(A), *others, peaks=known, available_bytes=5 * GIB), one)[0] != [""]
     declared = job("j-2", 7 * GIB, queued_at_s=NOW - 1200)
-    assert all(missing(fleet(worker(A), peaks=known, available_bytes=5 * GIB), declared, one)[0]), "one before it has waited for too long"
+    assert missing(fleet(worker(A), peaks=known, available_bytes=5 * GIB), declared, one)[0][1] == "", "no end of ours could help the one before it"
+    assert all(missing(fleet(worker(A), *others, peaks=known, available_bytes=5 * GIB), declared, one)[0]), "one before it has waited for too long"
 
 
 def test_that_it_waits_is_said_once_and_that_it_goes_on_too() -> None:

@@ -1,10 +1,14 @@
-"""The line of victims of the emergency brake, two at a time: who of them is the first."""
+"""The line of victims of the emergency brake, two at a time: who of them is the first; and that one ends at a time."""
 
 import pytest
+from msgspec.structs import replace
 
+from supervisor.core.actions import Announce, Kill
 from supervisor.core.brake import Candidate
-from supervisor.core.limits import GIB, MIB
-from supervisor.core.model import WorkerName
+from supervisor.core.decide import decide
+from supervisor.core.events import GuardActed, MemorySampled
+from supervisor.core.limits import GIB, MIB, Limits, WorkerSpec
+from supervisor.core.model import Fleet, Process, Worker, WorkerName, WorkerState
 
 
 def one(**fields: object) -> Candidate:
@@ -35,3 +39,25 @@ def test_the_first_to_end_is(first: Candidate, second: Candidate) -> None:
 
 def test_below_the_hard_floor_a_save_spares_nobody() -> None:
     assert one(critical=True, **RACING).rank(spares=False) < one().rank(spares=False)
+
+
+def test_nobody_else_ends_while_what_the_guard_took_back_is_on_its_way() -> None:
+    """The victim of the guard uses nothing any more by its count, and its pages are still being given back."""
+    names = (WorkerName("sam-0"), WorkerName("yolo-0"))
+    specs = {"sam": WorkerSpec(command=("sam",)), "yolo": WorkerSpec(command=("yolo",))}
+    workers = {
+        name: Worker(name=name, model=name[:-2], state=WorkerState.READY, generation=1, process=Process(spawned_at_s=0.0, pid=pid))
+        for pid, name in enumerate(names, 70)
+    }
+    low = MemorySampled(available_bytes=1004 * MIB, total_bytes=32 * GIB, workers={names[0]: 0, names[1]: 300 * MIB}, grown={}, fell_bytes=0)
+    acted = GuardActed(worker=names[0], generation=1, available_bytes=900 * MIB, floor_bytes=GIB, freed_bytes=8 * GIB, took_s=0.0)
+
+    after = decide(Fleet(workers=workers), acted, Limits(workers=specs), 10.0).fleet
+    at_once = decide(after, low, Limits(workers=specs), 10.01)
+    gone = replace(at_once.fleet, workers={**workers, names[0]: replace(workers[names[0]], process=None, state=WorkerState.DOWN)})
+    later = decide(gone, low, Limits(workers=specs), 10.5)
+
+    assert [action.worker for action in at_once.actions if isinstance(action, Kill)] == []
+    assert [action.worker for action in later.actions if isinstance(action, Kill)] == [names[1]]
+    told = [action for decision in (at_once, later) for action in decision.actions if isinstance(action, Announce) and action.event == "emergency_brake"]
+    assert told == []  # the guard's end was told as it was heard of

@@ -17,7 +17,7 @@ _MOUNTS = Path("/proc/self/mounts")
 def find_parent() -> Path | None:
     """Return the folder of our own cgroup, or None where there is no v2 hierarchy or nothing can be made in it."""
     try:
-        mount = next(fields[1] for line in _MOUNTS.read_text().splitlines() if (fields := line.split())[2] == "cgroup2")
+        mount = next(fields[1] for line in _MOUNTS.read_text().splitlines() if (fields := line.split(" "))[2:3] == ["cgroup2"])
     except (OSError, StopIteration):
         return None
     own = proc.cgroup_of(os.getpid())

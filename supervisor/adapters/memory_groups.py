@@ -21,7 +21,7 @@ class Names(Struct, frozen=True):
 
 
 _V1: Final = Names("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"), "memory.oom_control")
-_V2: Final = Names("memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable"), "memory.events")
+V2: Final = Names("memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable"), "memory.events")
 
 
 class Group(Struct, frozen=True):
@@ -47,7 +47,7 @@ def groups_of(pid: int | str, proc: Path = Path("/proc")) -> list[Group]:
         if len(fields) < _CGROUP_FIELDS:
             continue
         number, controllers, path = fields
-        names = _V2 if number == "0" else _V1 if "memory" in controllers.split(",") else None
+        names = V2 if number == "0" else _V1 if "memory" in controllers.split(",") else None
         if names is not None and (place := _mounted(mounts, names)) is not None:
             found += [Group(folder, names) for folder in _chain(*place, path) if (folder / names.used).exists()]
     return found
@@ -60,7 +60,7 @@ def _mounted(mounts: list[str], names: Names) -> tuple[str, Path] | None:
         if len(before) < _MOUNT_FIELDS[0] or len(after) < _MOUNT_FIELDS[1]:
             continue
         kind, _, options = after[: _MOUNT_FIELDS[1]]
-        if (names is _V2 and kind == "cgroup2") or (names is _V1 and kind == "cgroup" and "memory" in options.split(",")):
+        if (names is V2 and kind == "cgroup2") or (names is _V1 and kind == "cgroup" and "memory" in options.split(",")):
             return before[_MOUNT_ROOT], Path(before[_MOUNT_POINT])
     return None
 

@@ -11,6 +11,7 @@ from supervisor.adapters import proc
 _EMPTY_FOLDER_LINKS = 2
 """Its name and its own dot; each folder in it adds one."""
 _SUBGROUP = "supervisor"
+_WHOLE = "memory.oom.group"
 _MOUNTS = Path("/proc/self/mounts")
 
 
@@ -59,11 +60,18 @@ class Leaf:
         self.path = path
 
     def make(self) -> bool:
-        """Make the folder. False where that fails: the tree is then known by session and tag alone."""
+        """Make the folder. False where that fails: the tree is then known by session and tag alone.
+
+        Where it has the memory controller, the kernel is told to end all in it for lack of memory and not one: a worker without one of its children hangs.
+        """
         try:
             self.path.mkdir(exist_ok=True)
         except OSError:
             return False
+        whole = self.path / _WHOLE
+        with suppress(OSError):
+            if whole.exists():
+                whole.write_text("1")
         return True
 
     def holds(self, pid: int) -> bool:

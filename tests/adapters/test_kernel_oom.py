@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.adapters.cgroups import home_of
+from supervisor.adapters.cgroups import Leaf, home_of
 from supervisor.adapters.kernel_oom import KernelOom, hold_to
 from supervisor.adapters.trees import Record
 from supervisor.core.model import WorkerName
@@ -72,6 +72,18 @@ def test_of_whom_nobody_knows_what_he_uses_the_limit_stays(tmp_path: Path) -> No
     hold_to(one, 4 * GIB)
 
     assert (tmp_path / "memory.max").read_text() == "max\n"
+
+
+def test_the_kernel_ends_all_of_a_leaf_or_nobody_of_it(tmp_path: Path) -> None:
+    plain, counted = tmp_path / "plain", tmp_path / "counted"
+    counted.mkdir()
+    (counted / "memory.oom.group").write_text("0\n")
+
+    assert Leaf(plain).make()
+    assert Leaf(counted).make()
+
+    assert (counted / "memory.oom.group").read_text() == "1"
+    assert list(plain.iterdir()) == [], "without the controller there is no such file"
 
 
 def test_a_leaf_without_the_controller_and_a_worker_without_a_leaf_are_left_alone(tmp_path: Path) -> None:

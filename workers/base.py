@@ -34,9 +34,10 @@ from workers.beats import Identity
 from workers.budget import keep_budget
 from workers.endings import Ended, device_reason, ended_by, sentence
 from workers.given import held_to, schemas_of
-from workers.idle import IdleMeter, own_bytes, release
+from workers.idle import IdleMeter, release
 from workers.link import Link
 from workers.report import BadInput, EmergencyBrake, Job, JobCancelled, Report
+from workers.tree import tree_bytes
 
 __all__ = ["BadInput", "EmergencyBrake", "Job", "JobCancelled", "NoOptions", "Report", "Worker", "main"]
 
@@ -231,7 +232,7 @@ class _Process:
         return Ended("paused", "paused before it began") if key in self._link.paused else None
 
     def _weigh(self, order: JobOrder) -> int | Ended:
-        """Return what this process will have at the most for a job, 0 where nobody asks or knows; or the end of one for which there is too little memory."""
+        """Return what all its processes will have at the most for a job, 0 where nobody asks or knows, or the end of one that does not fit."""
         if order.memory_room_bytes is None or type(self._worker).memory_bytes is Worker.memory_bytes:
             return 0
         try:
@@ -240,7 +241,7 @@ class _Process:
             return ended_by(error)
         if more_bytes <= 0:
             return 0
-        needs_bytes = own_bytes() + more_bytes
+        needs_bytes = tree_bytes() + more_bytes
         if more_bytes <= order.memory_room_bytes:
             return needs_bytes
         return Ended("needs_memory", f"it takes {more_bytes} bytes of memory more, and there are {order.memory_room_bytes}", memory_bytes=needs_bytes)

@@ -11,13 +11,14 @@ from supervisor.adapters import proc
 _EMPTY_FOLDER_LINKS = 2
 """Its name and its own dot; each folder in it adds one."""
 _SUBGROUP = "supervisor"
+_WHOLE = "memory.oom.group"
 _MOUNTS = Path("/proc/self/mounts")
 
 
 def find_parent() -> Path | None:
     """Return the folder of our own cgroup, or None where there is no v2 hierarchy or nothing can be made in it."""
     try:
-        mount = next(fields[1] for line in _MOUNTS.read_text().splitlines() if (fields := line.split())[2] == "cgroup2")
+        mount = next(fields[1] for line in _MOUNTS.read_text().splitlines() if (fields := line.split(" "))[2:3] == ["cgroup2"])
     except (OSError, StopIteration):
         return None
     own = proc.cgroup_of(os.getpid())
@@ -59,11 +60,18 @@ class Leaf:
         self.path = path
 
     def make(self) -> bool:
-        """Make the folder. False where that fails: the tree is then known by session and tag alone."""
+        """Make the folder. False where that fails: the tree is then known by session and tag alone.
+
+        Where it has the memory controller, the kernel is told to end all in it for lack of memory and not one: a worker without one of its children hangs.
+        """
         try:
             self.path.mkdir(exist_ok=True)
         except OSError:
             return False
+        whole = self.path / _WHOLE
+        with suppress(OSError):
+            if whole.exists():
+                whole.write_text("1")
         return True
 
     def holds(self, pid: int) -> bool:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from supervisor.adapters.memory_groups import groups_of, stat_of
+from supervisor.adapters.memory_groups import V2, groups_of, stat_of
 from supervisor.adapters.trees import Record
 
 _EXIT_MAX_S: Final = 5.0
@@ -15,7 +15,14 @@ _EXIT_MAX_S: Final = 5.0
 _FLAGS_FIELD: Final = 6  # of /proc/PID/stat, counted after the command's closing parenthesis
 _EXITING: Final = 0x4
 _OVER: Final = (5, 4)
-"""The kernel's limit on a cgroup, of worker_limit: worker_limit itself is for those who stay over it, and this is for one that cannot be waited for."""
+"""The kernel's limit on a cgroup, of worker_limit: worker_limit itself is for those who stay over it, and this is for one that cannot be waited for.
+
+Of what is in use as well, where that is more: the kernel ends somebody at once for a limit under it.
+"""
+_ROOM_MIN_BYTES: Final = 256 * 2**20
+_PAGE_BYTES: Final = 4096
+_TO_BE_WRITTEN: Final = ("file_dirty", "file_writeback")
+"""Pages of files that the kernel counts among those it can take back, and must write to the disk before."""
 
 
 class KernelOom:
@@ -80,12 +87,26 @@ def _kills(path: Path) -> int | None:
 
 
 def hold_to(record: Record, worker_limit_bytes: int) -> None:
-    """Have the kernel keep a worker's cgroup within a quarter over worker_limit (0: no limit), where it has the memory controller. For a thread."""
+    """Have the kernel keep a worker's cgroup within a quarter over worker_limit (0: no limit), where it has the memory controller.
+
+    Not under what it uses: one that is over a lowered limit gets its looks, and one that is over by being there at all is left alone. For a thread: the
+    kernel takes pages of files back before it returns.
+    """
     if not record.cgroup:
         return
-    up, down = _OVER
-    wanted = str(worker_limit_bytes * up // down // 4096 * 4096) if worker_limit_bytes else "max"
-    with suppress(OSError):
-        path = Path(record.cgroup) / "memory.max"
+    folder, (up, down) = Path(record.cgroup), _OVER
+    with suppress(OSError, ValueError):
+        path, wanted = folder / V2.limit, "max"
+        if worker_limit_bytes:
+            used_bytes = _in_use(folder)
+            least_bytes = max(worker_limit_bytes * up // down, used_bytes * up // down, used_bytes + _ROOM_MIN_BYTES)
+            wanted = str(least_bytes // _PAGE_BYTES * _PAGE_BYTES)
         if path.read_text().strip() != wanted:
             path.write_text(wanted)
+
+
+def _in_use(folder: Path) -> int:
+    """Return what a cgroup uses that the kernel could not take back at once. Raises OSError and ValueError where it does not say."""
+    stat = stat_of(folder / "memory.stat") or {}
+    clean_bytes = sum(stat.get(name, 0) for name in V2.reclaimable) - sum(stat.get(name, 0) for name in _TO_BE_WRITTEN)
+    return int((folder / V2.used).read_text()) - max(0, clean_bytes)

@@ -6,7 +6,9 @@ from typing import Final
 from msgspec import Struct
 
 _MOUNT_ROOT, _MOUNT_POINT = 3, 4
-"""Fields of a line of mountinfo; after its lone dash come the file system, the device and the options."""
+"""Fields of a line of mountinfo; after its lone dash come the file system, the source, which may be empty, and the options."""
+_MOUNT_FIELDS: Final = (6, 3)
+_CGROUP_FIELDS: Final = 3
 
 
 class Names(Struct, frozen=True):
@@ -19,7 +21,7 @@ class Names(Struct, frozen=True):
 
 
 _V1: Final = Names("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"), "memory.oom_control")
-_V2: Final = Names("memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable"), "memory.events")
+V2: Final = Names("memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable"), "memory.events")
 
 
 class Group(Struct, frozen=True):
@@ -41,21 +43,25 @@ def groups_of(pid: int | str, proc: Path = Path("/proc")) -> list[Group]:
         return []
     found: list[Group] = []
     for line in lines:
-        number, controllers, path = line.removesuffix(" (deleted)").split(":", 2)
-        names = _V2 if number == "0" else _V1 if "memory" in controllers.split(",") else None
+        fields = line.removesuffix(" (deleted)").split(":", _CGROUP_FIELDS - 1)
+        if len(fields) < _CGROUP_FIELDS:
+            continue
+        number, controllers, path = fields
+        names = V2 if number == "0" else _V1 if "memory" in controllers.split(",") else None
         if names is not None and (place := _mounted(mounts, names)) is not None:
             found += [Group(folder, names) for folder in _chain(*place, path) if (folder / names.used).exists()]
     return found
 
 
 def _mounted(mounts: list[str], names: Names) -> tuple[str, Path] | None:
-    """Return what of the hierarchy of this version is mounted, and where."""
+    """Return what of the hierarchy of this version is mounted, and where. A line that is no mount's is left out."""
     for line in mounts:
-        before, _, after = line.partition(" - ")
-        kind, _, options = after.split(maxsplit=2)
-        if (names is _V2 and kind == "cgroup2") or (names is _V1 and kind == "cgroup" and "memory" in options.split(",")):
-            fields = before.split()
-            return fields[_MOUNT_ROOT], Path(fields[_MOUNT_POINT])
+        before, after = (part.split(" ") for part in line.partition(" - ")[::2])
+        if len(before) < _MOUNT_FIELDS[0] or len(after) < _MOUNT_FIELDS[1]:
+            continue
+        kind, _, options = after[: _MOUNT_FIELDS[1]]
+        if (names is V2 and kind == "cgroup2") or (names is _V1 and kind == "cgroup" and "memory" in options.split(",")):
+            return before[_MOUNT_ROOT], Path(before[_MOUNT_POINT])
     return None
 
 

@@ -46,15 +46,17 @@ class Lines(Struct, frozen=True):
 def lines(limits: MemoryLimits, total_bytes: int) -> Lines:
     """Return the lines for a machine of this size (0: not known).
 
-    The defaults are for 16 GiB and more; on a smaller machine they are a quarter, an eighth and a sixteenth of it. A line that the operator chose stands.
+    The defaults are for 16 GiB and more; on a smaller machine they are a quarter, an eighth and a sixteenth of it. A line that the operator chose stands,
+    and lifts those above it that it would lie over.
     """
     names = ("warn_below_bytes", "emergency_below_bytes", "hard_floor_bytes")
-    found = []
-    for name, share in zip(names, _SHARES, strict=True):
+    found: list[int] = []
+    for name, share in zip(reversed(names), reversed(_SHARES), strict=True):  # from the lowest line up
         line = getattr(limits, name)
         small = total_bytes and line == getattr(_DEFAULTS, name) and line > total_bytes // share
-        found.append(total_bytes // share // MIB * MIB if small else line)
-    return Lines(*found)
+        line = total_bytes // share // MIB * MIB if small else line
+        found.append(max(line, *found, 0) if line else 0)
+    return Lines(*reversed(found))
 
 
 def zone_of(available_bytes: int, at: Lines, before: Zone) -> Zone:

@@ -60,6 +60,24 @@ def test_the_nearest_limit_above_us_counts_without_what_would_be_given_back(tmp_
     assert (room.available_bytes, room.total_bytes) == (4 * GIB, 8 * GIB)
 
 
+ODD = ["21 1 0:30 / /mnt rw - tmpfs  rw\n", "22 1 0:31 / /mnt rw - tmpfs\n", "\n", "23 - cgroup2 cgroup2 rw\n", "24 1 0:32 / /mnt rw\n"]
+
+
+@pytest.mark.parametrize("line", ODD, ids=["a source without a name", "no options", "an empty line", "no mount point", "no file system"])
+def test_a_mount_that_cannot_be_read_is_left_out_and_the_next_counts(tmp_path: Path, line: str) -> None:
+    folder = tmp_path / "proc"
+    group(folder / "cg/a", str(8 * GIB), 3 * GIB, "inactive_file 0\n")
+
+    assert machine(folder, cgroup="garbage\n0::/a\n", mount=line + V2_MOUNT).read().available_bytes == 5 * GIB
+
+
+def test_a_hierarchy_that_was_mounted_from_a_source_without_a_name_counts(tmp_path: Path) -> None:
+    folder = tmp_path / "proc"
+    group(folder / "cg/a", str(8 * GIB), 3 * GIB, "inactive_file 0\n")
+
+    assert machine(folder, cgroup="0::/a\n", mount="30 20 0:26 / {} rw - cgroup2  rw\n").read().available_bytes == 5 * GIB
+
+
 def test_a_group_of_version_one_counts_in_its_own_words(tmp_path: Path) -> None:
     folder = tmp_path / "proc"
     group(folder / "cg/a", str(6 * GIB), 5 * GIB, f"total_inactive_file {GIB}\ntotal_active_file {GIB}\ninactive_file 7\n", v1=True)

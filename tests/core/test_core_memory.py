@@ -45,6 +45,10 @@ SIZES = [
     ("half of that", 8 * GIB, MemoryLimits(), Lines(2 * GIB, GIB, GIB // 2)),
     ("tiny", GIB, MemoryLimits(), Lines(256 * MIB, 128 * MIB, 64 * MIB)),
     ("lines of one's own", 8 * GIB, MemoryLimits(warn_below_bytes=5 * GIB, emergency_below_bytes=3 * GIB), Lines(5 * GIB, 3 * GIB, GIB // 2)),
+    ("a chosen second line lifts the first", 4 * GIB, MemoryLimits(emergency_below_bytes=3 * GIB // 2), Lines(3 * GIB // 2, 3 * GIB // 2, GIB // 4)),
+    ("a chosen third line lifts both", 4 * GIB, MemoryLimits(hard_floor_bytes=5 * GIB // 4), Lines(5 * GIB // 4, 5 * GIB // 4, 5 * GIB // 4)),
+    ("no line stays none", 4 * GIB, MemoryLimits(warn_below_bytes=0, emergency_below_bytes=0), Lines(0, 0, GIB // 4)),
+    ("over one that is none", 4 * GIB, MemoryLimits(emergency_below_bytes=0, hard_floor_bytes=5 * GIB // 4), Lines(5 * GIB // 4, 0, 5 * GIB // 4)),
 ]
 
 

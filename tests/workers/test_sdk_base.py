@@ -121,6 +121,22 @@ def test_a_job_that_does_not_fit_is_not_begun_and_the_next_is_taken(worker: Play
     assert accepted.job == "j-2"
 
 
+def test_what_its_children_have_counts_among_what_a_worker_will_have_at_the_most(worker: Played) -> None:
+    worker.order(steps=1, fault="hold", size_mb=300)
+    worker.wait_for(wire.Result)
+    holder = psutil.Process(int((worker.folder / "jobs/j-1/holder").read_text()))
+    try:
+        worker.order(job="j-2", steps=1, tells_mb=100, room_bytes=2**30)
+        accepted = worker.wait_for(wire.Accepted)
+    finally:
+        worker.close()  # else the holder stays its zombie
+        holder.kill()
+        psutil.wait_procs([holder], timeout=WITHIN_S)
+
+    assert accepted.job == "j-2"
+    assert accepted.memory_bytes > 400 * 2**20
+
+
 def test_params_that_nobody_can_weigh_end_the_job_as_bad_input(worker: Played) -> None:
     worker.order(room_bytes=2**30, stepps=1)
 

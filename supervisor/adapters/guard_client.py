@@ -8,7 +8,7 @@ import signal
 import struct
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +38,7 @@ class GuardClient:
         self._published: tuple[bytes, int, int] = (b"", -1, 0)
         self._number = 0
         self._told = 1  # lines of its text; that begins with a break
+        self._page, self._kills = (mmap.mmap(-1, _PAGE_BYTES) for _ in range(2))  # nobody's, until one is started
         self._start()
 
     def publish(self, text: str, *, floor_bytes: int, pretended_bytes: int, now_s: float) -> None:
@@ -94,24 +95,20 @@ class GuardClient:
         return "\n" + self._kills[:].partition(b"\0")[0].decode()
 
     def _start(self) -> None:
-        self._page, page = _shared("warden-guard-page")
-        self._kills, kills = _shared("warden-guard-kills")
-        self._published, self._number, self._told = (b"", -1, 0), 0, 1
+        """Start one. Where the system has no room for another process it is said, and tried again: that ends nobody."""
         try:
-            pid = os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-I", "-S", str(_SCRIPT), str(os.getpid()), "3", "4"],
-                {},
-                file_actions=[(os.POSIX_SPAWN_DUP2, page, 3), (os.POSIX_SPAWN_DUP2, kills, 4)],
-                setsid=True,
-                setsigmask=[],
-                setsigdef=[number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)],
-            )
-            self._pidfd = os.pidfd_open(pid)
-        finally:
-            os.close(page)
-            os.close(kills)
-        asyncio.get_running_loop().add_reader(self._pidfd, self._exited)
+            with ExitStack() as stack:
+                (page, page_fd), (kills, kills_fd) = _shared("warden-guard-page", stack), _shared("warden-guard-kills", stack)
+                self._pidfd = _spawned(page_fd, kills_fd, self._exited)
+        except OSError as error:
+            self._say("guard_ended", {"reason": f"another could not be started: {error}: tried again in {_AGAIN_S:g} s"})
+            self._start_later()
+            return
+        self._page, self._kills = page, kills
+        self._published, self._number, self._told = (b"", -1, 0), 0, 1
+
+    def _start_later(self) -> None:
+        asyncio.get_running_loop().call_later(_AGAIN_S, lambda: None if self._closing else self._start())
 
     def _exited(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
@@ -120,14 +117,37 @@ class GuardClient:
         self._pidfd = 0
         if not self._closing:
             self._say("guard_ended", {"reason": f"{how}: another is started"})
-            asyncio.get_running_loop().call_later(_AGAIN_S, lambda: None if self._closing else self._start())
+            self._start_later()
 
 
-def _shared(name: str) -> tuple[mmap.mmap, int]:
-    """Return shared memory, and a descriptor of it."""
+def _shared(name: str, stack: ExitStack) -> tuple[mmap.mmap, int]:
+    """Return shared memory, and a descriptor of it that the stack closes. Raises OSError."""
     made = os.memfd_create(name)
     try:
         os.ftruncate(made, _PAGE_BYTES)
-        return mmap.mmap(made, _PAGE_BYTES), fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, _ASIDE)
+        aside = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, _ASIDE)
+        stack.callback(os.close, aside)
+        return mmap.mmap(made, _PAGE_BYTES), aside
     finally:
         os.close(made)
+
+
+def _spawned(page: int, kills: int, exited: Callable[[], None]) -> int:
+    """Start a guard, and return a pidfd of it; `exited` is called when it ends. Raises OSError, and then there is none."""
+    pid = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", "-S", str(_SCRIPT), str(os.getpid()), "3", "4"],
+        {},
+        file_actions=[(os.POSIX_SPAWN_DUP2, page, 3), (os.POSIX_SPAWN_DUP2, kills, 4)],
+        setsid=True,
+        setsigmask=[],
+        setsigdef=[number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)],
+    )
+    with ExitStack() as undo:
+        undo.callback(os.waitpid, pid, 0)
+        undo.callback(os.kill, pid, signal.SIGKILL)  # until it is waited for, its number is nobody else's
+        pidfd = os.pidfd_open(pid)
+        undo.callback(os.close, pidfd)
+        asyncio.get_running_loop().add_reader(pidfd, exited)
+        undo.pop_all()
+    return pidfd

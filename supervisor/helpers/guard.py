@@ -13,7 +13,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 HEAD = struct.Struct("<QdQQI")
@@ -48,7 +48,7 @@ class Victim:
 
     def gone(self) -> bool:
         """Return whether none of them lives."""
-        return all(ended(pidfd) for pidfd in self.pids.values())
+        return len(ended(self.pids.values())) == len(self.pids)
 
 
 class Guard:
@@ -125,14 +125,14 @@ class Guard:
             self.send(victim, number)
         waited = list(victim.pids.values())
         while waited and time.monotonic() - begun_s < EXIT_MAX_S:
-            select.select(waited, [], [], EXIT_MAX_S / 10)
-            waited = [pidfd for pidfd in waited if not ended(pidfd)]
+            over = ended(waited, EXIT_MAX_S / 10)
+            waited = [pidfd for pidfd in waited if pidfd not in over]
         self.write(f"\t{time.monotonic() - begun_s}\n", place)
 
     def send(self, victim: Victim, number: signal.Signals) -> None:
         """Signal each of its processes, and the group of its leader: who was born in that since the page was written is none the guard knows."""
         leader = next(iter(victim.pids))
-        if not ended(victim.pids[leader]):  # its number is its own for as long as it lives
+        if not ended([victim.pids[leader]]):  # its number is its own for as long as it lives
             with suppress(OSError):
                 if os.getpgid(leader) == leader:
                     os.killpg(leader, number)
@@ -163,9 +163,12 @@ def opened(pid: int, ticks: int) -> int:
     return 0
 
 
-def ended(pidfd: int) -> bool:
-    """Return whether the process is gone, or a zombie."""
-    return bool(select.select([pidfd], [], [], 0)[0])
+def ended(pidfds: Iterable[int], wait_s: float = 0.0) -> set[int]:
+    """Return those whose process is gone or a zombie, as soon as there is one, or when the wait is over."""
+    poller = select.poll()
+    for pidfd in pidfds:
+        poller.register(pidfd, select.POLLIN)
+    return {pidfd for pidfd, _ in poller.poll(1000 * wait_s)}
 
 
 def resident_bytes(pid: int) -> int:

@@ -1,7 +1,9 @@
 """The guard as a program of its own: it ends whom the page names, the first first, proves who that is, and writes down what it did."""
 
+import fcntl
 import mmap
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -158,6 +160,23 @@ def test_it_counts_the_cgroups_that_it_is_told_of(tmp_path: Path) -> None:
     one.take(f"group\t{1000 * MIB}\t{tmp_path}/used\t{tmp_path}/stat\tinactive_file,active_file")
 
     assert one.available() == 250 * MIB
+
+
+def test_a_process_with_a_high_descriptor_is_waited_for_as_well(holders: list["subprocess.Popen[str]"]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    low = os.pidfd_open(holders[0].pid)
+    high = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 2000)
+    try:
+        before = guard.ended([high])
+        holders[0].kill()
+        after = guard.ended([high], 30)
+    finally:
+        os.close(low)
+        os.close(high)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert (before, after) == (set(), {high})
 
 
 def test_it_ends_when_it_is_not_its_parents_any_more() -> None:

@@ -1,7 +1,7 @@
 """What trees use: their PSS without pages of files, 15 ms per GB, read where it may decide; in between their RSS, which costs nothing, tells the rest."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -28,17 +28,17 @@ class Readings:
     """The last PSS of each process. Valid until a process of ours comes or goes: whoever sees that makes new ones.
 
     near_bytes: a tree with less RSS is far from every limit, and told by its RSS until its readings are stale; None: every tree is. 0: none is.
-    members: who there was of each generation's tree at the last look.
+    members: who there was of each generation's tree at the last look, pid -> start ticks.
     """
 
     def __init__(self, *, near_bytes: int | None = 0, stale_s: float = 60.0) -> None:
         """Begin with none."""
         self.near_bytes = near_bytes
         self.stale_s = stale_s
-        self.members: dict[tuple[WorkerName, int], Sequence[int]] = {}
+        self.members: dict[tuple[WorkerName, int], Mapping[int, int]] = {}
         self._last: dict[int, _Reading] = {}
 
-    def pss_bytes(self, pids: Sequence[int], now_s: float) -> int:
+    def pss_bytes(self, pids: Collection[int], now_s: float) -> int:
         """Return the PSS of these processes, a tree, together."""
         resident = {pid: proc.rss_bytes(pid) for pid in pids}
         near = self.near_bytes is not None and sum(resident.values()) >= self.near_bytes
@@ -54,7 +54,7 @@ class Readings:
             return last.pss_bytes
         return last.plus(rss_bytes) if moved else last.pss_bytes
 
-    def now_bytes(self, pids: Sequence[int]) -> int:
+    def now_bytes(self, pids: Collection[int]) -> int:
         """Return what these processes have now, by the last reading and their RSS."""
         found = ((self._last.get(pid), proc.rss_bytes(pid)) for pid in pids)
         return sum(last.plus(rss_bytes) if last is not None and rss_bytes else rss_bytes for last, rss_bytes in found)
@@ -63,16 +63,16 @@ class Readings:
 def measure(records: Sequence[Record], readings: Readings) -> dict[WorkerName, int]:
     """Return the PSS of each worker's trees in bytes. Where there are cgroups nobody else is looked at; for all others there is one pass over the machine."""
     now_s = time.monotonic()
-    members: dict[tuple[WorkerName, int], Sequence[int]] = {}
+    members: dict[tuple[WorkerName, int], Mapping[int, int]] = {}
     scanned = []
     for record in records:
         inside = record.leaf.pids() if record.leaf is not None else []
         if inside:
-            members[record.worker, record.generation] = inside
+            members[record.worker, record.generation] = {pid: seen.start_ticks for pid in inside if (seen := proc.look(pid)) is not None}
         elif record.pid:
             scanned.append(record)
     for record, found in zip(scanned, members_of(scanned), strict=True):
-        members[record.worker, record.generation] = [member.pid for member in found]
+        members[record.worker, record.generation] = {member.pid: member.start_ticks for member in found}
     used: dict[WorkerName, int] = {record.worker: 0 for record in records}
     for (worker, _), pids in members.items():
         used[worker] += readings.pss_bytes(pids, now_s)

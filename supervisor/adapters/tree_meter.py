@@ -31,7 +31,6 @@ class TreeMeter:
         self.worker_limit_bytes = 0
         self.oom = KernelOom()
         self.by_guard: Callable[[WorkerName, int], bool] = lambda _worker, _generation: False
-        self._ticks: dict[int, int] = {}
         self.thread = ThreadPoolExecutor(2, "warden-meter")
         self._records = records
         self._readings = Readings()
@@ -82,13 +81,11 @@ class TreeMeter:
 
     def processes(self) -> dict[WorkerName, tuple[int, list[tuple[int, int]]]]:
         """Return of each worker the generation, and the pids of its tree with their start ticks, the leader first."""
-        found, ticks = {}, {}
+        found = {}
         for record in self._records():
-            pids = sorted(self._known(record), key=lambda pid, leader=record.pid: pid != leader)  # type: ignore[misc]  # the leader of this turn
-            for pid in pids:
-                ticks[pid] = self._ticks.get(pid) or (seen.start_ticks if (seen := proc.look(pid)) is not None else 0)
-            found[record.worker] = (record.generation, [(pid, ticks[pid]) for pid in pids])
-        self._ticks = ticks
+            known = dict(self._known(record))
+            leader = {record.pid: known.pop(record.pid)} if record.pid in known else {}
+            found[record.worker] = record.generation, [*leader.items(), *known.items()]
         return found
 
     def killer_of(self, record: Record, *, ours: bool) -> Literal["", "kernel", "guard"]:
@@ -98,8 +95,9 @@ class TreeMeter:
             return "guard"
         return "kernel" if by_kernel and not ours else ""
 
-    def _known(self, record: Record) -> Sequence[int]:
-        return self._readings.members.get((record.worker, record.generation)) or ((record.pid,) if record.pid else ())
+    def _known(self, record: Record) -> Mapping[int, int]:
+        """Return who there was of it at the last look, as it was found then: a pid may have been given out anew since."""
+        return self._readings.members.get((record.worker, record.generation)) or ({record.pid: record.start_ticks} if record.pid else {})
 
 
 def _largest_but(ours: Collection[int]) -> list[str]:

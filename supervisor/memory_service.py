@@ -80,7 +80,7 @@ class MemoryService:
             published_at_s, published = now_s, there
             floor = lines(loop.limits.memory, event.total_bytes).floor_bytes
             text = self._page(loop.fleet, loop.limits, event, now_s)
-            guard.publish(text, floor_bytes=floor, pretended_bytes=self._pretended_bytes, now_s=now_s)
+            guard.page.publish(text, floor_bytes=floor, pretended_bytes=self._pretended_bytes, now_s=now_s)
             for acted in guard.news():
                 post(acted)
 

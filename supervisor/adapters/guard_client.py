@@ -19,12 +19,37 @@ from supervisor.core.limits import JSONValue
 from supervisor.core.model import WorkerName
 
 _SCRIPT: Final = Path(supervisor.__file__).parent / "helpers" / "guard.py"
-HEAD: Final = struct.Struct("<QdQQI")
+HEAD: Final = struct.Struct("<dQQQ")
+HEAD_AT: Final = 8
 """As in the guard, which imports nothing of ours: a test compares."""
 _PAGE_BYTES: Final = 2**20
 _AGAIN_S: Final = 1.0
 _ASIDE: Final = 64
 """Descriptors are put there, for the guard gets them under low numbers."""
+
+
+class Page:
+    """What the guard goes by, so written that it never takes the half of it."""
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        """Write into this memory, which is all zero."""
+        self._memory = memory
+        self._words = memoryview(memory).cast("Q")  # one word of it is written at once; what `struct` writes is not
+        self._instants = memoryview(memory).cast("d")
+        self._published: tuple[bytes, int, int] = (b"", -1, 0)
+
+    def publish(self, text: str, *, floor_bytes: int, pretended_bytes: int, now_s: float) -> None:
+        """Let it act by this from now on: below the floor (0: never), on the victims in the text, the first first."""
+        body = text.encode()[: len(self._memory) - HEAD_AT - HEAD.size]
+        fresh = (body, floor_bytes, pretended_bytes)
+        if fresh == self._published:
+            self._instants[1] = now_s
+            return
+        self._published = fresh
+        self._words[0] += 1  # odd: it is being written
+        HEAD.pack_into(self._memory, HEAD_AT, now_s, floor_bytes, pretended_bytes, len(body))
+        self._memory[HEAD_AT + HEAD.size : HEAD_AT + HEAD.size + len(body)] = body
+        self._words[0] += 1
 
 
 class GuardClient:
@@ -35,22 +60,14 @@ class GuardClient:
         self._say = say
         self._closing = False
         self._pidfd = 0
-        self._published: tuple[bytes, int, int] = (b"", -1, 0)
-        self._number = 0
         self._told = 1  # lines of its text; that begins with a break
-        self._page, self._kills = (mmap.mmap(-1, _PAGE_BYTES) for _ in range(2))  # nobody's, until one is started
+        self._page, self._kills = Page(mmap.mmap(-1, _PAGE_BYTES)), mmap.mmap(-1, _PAGE_BYTES)  # nobody's, until one is started
         self._start()
 
-    def publish(self, text: str, *, floor_bytes: int, pretended_bytes: int, now_s: float) -> None:
-        """Let it act by this from now on: below the floor (0: never), on the victims in the text, the first first."""
-        body = text.encode()[: _PAGE_BYTES - HEAD.size]
-        changed = (body, floor_bytes, pretended_bytes) != self._published
-        if changed:
-            self._published = (body, floor_bytes, pretended_bytes)
-            HEAD.pack_into(self._page, 0, self._number + 1, now_s, floor_bytes, pretended_bytes, len(body))
-            self._page[HEAD.size : HEAD.size + len(body)] = body
-            self._number += 2
-        HEAD.pack_into(self._page, 0, self._number, now_s, floor_bytes, pretended_bytes, len(body))
+    @property
+    def page(self) -> Page:
+        """What the one guard goes by that there is."""
+        return self._page
 
     def ended(self, worker: WorkerName, generation: int) -> bool:
         """Return whether it ended this process: it writes that down before it does."""
@@ -104,8 +121,7 @@ class GuardClient:
             self._say("guard_ended", {"reason": f"another could not be started: {error}: tried again in {_AGAIN_S:g} s"})
             self._start_later()
             return
-        self._page, self._kills = page, kills
-        self._published, self._number, self._told = (b"", -1, 0), 0, 1
+        self._page, self._kills, self._told = Page(page), kills, 1
 
     def _start_later(self) -> None:
         asyncio.get_running_loop().call_later(_AGAIN_S, lambda: None if self._closing else self._start())

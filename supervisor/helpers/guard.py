@@ -16,8 +16,10 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-HEAD = struct.Struct("<QdQQI")
-"""Of PAGE: a number that is odd while it is written, when it was said to hold (monotonic), the floor, the memory to pretend (0: none), bytes that follow."""
+HEAD_AT = 8
+"""PAGE begins with a number of 8 bytes, which is odd while the rest is written."""
+HEAD = struct.Struct("<dQQQ")
+"""Then: when it was said to hold (monotonic, written alone where nothing else changed), the floor, the memory to pretend (0: none), bytes that follow."""
 PAUSE_MIN_S, PAUSE_MAX_S, FALL_MAX = 0.005, 0.25, 16e9
 STALE_S = 2.0
 """An order that is older is not believed: who has most goes first then."""
@@ -56,7 +58,8 @@ class Guard:
 
     def __init__(self, page: mmap.mmap, kills: mmap.mmap) -> None:
         self.page, self.kills = page, kills
-        self.number = -1
+        self.words, self.instants = memoryview(page).cast("Q"), memoryview(page).cast("d")  # one word is read at once; what `struct` reads is not
+        self.number = 0
         self.floor = self.pretended = 0
         self.said_at_s = 0.0
         self.victims: list[Victim] = []
@@ -67,11 +70,13 @@ class Guard:
 
     def read(self) -> None:
         """Take what is published, if it is whole and new."""
-        number, said_at_s, floor, pretended, length = HEAD.unpack_from(self.page)
+        number = self.words[0]
         if number % 2:
             return
-        body = self.page[HEAD.size : HEAD.size + length]
-        if HEAD.unpack_from(self.page)[0] != number:  # it was written meanwhile: the next look sees it
+        said_at_s = self.instants[1]
+        _, floor, pretended, length = HEAD.unpack_from(self.page, HEAD_AT)
+        body = self.page[HEAD_AT + HEAD.size : HEAD_AT + HEAD.size + length]
+        if self.words[0] != number:  # it was written meanwhile: the next look sees it
             return
         self.said_at_s, self.floor, self.pretended = said_at_s, floor, pretended
         if number != self.number:

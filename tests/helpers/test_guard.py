@@ -17,6 +17,14 @@ from supervisor.core import brake, memory
 from supervisor.helpers import guard
 
 MIB = 2**20
+ROOT = Path(guard.__file__).parents[2]
+WRITES = """
+import mmap, os
+from supervisor.adapters.guard_client import Page
+page = Page(mmap.mmap(int(os.environ["FD"]), 2**16))
+for number in range(1, 20001):
+    page.publish(f"{number}\\n" * (1 + number % 50), floor_bytes=number, pretended_bytes=number, now_s=number)
+"""
 HOLDS = "import sys; held = bytearray({mb} << 20); held[::4096] = b'x' * len(held[::4096]); print('held', flush=True); sys.stdin.read()"
 
 
@@ -45,9 +53,7 @@ def publish(page: mmap.mmap, holders: list["subprocess.Popen[str]"], *, said_at_
     """Publish these holders as victims, in this order. ticks: added to what each really has; sizes: what each is said to have, its RSS if not given."""
     sizes = sizes or tuple(proc.rss_bytes(one.pid) for one in holders)
     rows = [f"worker\tw-{place}#1\t{sizes[place]}\t{one.pid}:{start_ticks(one.pid) + ticks}" for place, one in enumerate(holders)]
-    body = "\n".join(rows).encode()
-    guard.HEAD.pack_into(page, 0, 2, said_at_s, 100 * MIB, 300 * MIB, len(body))
-    page[guard.HEAD.size : guard.HEAD.size + len(body)] = body
+    guard_client.Page(page).publish("\n".join(rows), floor_bytes=100 * MIB, pretended_bytes=300 * MIB, now_s=said_at_s)
 
 
 def start_ticks(pid: int) -> int:
@@ -67,7 +73,7 @@ def act(page: mmap.mmap, kills: mmap.mmap) -> str:
 
 
 def test_the_page_is_read_as_it_is_written() -> None:
-    assert guard.HEAD.format == guard_client.HEAD.format
+    assert (guard.HEAD_AT, guard.HEAD.format) == (guard_client.HEAD_AT, guard_client.HEAD.format)
 
 
 def test_what_helps_is_the_same_for_the_guard_and_the_brake() -> None:
@@ -145,11 +151,35 @@ def test_a_page_that_is_being_written_changes_nothing(holders: list["subprocess.
     one = guard.Guard(page, kills)
     one.read()
 
-    guard.HEAD.pack_into(page, 0, 3, 0.0, 0, 0, 0)
+    page[0:1] = b"\3"  # odd
+    guard.HEAD.pack_into(page, guard.HEAD_AT, 0.0, 0, 0, 0)
     one.read()
 
     assert one.floor == 100 * MIB
     assert len(one.victims) == 2
+
+
+def test_no_page_is_taken_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process publishes as fast as it can; of each page, the floor, what is pretended, and the body say the same number."""
+    writer = subprocess.Popen([sys.executable, "-c", WRITES], stdout=subprocess.PIPE, pass_fds=(fd := os.memfd_create("page"),), env={"FD": str(fd)}, cwd=ROOT)
+    os.ftruncate(fd, 2**16)
+    page = mmap.mmap(fd, 2**16)
+    os.close(fd)
+    one, took = guard.Guard(page, shared()), list[str]()
+    monkeypatch.setattr(one, "take", took.append)
+    over = False
+    try:
+        while not over:
+            over = writer.poll() is not None  # its last page is read after that
+            one.read()
+            if took:
+                words = took.pop().split()
+                assert (set(words), len(words), one.pretended, one.said_at_s) == ({str(one.floor)}, 1 + one.floor % 50, one.floor, one.floor)
+    finally:
+        writer.kill()
+        writer.communicate()
+
+    assert (writer.returncode, one.floor) == (0, 20000)
 
 
 def test_it_counts_the_cgroups_that_it_is_told_of(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ class Beat(FromWorker, frozen=True, kw_only=True, tag="beat"):
 
 
 class Accepted(FromWorker, frozen=True, kw_only=True, tag="accepted"):
-    """The work on a job begins. memory_bytes: where it was reckoned, what this process will have of the machine's memory at the most."""
+    """The work on a job begins. memory_bytes: where it was reckoned, what its processes will have of the machine's memory at the most."""
 
     job: str
     attempt: int

@@ -19,7 +19,7 @@ from supervisor.core.limits import JSONValue
 from supervisor.core.model import WorkerName
 
 _SCRIPT: Final = Path(supervisor.__file__).parent / "helpers" / "guard.py"
-HEAD: Final = struct.Struct("<dQQQ")
+HEAD: Final = struct.Struct("<ddQQQ")
 HEAD_AT: Final = 8
 """As in the guard, which imports nothing of ours: a test compares."""
 _PAGE_BYTES: Final = 2**20
@@ -36,18 +36,21 @@ class Page:
         self._memory = memory
         self._words = memoryview(memory).cast("Q")  # one word of it is written at once; what `struct` writes is not
         self._instants = memoryview(memory).cast("d")
-        self._published: tuple[bytes, int, int] = (b"", -1, 0)
+        self._published: tuple[bytes, float, int, int] = (b"", 0.0, -1, 0)
 
-    def publish(self, text: str, *, floor_bytes: int, pretended_bytes: int, now_s: float) -> None:
-        """Let it act by this from now on: below the floor (0: never), on the victims in the text, the first first."""
+    def publish(self, text: str, *, floor_bytes: int, pretended_bytes: int, ending_at_s: float, now_s: float) -> None:
+        """Let it act by this from now on: below the floor (0: never), on the victims in the text, the first first.
+
+        ending_at_s: when the supervisor killed the last of those whose process is still there (0: nobody's is).
+        """
         body = text.encode()[: len(self._memory) - HEAD_AT - HEAD.size]
-        fresh = (body, floor_bytes, pretended_bytes)
+        fresh = (body, ending_at_s, floor_bytes, pretended_bytes)
         if fresh == self._published:
             self._instants[1] = now_s
             return
         self._published = fresh
         self._words[0] += 1  # odd: it is being written
-        HEAD.pack_into(self._memory, HEAD_AT, now_s, floor_bytes, pretended_bytes, len(body))
+        HEAD.pack_into(self._memory, HEAD_AT, now_s, ending_at_s, floor_bytes, pretended_bytes, len(body))
         self._memory[HEAD_AT + HEAD.size : HEAD_AT + HEAD.size + len(body)] = body
         self._words[0] += 1
 

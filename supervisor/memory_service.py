@@ -74,6 +74,8 @@ class MemoryService:
 
         def seen(event: MemorySampled) -> None:
             nonlocal published_at_s, published
+            for acted in guard.news():  # before the sample is posted: what it killed reads as nothing, though its memory is still on its way back
+                post(acted)
             now_s, ending_at_s = time.monotonic(), last_kill_s(loop.fleet)
             there = (_started(loop.fleet), ending_at_s)
             if there == published and now_s - published_at_s < _PUBLISH_EVERY_S.get(loop.fleet.zone, 0.0):
@@ -82,8 +84,6 @@ class MemoryService:
             floor = lines(loop.limits.memory, event.total_bytes).floor_bytes
             text = self._page(loop.fleet, loop.limits, event, now_s)
             guard.page.publish(text, floor_bytes=floor, pretended_bytes=self._pretended_bytes, ending_at_s=ending_at_s, now_s=now_s)
-            for acted in guard.news():
-                post(acted)
 
         return Sampler(self.room, self._trees.now, fleet=lambda: loop.fleet, limits=lambda: loop.limits, post=post, seen=seen).run()
 

@@ -168,7 +168,8 @@ class Guard:
         place = self.written if place is None else place
         data = text.encode()
         if place + len(data) < len(self.kills):
-            self.kills[place : place + len(data)] = data
+            self.kills[place + 1 : place + len(data)] = data[1:]
+            self.kills[place : place + 1] = data[:1]  # the last: the text ends before it until then, so no half of this is read
             self.written = place + len(data)
         return self.written
 

@@ -70,19 +70,20 @@ class MemoryService:
         stack.callback(guard.close)
         self._trees.by_guard = guard.ended
 
-        published_at_s, published = float("-inf"), frozenset[tuple[WorkerName, int]]()
+        published_at_s, published = float("-inf"), (frozenset[tuple[WorkerName, int]](), 0.0)
 
         def seen(event: MemorySampled) -> None:
             nonlocal published_at_s, published
-            now_s, there = time.monotonic(), _started(loop.fleet)
+            for acted in guard.news():  # before the sample is posted: what it killed reads as nothing, though its memory is still on its way back
+                post(acted)
+            now_s, ending_at_s = time.monotonic(), last_kill_s(loop.fleet)
+            there = (_started(loop.fleet), ending_at_s)
             if there == published and now_s - published_at_s < _PUBLISH_EVERY_S.get(loop.fleet.zone, 0.0):
                 return
             published_at_s, published = now_s, there
             floor = lines(loop.limits.memory, event.total_bytes).floor_bytes
             text = self._page(loop.fleet, loop.limits, event, now_s)
-            guard.page.publish(text, floor_bytes=floor, pretended_bytes=self._pretended_bytes, now_s=now_s)
-            for acted in guard.news():
-                post(acted)
+            guard.page.publish(text, floor_bytes=floor, pretended_bytes=self._pretended_bytes, ending_at_s=ending_at_s, now_s=now_s)
 
         return Sampler(self.room, self._trees.now, fleet=lambda: loop.fleet, limits=lambda: loop.limits, post=post, seen=seen).run()
 
@@ -101,6 +102,12 @@ class MemoryService:
 
 def _started(fleet: Fleet) -> frozenset[tuple[WorkerName, int]]:
     return frozenset((worker.name, worker.generation) for worker in fleet.workers.values() if worker.process is not None and worker.process.pid is not None)
+
+
+def last_kill_s(fleet: Fleet) -> float:
+    """Return when the last of those was killed whose process is still there; 0 where none was."""
+    stops = [worker.stop for worker in fleet.workers.values() if worker.process is not None and worker.stop is not None]
+    return max((stop.killed_at_s for stop in stops if stop.killed_at_s is not None), default=0.0)
 
 
 def _size_of(text: str) -> int:

@@ -14,12 +14,12 @@ from typing import Final
 
 import supervisor
 from supervisor.adapters import spawning
-from supervisor.core.events import GuardActed
+from supervisor.core.events import GuardActed, GuardKilled
 from supervisor.core.limits import JSONValue
 from supervisor.core.model import WorkerName
 
 _SCRIPT: Final = Path(supervisor.__file__).parent / "helpers" / "guard.py"
-HEAD: Final = struct.Struct("<dQQQ")
+HEAD: Final = struct.Struct("<ddQQQ")
 HEAD_AT: Final = 8
 """As in the guard, which imports nothing of ours: a test compares."""
 _PAGE_BYTES: Final = 2**20
@@ -36,18 +36,21 @@ class Page:
         self._memory = memory
         self._words = memoryview(memory).cast("Q")  # one word of it is written at once; what `struct` writes is not
         self._instants = memoryview(memory).cast("d")
-        self._published: tuple[bytes, int, int] = (b"", -1, 0)
+        self._published: tuple[bytes, float, int, int] = (b"", 0.0, -1, 0)
 
-    def publish(self, text: str, *, floor_bytes: int, pretended_bytes: int, now_s: float) -> None:
-        """Let it act by this from now on: below the floor (0: never), on the victims in the text, the first first."""
+    def publish(self, text: str, *, floor_bytes: int, pretended_bytes: int, ending_at_s: float, now_s: float) -> None:
+        """Let it act by this from now on: below the floor (0: never), on the victims in the text, the first first.
+
+        ending_at_s: when the supervisor killed the last of those whose process is still there (0: nobody's is).
+        """
         body = text.encode()[: len(self._memory) - HEAD_AT - HEAD.size]
-        fresh = (body, floor_bytes, pretended_bytes)
+        fresh = (body, ending_at_s, floor_bytes, pretended_bytes)
         if fresh == self._published:
             self._instants[1] = now_s
             return
         self._published = fresh
         self._words[0] += 1  # odd: it is being written
-        HEAD.pack_into(self._memory, HEAD_AT, now_s, floor_bytes, pretended_bytes, len(body))
+        HEAD.pack_into(self._memory, HEAD_AT, now_s, ending_at_s, floor_bytes, pretended_bytes, len(body))
         self._memory[HEAD_AT + HEAD.size : HEAD_AT + HEAD.size + len(body)] = body
         self._words[0] += 1
 
@@ -60,7 +63,7 @@ class GuardClient:
         self._say = say
         self._closing = False
         self._pidfd = 0
-        self._told = 1  # lines of its text; that begins with a break
+        self._told, self._begun = 1, 0  # lines of its text, which begins with a break; the last whose kill was told
         self._page, self._kills = Page(mmap.mmap(-1, _PAGE_BYTES)), mmap.mmap(-1, _PAGE_BYTES)  # nobody's, until one is started
         self._start()
 
@@ -73,28 +76,33 @@ class GuardClient:
         """Return whether it ended this process: it writes that down before it does."""
         return f"\n{worker}#{generation}\t" in self._text()
 
-    def news(self) -> list[GuardActed]:
-        """Return what it did since the last question."""
-        lines = self._text().split("\n")[:-1]
-        fresh, self._told = lines[self._told :], len(lines)
-        found = []
-        for line in fresh:
-            if "\t" not in line:
-                if line != "locked":
-                    self._say("guard_weak", {"reason": f"the guard's pages are {line}: where memory is short it may have to be read from the disk first"})
-                continue
-            name, available, floor, held, took = line.split("\t")
-            worker, _, generation = name.rpartition("#")
-            found.append(
-                GuardActed(
-                    worker=WorkerName(worker),
-                    generation=int(generation),
-                    available_bytes=int(available),
-                    floor_bytes=int(floor),
-                    freed_bytes=int(held),
-                    took_s=float(took),
-                )
-            )
+    def news(self) -> list[GuardKilled | GuardActed]:
+        """Return what it did since the last question: whom it has killed, and whose end it has seen."""
+        found: list[GuardKilled | GuardActed] = []
+        lines = self._text().split("\n")
+        for place, line in enumerate(lines[self._told :], self._told):
+            over = place < len(lines) - 1
+            if "\t" in line:
+                name, available, floor, held, *took = line.split("\t")
+                text, _, number = name.rpartition("#")
+                worker, generation, available_bytes, held_bytes = WorkerName(text), int(number), int(available), int(held)
+                if place > self._begun:
+                    self._begun = place
+                    found.append(GuardKilled(worker=worker, generation=generation, available_bytes=available_bytes, held_bytes=held_bytes))
+                if over:
+                    found.append(
+                        GuardActed(
+                            worker=worker,
+                            generation=generation,
+                            available_bytes=available_bytes,
+                            floor_bytes=int(floor),
+                            freed_bytes=held_bytes,
+                            took_s=float(took[0]),
+                        )
+                    )
+            elif over and line != "locked":
+                self._say("guard_weak", {"reason": f"the guard's pages are {line}: where memory is short it may have to be read from the disk first"})
+        self._told = len(lines) - 1
         return found
 
     def close(self) -> None:
@@ -109,7 +117,7 @@ class GuardClient:
             self._pidfd = 0
 
     def _text(self) -> str:
-        return "\n" + self._kills[:].partition(b"\0")[0].decode()
+        return "\n" + self._kills[: self._kills.find(b"\0")].decode()
 
     def _start(self) -> None:
         """Start one. Where the system has no room for another process it is said, and tried again: that ends nobody."""
@@ -121,7 +129,7 @@ class GuardClient:
             self._say("guard_ended", {"reason": f"another could not be started: {error}: tried again in {_AGAIN_S:g} s"})
             self._start_later()
             return
-        self._page, self._kills, self._told = Page(page), kills, 1
+        self._page, self._kills, self._told, self._begun = Page(page), kills, 1, 0
 
     def _start_later(self) -> None:
         asyncio.get_running_loop().call_later(_AGAIN_S, lambda: None if self._closing else self._start())

@@ -11,6 +11,7 @@ from supervisor.core import (
     brake,
     generations,
     gpu_faults,
+    guarding,
     handover,
     ladder,
     notices,
@@ -36,6 +37,7 @@ from supervisor.core.events import (
     EvidenceGathered,
     FleetEvent,
     GuardActed,
+    GuardKilled,
     HelloHeard,
     HoldChanged,
     JobAccepted,
@@ -191,6 +193,8 @@ def _of_fleet(turn: Turn, event: FleetEvent) -> bool:  # noqa: C901, PLR0912  # 
             xids.faulted(turn, event)
         case MemorySampled() | OutsidersNamed() | GuardActed():
             return brake.take(turn, event)
+        case GuardKilled():
+            guarding.killed(turn, event)
         case JobSubmitted():
             arrivals.submitted(turn, event)
             return False  # it is nobody's before it is on disk

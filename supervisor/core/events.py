@@ -258,6 +258,15 @@ class OutsidersNamed(Event, frozen=True, kw_only=True):
     names: tuple[str, ...]
 
 
+class GuardKilled(Event, frozen=True, kw_only=True):
+    """The guard has just killed a worker's process below the hard floor: what that has is on its way back."""
+
+    worker: WorkerName
+    generation: int
+    available_bytes: int
+    held_bytes: int
+
+
 class GuardActed(Event, frozen=True, kw_only=True):
     """The guard ended a worker's process below the hard floor, and waited until it was gone."""
 
@@ -428,6 +437,7 @@ FleetEvent = (
     | MemorySampled
     | MemoryMeasured
     | OutsidersNamed
+    | GuardKilled
     | GuardActed
     | JobSubmitted
     | CancelRequested

@@ -18,13 +18,16 @@ from contextlib import suppress
 
 HEAD_AT = 8
 """PAGE begins with a number of 8 bytes, which is odd while the rest is written."""
-HEAD = struct.Struct("<dQQQ")
-"""Then: when it was said to hold (monotonic, written alone where nothing else changed), the floor, the memory to pretend (0: none), bytes that follow."""
+HEAD = struct.Struct("<ddQQQ")
+"""Then: when it was said to hold (monotonic; alone where nothing else changed), when the supervisor killed the last of those who are still there
+(0: none is), the floor, the memory to pretend (0: none), bytes that follow."""
 PAUSE_MIN_S, PAUSE_MAX_S, FALL_MAX = 0.005, 0.25, 16e9
 STALE_S = 2.0
 """An order that is older is not believed: who has most goes first then."""
 EXIT_MAX_S = 1.0
 """How long one is waited for before the next is ended as well."""
+FLOOR_PAUSE_S = 0.3
+"""As for the supervisor's brake: so long what somebody had, whom anybody killed, may be on its way back before another is ended."""
 WORTH_BYTES, HELP_SHARE, BAND = 64 * 2**20, 10, 8
 """As for the supervisor's brake: less is no use to end anybody for; all of ours must have this part of what is missing, up to this part over the floor."""
 _LOCK = 1 | 2 | 4  # MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT
@@ -48,6 +51,11 @@ class Victim:
         """Return the RSS of its processes."""
         return sum(resident_bytes(pid) for pid in self.pids)
 
+    def dying(self) -> bool:
+        """Return whether one of them is killed but not gone: its RSS reads 0 while its pages are still on their way back."""
+        emptied = [pidfd for pid, pidfd in self.pids.items() if not resident_bytes(pid)]
+        return len(ended(emptied)) < len(emptied)
+
     def gone(self) -> bool:
         """Return whether none of them lives."""
         return len(ended(self.pids.values())) == len(self.pids)
@@ -61,7 +69,8 @@ class Guard:
         self.words, self.instants = memoryview(page).cast("Q"), memoryview(page).cast("d")  # one word is read at once; what `struct` reads is not
         self.number = 0
         self.floor = self.pretended = 0
-        self.said_at_s = 0.0
+        self.said_at_s = self.ending_at_s = 0.0
+        self.dying: dict[str, float] = {}  # since when, by name
         self.victims: list[Victim] = []
         self.groups: list[tuple[int, str, str, list[bytes]]] = []
         self.open: dict[tuple[int, int], int] = {}  # pidfds by pid and start ticks
@@ -74,11 +83,11 @@ class Guard:
         if number % 2:
             return
         said_at_s = self.instants[1]
-        _, floor, pretended, length = HEAD.unpack_from(self.page, HEAD_AT)
+        _, ending_at_s, floor, pretended, length = HEAD.unpack_from(self.page, HEAD_AT)
         body = self.page[HEAD_AT + HEAD.size : HEAD_AT + HEAD.size + length]
         if self.words[0] != number:  # it was written meanwhile: the next look sees it
             return
-        self.said_at_s, self.floor, self.pretended = said_at_s, floor, pretended
+        self.said_at_s, self.ending_at_s, self.floor, self.pretended = said_at_s, ending_at_s, floor, pretended
         if number != self.number:
             self.number = number
             self.take(body.decode())
@@ -117,14 +126,23 @@ class Guard:
                 found = min(found, limit - int(slurp(used)) + sum(number_in(counts, b"\n" + name + b" ") for name in names))
         return found
 
+    def freeing(self) -> bool:
+        """Return whether somebody was killed a moment ago, by whomever, and is still there."""
+        now_s = time.monotonic()
+        self.dying = {victim.name: self.dying.get(victim.name, now_s) for victim in self.victims if victim.dying()}
+        return any(0 <= now_s - since_s < FLOOR_PAUSE_S for since_s in (self.ending_at_s, *self.dying.values()))
+
     def act(self, available: int) -> None:
-        """End one worker, wait until it is gone, and say so; nobody where all of ours together would not help."""
+        """End one worker, wait until it is gone, and say so; nobody while another's end may help, or where all of ours together would not."""
+        if self.freeing():
+            return
         sizes = {victim: size for victim in self.victims if not victim.gone() and (size := victim.size_bytes()) >= WORTH_BYTES}
         if not sizes or sum(sizes.values()) * HELP_SHARE < self.floor + self.floor // BAND - available:
             return
         begun_s = time.monotonic()
         victim = max(sizes, key=sizes.__getitem__) if begun_s - self.said_at_s > STALE_S else next(iter(sizes))
         held = sizes[victim]
+        self.dying[victim.name] = begun_s
         place = self.write(f"{victim.name}\t{available}\t{self.floor}\t{held}")
         for number in (signal.SIGSTOP, signal.SIGKILL):  # all stand still before the first dies: nobody bears another meanwhile
             self.send(victim, number)
@@ -150,7 +168,8 @@ class Guard:
         place = self.written if place is None else place
         data = text.encode()
         if place + len(data) < len(self.kills):
-            self.kills[place : place + len(data)] = data
+            self.kills[place + 1 : place + len(data)] = data[1:]
+            self.kills[place : place + 1] = data[:1]  # the last: the text ends before it until then, so no half of this is read
             self.written = place + len(data)
         return self.written
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import mmap
 import os
 import signal
 from collections.abc import Mapping
@@ -11,7 +12,10 @@ import pytest
 
 from supervisor.adapters import guard_client
 from supervisor.adapters.guard_client import GuardClient
+from supervisor.core.events import GuardActed, GuardKilled
 from supervisor.core.limits import JSONValue
+from supervisor.core.model import WorkerName
+from supervisor.helpers.guard import Guard
 
 MAX_S = 30.0
 
@@ -70,6 +74,30 @@ def test_a_guard_that_cannot_be_started_is_said_and_tried_again_and_leaves_nothi
         assert all(str(reason).startswith("guard_ended: ") for reason in said.reasons)
         assert children() == []
         assert descriptors() == before + 2  # of its two pieces of shared memory
+
+    asyncio.run(story())
+
+
+def test_a_kill_is_news_as_soon_as_it_is_written_and_its_end_later() -> None:
+    async def story() -> None:
+        client, kills = GuardClient(Said()), mmap.mmap(-1, 4096)
+        client._kills, writer = kills, Guard(mmap.mmap(-1, 4096), kills)
+        writer.write("locked\n")
+
+        nothing = client.news()
+        place = writer.write("sam-0#3\t100\t200\t300")
+        first, again = client.news(), client.news()
+        writer.write("\t0.5\n", place)
+        later = client.news()
+        writer.write("\t0.25\n", writer.write("yolo-0#1\t1\t2\t3"))
+        both = client.news()
+        client.close()
+
+        killed = GuardKilled(worker=WorkerName("sam-0"), generation=3, available_bytes=100, held_bytes=300)
+        assert (nothing, first, again) == ([], [killed], [])
+        acted = GuardActed(worker=WorkerName("sam-0"), generation=3, available_bytes=100, floor_bytes=200, freed_bytes=300, took_s=0.5)
+        assert later == [acted]
+        assert [(type(one), one.worker) for one in both] == [(GuardKilled, "yolo-0"), (GuardActed, "yolo-0")]
 
     asyncio.run(story())
 

@@ -14,7 +14,9 @@ import pytest
 
 from supervisor.adapters import guard_client, proc
 from supervisor.core import brake, memory
+from supervisor.core.model import Cause, Fleet, Process, Stop, Worker, WorkerName
 from supervisor.helpers import guard
+from supervisor.memory_service import last_kill_s
 
 MIB = 2**20
 ROOT = Path(guard.__file__).parents[2]
@@ -23,7 +25,7 @@ import mmap, os
 from supervisor.adapters.guard_client import Page
 page = Page(mmap.mmap(int(os.environ["FD"]), 2**16))
 for number in range(1, 20001):
-    page.publish(f"{number}\\n" * (1 + number % 50), floor_bytes=number, pretended_bytes=number, now_s=number)
+    page.publish(f"{number}\\n" * (1 + number % 50), floor_bytes=number, pretended_bytes=number, ending_at_s=number, now_s=number)
 """
 HOLDS = "import sys; held = bytearray({mb} << 20); held[::4096] = b'x' * len(held[::4096]); print('held', flush=True); sys.stdin.read()"
 
@@ -49,11 +51,24 @@ def holders() -> Iterator[list["subprocess.Popen[str]"]]:
         one.communicate()
 
 
-def publish(page: mmap.mmap, holders: list["subprocess.Popen[str]"], *, said_at_s: float, ticks: int = 0, sizes: tuple[int, ...] = ()) -> None:
+def publish(
+    page: mmap.mmap, holders: list["subprocess.Popen[str]"], *, said_at_s: float, ticks: int = 0, sizes: tuple[int, ...] = (), ending_at_s: float = 0.0
+) -> None:
     """Publish these holders as victims, in this order. ticks: added to what each really has; sizes: what each is said to have, its RSS if not given."""
     sizes = sizes or tuple(proc.rss_bytes(one.pid) for one in holders)
     rows = [f"worker\tw-{place}#1\t{sizes[place]}\t{one.pid}:{start_ticks(one.pid) + ticks}" for place, one in enumerate(holders)]
-    guard_client.Page(page).publish("\n".join(rows), floor_bytes=100 * MIB, pretended_bytes=300 * MIB, now_s=said_at_s)
+    guard_client.Page(page).publish("\n".join(rows), floor_bytes=100 * MIB, pretended_bytes=300 * MIB, ending_at_s=ending_at_s, now_s=said_at_s)
+
+
+class Clock:
+    """The time, standing still at a moment."""
+
+    def __init__(self, now_s: float) -> None:
+        self._now_s = now_s
+
+    def monotonic(self) -> float:
+        """Return that moment."""
+        return self._now_s
 
 
 def start_ticks(pid: int) -> int:
@@ -77,7 +92,8 @@ def test_the_page_is_read_as_it_is_written() -> None:
 
 
 def test_what_helps_is_the_same_for_the_guard_and_the_brake() -> None:
-    assert (guard.WORTH_BYTES, guard.HELP_SHARE, guard.BAND) == (brake.WORTH_BYTES, brake.HELP_SHARE, memory.BAND)
+    ours = (guard.WORTH_BYTES, guard.HELP_SHARE, guard.BAND, guard.FLOOR_PAUSE_S)
+    assert ours == (brake.WORTH_BYTES, brake.HELP_SHARE, memory.BAND, brake._FLOOR_PAUSE_S)
 
 
 def test_the_first_of_a_fresh_page_ends_and_it_is_written_down(holders: list["subprocess.Popen[str]"]) -> None:
@@ -104,6 +120,57 @@ def test_of_a_page_that_is_old_the_largest_ends(holders: list["subprocess.Popen[
     assert holders[1].wait(30) == -9
     assert holders[0].poll() is None
     assert wrote.startswith("w-1#1\t")
+
+
+@pytest.mark.parametrize("said_ago_s", [0.0, guard.STALE_S + 1])
+def test_while_one_whom_the_supervisor_killed_is_still_there_nobody_ends(
+    holders: list["subprocess.Popen[str]"], monkeypatch: pytest.MonkeyPatch, said_ago_s: float
+) -> None:
+    page, kills, now_s = shared(), shared(), time.monotonic()
+    publish(page, holders, said_at_s=now_s - said_ago_s, ending_at_s=now_s - 0.1)
+    one = guard.Guard(page, kills)
+    one.read()
+
+    monkeypatch.setattr(guard, "time", Clock(now_s + guard.FLOOR_PAUSE_S - 0.11))
+    one.act(0)
+    waits = kills[:].strip(b"\0")
+    monkeypatch.setattr(guard, "time", Clock(now_s + guard.FLOOR_PAUSE_S - 0.09))
+    one.act(0)
+
+    assert waits == b""
+    assert kills[:].startswith(b"w-1#1\t" if said_ago_s else b"w-0#1\t")
+
+
+def test_one_whose_pages_are_still_on_their_way_back_is_waited_for_whoever_killed_it(
+    holders: list["subprocess.Popen[str]"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, kills, now_s, real = shared(), shared(), time.monotonic(), guard.resident_bytes
+    publish(page, holders, said_at_s=now_s)
+    one = guard.Guard(page, kills)
+    one.read()
+    monkeypatch.setattr(guard, "resident_bytes", lambda pid: 0 if pid == holders[0].pid else real(pid))  # as that of one with a pidfd that says it lives
+
+    for passed_s in (0.0, guard.FLOOR_PAUSE_S - 0.01):
+        monkeypatch.setattr(guard, "time", Clock(now_s + passed_s))
+        one.act(0)
+    waits = kills[:].strip(b"\0")
+    monkeypatch.setattr(guard, "time", Clock(now_s + guard.FLOOR_PAUSE_S + 0.01))
+    one.act(0)
+
+    assert waits == b""
+    assert kills[:].startswith(b"w-1#1\t")
+
+
+def test_of_those_whom_the_supervisor_killed_the_last_that_is_still_there_counts() -> None:
+    def killed(name: str, at_s: float | None, process: Process | None) -> Worker:
+        stop = Stop(cause=Cause.MEMORY, reason="", ordered_at_s=1.0, killed_at_s=at_s)
+        return Worker(name=WorkerName(name), model=name, stop=stop, process=process)
+
+    there = Process(spawned_at_s=0.0, pid=5)
+    workers = [killed("a", 7.0, there), killed("b", 8.0, there), killed("c", None, there), killed("d", 9.0, None)]
+
+    assert last_kill_s(Fleet(workers={one.name: one for one in workers})) == 8.0
+    assert last_kill_s(Fleet()) == 0.0
 
 
 def test_one_that_has_too_little_to_help_is_passed_over(holders: list["subprocess.Popen[str]"]) -> None:
@@ -152,7 +219,7 @@ def test_a_page_that_is_being_written_changes_nothing(holders: list["subprocess.
     one.read()
 
     page[0:1] = b"\3"  # odd
-    guard.HEAD.pack_into(page, guard.HEAD_AT, 0.0, 0, 0, 0)
+    guard.HEAD.pack_into(page, guard.HEAD_AT, 0.0, 0.0, 0, 0, 0)
     one.read()
 
     assert one.floor == 100 * MIB
@@ -174,7 +241,7 @@ def test_no_page_is_taken_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
             one.read()
             if took:
                 words = took.pop().split()
-                assert (set(words), len(words), one.pretended, one.said_at_s) == ({str(one.floor)}, 1 + one.floor % 50, one.floor, one.floor)
+                assert (set(words), len(words), one.pretended, one.ending_at_s) == ({str(one.floor)}, 1 + one.floor % 50, one.floor, one.floor)
     finally:
         writer.kill()
         writer.communicate()

@@ -194,8 +194,7 @@ def _settle(turn: Turn, event: MemorySampled) -> None:
             left[name] = one
         elif one.kills or one.ended:  # else its job came to its end by itself before it heard the order
             freed = (0 if there else one.held_bytes) if one.kills else max(0, one.held_bytes - event.workers.get(name, one.held_bytes))
-            if not one.told:
-                _say(turn, name, one, freed)
+            _say(turn, name, one, freed)
     if len(left) != len(turn.fleet.brakes):
         turn.fleet = replace(turn.fleet, brakes=left)
 
@@ -239,14 +238,6 @@ def _guard_acted(turn: Turn, event: GuardActed) -> None:
         "message": MESSAGE,
     }
     turn.announce("emergency_brake", worker=event.worker, fields=fields)
-    worker = turn.fleet.workers.get(event.worker)
-    if worker is not None and worker.generation == event.generation and worker.process is not None:  # what it had may still be on its way back
-        held, available = event.freed_bytes, event.available_bytes
-        _note(
-            turn,
-            Brake(generation=event.generation, job=None, kills=True, told=True, ordered_at_s=turn.now_s, held_bytes=held, available_bytes=available),
-            event.worker,
-        )
 
 
 def job_ended(turn: Turn, worker: WorkerName, job: JobId) -> None:

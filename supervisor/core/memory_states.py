@@ -25,4 +25,3 @@ class Brake(Struct, frozen=True, kw_only=True):
     held_bytes: int  # what its tree had then
     available_bytes: int  # and the machine
     ended: bool = False  # its job ended for it, and said so
-    told: bool = False  # by whoever killed the process, which was the guard

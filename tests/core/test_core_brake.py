@@ -3,10 +3,10 @@
 import pytest
 from msgspec.structs import replace
 
-from supervisor.core.actions import Announce, Kill
+from supervisor.core.actions import Kill
 from supervisor.core.brake import Candidate
 from supervisor.core.decide import decide
-from supervisor.core.events import GuardActed, MemorySampled
+from supervisor.core.events import GuardKilled, MemorySampled
 from supervisor.core.limits import GIB, MIB, Limits, WorkerSpec
 from supervisor.core.model import Fleet, Process, Worker, WorkerName, WorkerState
 
@@ -50,14 +50,12 @@ def test_nobody_else_ends_while_what_the_guard_took_back_is_on_its_way() -> None
         for pid, name in enumerate(names, 70)
     }
     low = MemorySampled(available_bytes=1004 * MIB, total_bytes=32 * GIB, workers={names[0]: 0, names[1]: 300 * MIB}, grown={}, fell_bytes=0)
-    acted = GuardActed(worker=names[0], generation=1, available_bytes=900 * MIB, floor_bytes=GIB, freed_bytes=8 * GIB, took_s=0.0)
+    acted = GuardKilled(worker=names[0], generation=1, available_bytes=900 * MIB, held_bytes=8 * GIB)
 
     after = decide(Fleet(workers=workers), acted, Limits(workers=specs), 10.0).fleet
     at_once = decide(after, low, Limits(workers=specs), 10.01)
-    gone = replace(at_once.fleet, workers={**workers, names[0]: replace(workers[names[0]], process=None, state=WorkerState.DOWN)})
+    gone = replace(at_once.fleet, workers={**at_once.fleet.workers, names[0]: replace(workers[names[0]], process=None, state=WorkerState.DOWN)})
     later = decide(gone, low, Limits(workers=specs), 10.5)
 
     assert [action.worker for action in at_once.actions if isinstance(action, Kill)] == []
     assert [action.worker for action in later.actions if isinstance(action, Kill)] == [names[1]]
-    told = [action for decision in (at_once, later) for action in decision.actions if isinstance(action, Announce) and action.event == "emergency_brake"]
-    assert told == []  # the guard's end was told as it was heard of

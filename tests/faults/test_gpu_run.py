@@ -60,12 +60,15 @@ if "stays" in sys.argv:
 """
 TALKS: Final = """
 import os, signal
-heard = []
-signal.signal(2, lambda *_: (heard.append(1), print("heard", flush=True)))
+signal.pthread_sigmask(signal.SIG_BLOCK, {2})
 print("tty", os.isatty(0), os.tcgetpgrp(0) == os.getpgrp(), flush=True)
 print("read", input(), flush=True)
-print("then", input(), len(heard), flush=True)
+signal.sigwait({2})
+print("heard", flush=True)
+print("then", input(), 1 + (2 in signal.sigpending()), flush=True)
 """
+"""Talks with its terminal. Its signal is kept until it is waited for: one that came just before a read would be handled only after that."""
+
 CTTY: Final = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 """Becomes a program whose terminal is its stdin."""
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from supervisor.core.events import AnyEvent, JobEnded
-from supervisor.core.model import Fleet, FlightSample, WorkerName
+from supervisor.core.events import AnyEvent, JobAccepted, JobEnded
+from supervisor.core.model import Fleet, FlightSample, Process, Worker, WorkerName
 from supervisor.core.states import Reason
 
 EVERY_S: Final = 1.0
@@ -42,32 +42,45 @@ class FlightRecorder:
             if process is None:
                 continue
             key = worker.name, worker.generation
-            record = records[key] = self._records.get(key) or deque(maxlen=round(KEPT_S / EVERY_S))
-            rss_bytes = self._rss_bytes(process.pid) if process.pid is not None else 0
-            if not rss_bytes:  # not there yet, or not any more: it is being swept
-                continue
-            job = fleet.jobs.get(worker.jobs[0]) if worker.jobs else None
-            record.append(
-                FlightSample(
-                    at_wall=round(now_wall, 2),
-                    rss_bytes=rss_bytes,
-                    pss_bytes=worker.memory_bytes,
-                    available_bytes=fleet.available_bytes,
-                    device_bytes=process.device_bytes,
-                    job=job.id if job is not None else "",
-                    phase=job.phase if job is not None else "",
-                    done=job.done if job is not None else 0.0,
-                    total=job.total if job is not None else 0.0,
-                )
-            )
+            records[key] = self._records.get(key) or deque(maxlen=round(KEPT_S / EVERY_S))
+            self._take(fleet, worker, process, records[key], now_wall)
         self._records = records
+
+    def _take(self, fleet: Fleet, worker: Worker, process: Process, record: deque[FlightSample], now_wall: float) -> None:
+        rss_bytes = self._rss_bytes(process.pid) if process.pid is not None else 0
+        if not rss_bytes:  # not there yet, or not any more: it is being swept
+            return
+        job = fleet.jobs.get(worker.jobs[0]) if worker.jobs else None
+        record.append(
+            FlightSample(
+                at_wall=round(now_wall, 2),
+                rss_bytes=rss_bytes,
+                pss_bytes=worker.memory_bytes,
+                available_bytes=fleet.available_bytes,
+                device_bytes=process.device_bytes,
+                job=job.id if job is not None else "",
+                phase=job.phase if job is not None else "",
+                done=job.done if job is not None else 0.0,
+                total=job.total if job is not None else 0.0,
+            )
+        )
+
+    def _begin(self, name: WorkerName, generation: int) -> None:
+        """Begin the record of a process that is given work before its first second is over: it may end within that."""
+        fleet, key = self._fleet(), (name, generation)
+        worker = fleet.workers.get(name)
+        if worker is not None and worker.generation == generation and worker.process is not None and not self._records.get(key):
+            record = self._records[key] = deque(maxlen=round(KEPT_S / EVERY_S))
+            self._take(fleet, worker, worker.process, record, time.time())
 
     def of(self, worker: WorkerName, generation: int) -> tuple[FlightSample, ...]:
         """Return what is kept of one process, the oldest first."""
         return tuple(self._records.get((worker, generation), ()))
 
     def with_record(self, event: AnyEvent) -> AnyEvent:
-        """Return the event, with the record where it is the end of a job for want of memory."""
+        """Return the event, with the record where it is the end of a job for want of memory. That a job begins begins a record."""
+        if isinstance(event, JobAccepted):
+            self._begin(event.worker, event.generation)
         if isinstance(event, JobEnded) and event.reason in _BY_MEMORY:
             return replace(event, flight=self.of(event.worker, event.generation))
         return event

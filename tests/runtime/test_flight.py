@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from supervisor.core.events import JobEnded, JobFinished
+from supervisor.core.events import JobAccepted, JobEnded, JobFinished
 from supervisor.core.model import Fleet, Job, JobId, JobStatus, Process, Worker, WorkerName, WorkerState
 from supervisor.runtime.flight import FlightRecorder
 from supervisor.runtime.sparkline import sparkline
@@ -80,6 +80,18 @@ def test_a_job_that_ends_by_itself_for_want_of_memory_takes_the_record_along(rea
 
     assert isinstance(event, JobEnded)
     assert len(event.flight) == samples
+
+
+def test_one_that_is_given_work_in_its_first_second_has_a_record_and_later_jobs_add_nothing() -> None:
+    recorded = Recorded()
+    accepted = JobAccepted(worker=SAM, generation=3, job=JobId("j-1"), attempt=1)
+
+    assert recorded.recorder.with_record(accepted) is accepted
+    recorded.recorder.with_record(accepted)
+    recorded.recorder.with_record(replace(accepted, generation=2))
+
+    assert [one.rss_bytes for one in recorded.recorder.of(SAM, 3)] == [100]
+    assert recorded.recorder.of(SAM, 2) == ()
 
 
 def test_other_events_are_left_as_they_are() -> None:

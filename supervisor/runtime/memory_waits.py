@@ -44,9 +44,11 @@ def memory_sentences(job: Job, device: Device | None, scene: Scene) -> list[str]
     """Return who has the memory, in numbers, and when the job begins. device: as for `memory_view`."""
     fleet, found = scene.fleet, _numbers(job, device, scene)
     who = f"now: {', '.join(_who_has(fleet))}"
+    if fleet.available_bytes is None:  # the first sentence has said so
+        return []
     if fleet.zone in BRAKING or found is None:
         line_bytes = lines(scene.limits.memory, fleet.memory_bytes).emergency_bytes
-        return [f"now: {format_size(fleet.available_bytes or 0)} available, memory.emergency_below is {format_size(line_bytes)}", who]
+        return [f"now: {format_size(fleet.available_bytes)} available, memory.emergency_below is {format_size(line_bytes)}", who]
     taken = [f"{format_size(found.line_bytes)} of which stay free (memory.warn_below)"] if found.line_bytes else []
     taken += [f"{format_size(size)} more is promised to {', '.join(fleet.workers[name].jobs)} on {name}" for name, size in promised(fleet).items() if size]
     taken += [f"{format_size(size)} is kept for {name}, which has waited for longer" for name, size in _kept(job, scene).items()]

@@ -232,6 +232,12 @@ ROWS: dict[str, tuple[Job, Fleet | None, list[str], list[str]]] = {
         ],
         ["warden status", "warden workers stop words-0", "warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
     ),
+    "waiting until memory was read": (
+        changed(WORD, reason=Reason.WAITING_FOR_MEMORY, message="what the machine has of memory is not read yet", **SIX),
+        replace(machine(WORD), available_bytes=None),
+        ["j-7k9 waits: what the machine has of memory is not read yet.", ORDER],
+        ["warden status", "warden workers stop words-0", "warden jobs cancel j-7k9", "warden jobs watch j-7k9"],
+    ),
     "waiting for a worker that is wanted down": (
         WORD,
         fleet(WORD, workers=(replace(FREE, wanted=Wanted.DOWN),)),
